@@ -1,0 +1,25 @@
+//! What winddown asks of the world around it, as traits without any I/O of their own:
+//! a [`JobController`] that talks to the workers of one run, a [`Scheduler`] that runs and kills them, a [`Transport`]
+//! that carries one order to one worker, and a [`CheckpointStore`] that makes a checkpoint's manifest durable.
+
+mod event;
+mod job_controller;
+mod order;
+mod scheduler;
+mod status;
+mod store;
+mod transport;
+
+pub use event::{Event, TaskError, WorkerEvent};
+pub use job_controller::{Applied, CheckpointStart, ControllerError, Detached, JobController, Rejection};
+pub use order::{Command, Order, TaskCommit, WorkerStopMode};
+pub use scheduler::{BoxScheduler, DynScheduler, Scheduler, SchedulerError};
+pub use status::{CheckpointStage, Count, FinalCheckpoint, RunFailure, RunStatus};
+pub use store::{CheckpointStore, DynCheckpointStore, Manifest, Restored, StoreError, TaskSnapshot};
+pub use transport::{OrderError, OrderErrorKind, OrderReport, Transport};
+
+/// A boxed future, as the dyn-safe forms of the contracts return it.
+pub type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// The error of somebody else's code, as the contracts carry it.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync + 'static>;

@@ -1,0 +1,94 @@
+//! What a worker tells its controller.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::ids::{Epoch, RunId, TaskId, WorkerId};
+
+/// A message from a worker of some run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkerEvent {
+    /// The run that the worker belongs to. A controller of another run rejects the event (invariant I11).
+    pub run: RunId,
+    /// The worker that speaks.
+    pub worker: WorkerId,
+    /// What it says.
+    pub event: Event,
+}
+
+impl WorkerEvent {
+    /// `worker` of `run` says `event`.
+    pub const fn new(run: RunId, worker: WorkerId, event: Event) -> Self {
+        Self { run, worker, event }
+    }
+}
+
+/// What a worker can say.
+///
+/// Every event may arrive twice, late or out of order; the model absorbs or rejects it, and counts it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// "I am alive." Every accepted event counts as a sign of life; this one says nothing else.
+    Heartbeat,
+    /// A source has read its whole input and has sent its last record; it stays alive for the final checkpoint.
+    SourceExhausted {
+        /// The source.
+        task: TaskId,
+    },
+    /// A task's state for `epoch` is durable. This is the first phase of a two-phase commit if `commit` is set.
+    CheckpointCompleted {
+        /// The task.
+        task: TaskId,
+        /// The checkpoint.
+        epoch: Epoch,
+        /// Where or what the state is, opaque to winddown: it goes into the manifest and comes back on restore.
+        snapshot: Bytes,
+        /// What the second phase needs, if the task has something to commit once the checkpoint is durable.
+        commit: Option<Bytes>,
+    },
+    /// A task has carried out the commit order of `epoch`: the second phase of the two-phase commit.
+    CommitCompleted {
+        /// The task.
+        task: TaskId,
+        /// The checkpoint.
+        epoch: Epoch,
+    },
+    /// A task has ended well: it holds no input, and says nothing after this.
+    TaskFinished {
+        /// The task.
+        task: TaskId,
+    },
+    /// A task has ended badly.
+    TaskFailed {
+        /// The task.
+        task: TaskId,
+        /// Why.
+        error: TaskError,
+    },
+    /// The worker leaves: all of its tasks have ended. Silence after this is not a loss.
+    WorkerFinished,
+}
+
+/// Why a task failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct TaskError {
+    /// For people.
+    pub message: Arc<str>,
+    /// Whether the task's author expects another run to get past it.
+    pub retryable: bool,
+}
+
+impl TaskError {
+    /// A failure that another run may get past.
+    pub fn retryable(message: impl Into<Arc<str>>) -> Self {
+        Self { message: message.into(), retryable: true }
+    }
+
+    /// A failure that every run will meet again.
+    pub fn fatal(message: impl Into<Arc<str>>) -> Self {
+        Self { message: message.into(), retryable: false }
+    }
+}

@@ -1,0 +1,181 @@
+//! Who talks to the workers of one run.
+
+use std::time::Instant;
+
+use super::{BoxError, OrderReport, RunFailure, RunStatus, StoreError, WorkerEvent, WorkerStopMode};
+use crate::ids::{Epoch, RunId, TaskId, WorkerId};
+
+/// Talks to the workers of one run, and keeps the books of it.
+///
+/// [`ClusterController`](crate::ClusterController) implements it over any [`Transport`](super::Transport); implement it
+/// yourself if your control plane already keeps its own books.
+///
+/// The methods come in four kinds, as in a protocol implementation without I/O:
+///
+/// - **getters**: [`status`](Self::status), [`failure`](Self::failure). They cost the same at any number of tasks: a phase
+///   calls them on every message.
+/// - **handle**: [`handle`](Self::handle) takes an event in, [`check_health`](Self::check_health) looks at heartbeats.
+/// - **commands**: `begin_…` states what is wanted. They return at once, send nothing themselves, and are idempotent: the
+///   same command again sends again what has failed or was never answered, and nothing else.
+/// - **poll**: [`progress`](Self::progress) does the sending, publishing and waiting.
+///
+/// # What an implementer must keep
+/// - Events of another run, of unknown workers and tasks, and duplicates change nothing (invariant I11).
+/// - [`RunStatus::final_checkpoint`] is `Complete` only when the manifest is durable, holds every task of the run, and all
+///   commits are acknowledged (invariant I3): `Stopped<Checkpointed>` rests on it.
+/// - A worker's order waits for no other worker (invariant I9).
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a job controller, so this job can't be stopped with a checkpoint, gracefully or immediately",
+    label = "this needs workers that can be told to stop",
+    note = "a job without a controller (`Detached`) can only be stopped by force: `phase.force(&mut job)?`, then `Stopping<Force>::next`"
+)]
+pub trait JobController: Send {
+    /// What is known of the run.
+    fn status(&self) -> RunStatus;
+
+    /// The first failure of the run, if there has been one. It stays; [`RunStatus::failures`] counts.
+    fn failure(&self) -> Option<&RunFailure>;
+
+    /// Takes in what a worker says. `now` is the time of arrival.
+    ///
+    /// # Errors
+    /// [`Rejection`] says why the event changed nothing.
+    fn handle(&mut self, event: WorkerEvent, now: Instant) -> Result<Applied, Rejection>;
+
+    /// Looks for workers that have been silent for too long. A phase calls it only when no message is waiting, so that a
+    /// backlog is never taken for silence.
+    fn check_health(&mut self, now: Instant);
+
+    /// Starts a checkpoint; `then_stop` makes it the final one. From the first call on, no periodic checkpoint is started
+    /// any more if `then_stop` is set.
+    ///
+    /// # Errors
+    /// [`ControllerError`] when no checkpoint can be started.
+    fn begin_checkpoint(&mut self, then_stop: bool) -> Result<CheckpointStart, ControllerError>;
+
+    /// Orders every worker to stop its tasks. A stronger mode replaces a weaker one; a weaker one changes nothing.
+    /// No checkpoint is started after this.
+    fn begin_stop(&mut self, mode: WorkerStopMode);
+
+    /// Tells every worker that the run is over and that it may leave.
+    fn begin_release(&mut self);
+
+    /// Sends what is to be sent, publishes what is to be published, takes periodic checkpoints when they are due; returns
+    /// when [`status`](Self::status) may have changed, and stays pending when there is nothing to do.
+    ///
+    /// # Errors
+    /// [`ControllerError`] when an order or a manifest failed for good, after the retries of its own. It is returned once.
+    ///
+    /// # Cancel safety
+    /// The implementer makes it so: phases drop this future whenever a message or a stop request arrives, and call again.
+    /// Work under way must not start over each time, or a stream of messages would starve it.
+    fn progress(&mut self) -> impl Future<Output = Result<(), ControllerError>> + Send;
+}
+
+/// What became of a command to start a checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CheckpointStart {
+    /// It has been started.
+    Started(Epoch),
+    /// The final one is in flight or complete already; failed orders go out again.
+    AlreadyStarted(Epoch),
+    /// Another one is in flight: ask again when it has ended.
+    Busy(Epoch),
+}
+
+/// What an accepted event did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Applied {
+    /// Something new.
+    Changed,
+    /// It was known already: a repeated or late event.
+    Duplicate,
+}
+
+/// Why an event was rejected. Nothing has changed, except for a counter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+#[non_exhaustive]
+pub enum Rejection {
+    /// It comes from another run.
+    #[error("expected an event of {expected}, got one of {got}")]
+    OtherRun {
+        /// The run of the controller.
+        expected: RunId,
+        /// The run of the event.
+        got: RunId,
+    },
+    /// The run has no such worker.
+    #[error("{0} is no worker of this run")]
+    UnknownWorker(WorkerId),
+    /// The run has no such task.
+    #[error("{0} is no task of this run")]
+    UnknownTask(TaskId),
+    /// The task is placed on another worker.
+    #[error("{task} runs on {expected}, but {got} reported it")]
+    NotItsWorker {
+        /// The task.
+        task: TaskId,
+        /// Where it is placed.
+        expected: WorkerId,
+        /// Who spoke.
+        got: WorkerId,
+    },
+    /// It speaks of a checkpoint that was never started.
+    #[error("expected an epoch up to {newest:?}, got {got}: no such checkpoint was started")]
+    FutureEpoch {
+        /// The newest checkpoint that was started.
+        newest: Option<Epoch>,
+        /// The epoch of the event.
+        got: Epoch,
+    },
+    /// A task commits, but it had nothing to commit.
+    #[error("{task} reported a commit of {epoch}, but had nothing to commit in it")]
+    NothingToCommit {
+        /// The task.
+        task: TaskId,
+        /// The epoch.
+        epoch: Epoch,
+    },
+    /// A task that has ended speaks again with something new.
+    #[error("{0} has ended and can't report anything new")]
+    TaskEnded(TaskId),
+}
+
+/// Why a controller could not do what it was told.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ControllerError {
+    /// Some workers did not take an order, after all retries.
+    #[error(transparent)]
+    Orders(Box<OrderReport>),
+    /// The manifest could not be made durable.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The checkpoint can't be started or completed in the state that the run is in.
+    #[error("no checkpoint is possible: {0}")]
+    NoCheckpoint(String),
+    /// The run has failed.
+    #[error(transparent)]
+    Run(#[from] RunFailure),
+    /// A user's own controller says so.
+    #[error("the job controller failed: {0}")]
+    Other(#[source] BoxError),
+}
+
+impl ControllerError {
+    /// Whether the same command may succeed when it is given again.
+    pub const fn is_retryable(&self) -> bool {
+        match self {
+            Self::Orders(_) | Self::Other(_) => true,
+            Self::Store(error) => error.is_retryable(),
+            Self::NoCheckpoint(_) | Self::Run(_) => false,
+        }
+    }
+}
+
+/// The controller of a job that has none: its controller is gone, or never was.
+///
+/// On a `JobContext<Detached, S>` only `Stopping<Force>::next` compiles: nobody is there who could tell the workers
+/// anything, so the scheduler kills them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Detached;

@@ -1,0 +1,124 @@
+//! Who runs and kills the workers.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{BoxError, BoxFuture};
+use crate::ids::{JobId, RunId, WorkerId};
+
+/// Runs the workers of jobs and kills them: a process manager, a cluster manager, or an in-process host.
+///
+/// # What an implementer must keep
+/// - **Idempotence.** Stopping what is already stopped, or a run never heard of, is `Ok(())`.
+/// - **Fencing.** With `run = Some(r)` no worker of another run is touched; `None` means every run of the job.
+/// - **Alive.** [`workers_for_job`](Self::workers_for_job) lists a worker until it provably runs no more code: a process
+///   that is not yet reaped, a pod that is terminating, a task that was aborted but has not yet ended are *alive*.
+///   A worker that can't be asked about is listed, or the call is an error; it is never left out.
+/// - **Force.** `force = true` ends workers that do not cooperate, and children of theirs.
+///   `force = false` asks them to leave, and may kill after a grace period of its own.
+/// - Dropping a future at any point is safe: the same call will be made again.
+pub trait Scheduler: Send + Sync {
+    /// Stops the workers of a job's run (of all its runs for `None`). It may return before they are gone: whether they are
+    /// is always asked of [`workers_for_job`](Self::workers_for_job) afterwards (invariant I2).
+    ///
+    /// # Errors
+    /// [`SchedulerError`] when the order could not be given; it says whether a retry is worth it.
+    ///
+    /// # Cancel safety
+    /// The implementer makes it so: see above.
+    fn stop_workers(
+        &self,
+        job: &JobId,
+        run: Option<RunId>,
+        force: bool,
+    ) -> impl Future<Output = Result<(), SchedulerError>> + Send;
+
+    /// The workers of a job's run (of all its runs for `None`) that are alive.
+    ///
+    /// # Errors
+    /// [`SchedulerError`] when it can't be known. "Not known" is never an empty list.
+    ///
+    /// # Cancel safety
+    /// It only reads.
+    fn workers_for_job(
+        &self,
+        job: &JobId,
+        run: Option<RunId>,
+    ) -> impl Future<Output = Result<Vec<WorkerId>, SchedulerError>> + Send;
+}
+
+/// Why a scheduler could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SchedulerError {
+    /// It may work later.
+    #[error("the scheduler can't now: {0}")]
+    Unavailable(#[source] BoxError),
+    /// It will never work as asked, for example for lack of a permission.
+    #[error("the scheduler refuses: {0}")]
+    Refused(#[source] BoxError),
+    /// It did not answer in time.
+    #[error("the scheduler did not answer `{call}` within {}", humantime::format_duration(*after))]
+    TimedOut {
+        /// The call.
+        call: &'static str,
+        /// How long it was given.
+        after: Duration,
+    },
+}
+
+impl SchedulerError {
+    /// Whether the same call may succeed later.
+    pub const fn is_retryable(&self) -> bool {
+        !matches!(self, Self::Refused(_))
+    }
+}
+
+/// The dyn-safe form of [`Scheduler`], implemented for every scheduler. Use it through [`BoxScheduler`].
+pub trait DynScheduler: Send + Sync {
+    /// [`Scheduler::stop_workers`], boxed.
+    fn stop_workers_boxed<'a>(
+        &'a self,
+        job: &'a JobId,
+        run: Option<RunId>,
+        force: bool,
+    ) -> BoxFuture<'a, Result<(), SchedulerError>>;
+
+    /// [`Scheduler::workers_for_job`], boxed.
+    fn workers_for_job_boxed<'a>(
+        &'a self,
+        job: &'a JobId,
+        run: Option<RunId>,
+    ) -> BoxFuture<'a, Result<Vec<WorkerId>, SchedulerError>>;
+}
+
+impl<S: Scheduler> DynScheduler for S {
+    fn stop_workers_boxed<'a>(
+        &'a self,
+        job: &'a JobId,
+        run: Option<RunId>,
+        force: bool,
+    ) -> BoxFuture<'a, Result<(), SchedulerError>> {
+        Box::pin(self.stop_workers(job, run, force))
+    }
+
+    fn workers_for_job_boxed<'a>(
+        &'a self,
+        job: &'a JobId,
+        run: Option<RunId>,
+    ) -> BoxFuture<'a, Result<Vec<WorkerId>, SchedulerError>> {
+        Box::pin(self.workers_for_job(job, run))
+    }
+}
+
+/// Any scheduler, chosen at run time: `let scheduler: BoxScheduler = Arc::new(my_scheduler);`
+pub type BoxScheduler = Arc<dyn DynScheduler>;
+
+impl Scheduler for BoxScheduler {
+    async fn stop_workers(&self, job: &JobId, run: Option<RunId>, force: bool) -> Result<(), SchedulerError> {
+        (**self).stop_workers_boxed(job, run, force).await
+    }
+
+    async fn workers_for_job(&self, job: &JobId, run: Option<RunId>) -> Result<Vec<WorkerId>, SchedulerError> {
+        (**self).workers_for_job_boxed(job, run).await
+    }
+}

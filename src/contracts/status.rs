@@ -1,0 +1,173 @@
+//! What a controller knows of its run, as the phases read it.
+
+use std::{fmt, time::Duration};
+
+use super::TaskError;
+use crate::ids::{Epoch, TaskId, WorkerId};
+
+/// So many of so many.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Count {
+    /// How many are done.
+    pub done: u32,
+    /// How many there are.
+    pub total: u32,
+}
+
+impl Count {
+    /// `done` of `total`.
+    pub const fn new(done: u32, total: u32) -> Self {
+        Self { done, total }
+    }
+
+    /// Whether all are done.
+    pub const fn is_all(self) -> bool {
+        self.done >= self.total
+    }
+}
+
+impl fmt::Display for Count {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.done, self.total)
+    }
+}
+
+/// Where the checkpoint in flight stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum CheckpointStage {
+    /// None is in flight.
+    #[default]
+    Idle,
+    /// Tasks are snapshotting: the first phase of the two-phase commit.
+    Collecting {
+        /// The checkpoint.
+        epoch: Epoch,
+        /// Tasks whose state is durable, of all tasks that take part.
+        acks: Count,
+    },
+    /// Every task's state is durable; the manifest is being made durable.
+    Publishing {
+        /// The checkpoint.
+        epoch: Epoch,
+    },
+    /// The manifest is durable; commits are out: the second phase of the two-phase commit.
+    Committing {
+        /// The checkpoint.
+        epoch: Epoch,
+        /// Tasks that have committed, of all that have something to commit.
+        acks: Count,
+    },
+}
+
+impl CheckpointStage {
+    /// The checkpoint in flight.
+    pub const fn epoch(self) -> Option<Epoch> {
+        match self {
+            Self::Idle => None,
+            Self::Collecting { epoch, .. } | Self::Publishing { epoch } | Self::Committing { epoch, .. } => Some(epoch),
+        }
+    }
+}
+
+/// Where the final checkpoint (the one after which every task finishes) stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum FinalCheckpoint {
+    /// It has not been started.
+    #[default]
+    NotStarted,
+    /// It is the checkpoint in flight.
+    InFlight(Epoch),
+    /// Its manifest is durable, every task is in it, and every commit is acknowledged.
+    Complete(Epoch),
+}
+
+/// A controller's knowledge of its run, in figures. Reading it costs the same at any number of tasks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct RunStatus {
+    /// Tasks that have ended well, of all.
+    pub tasks: Count,
+    /// Tasks that have failed.
+    pub tasks_failed: u32,
+    /// Source tasks that have read their whole input or have ended, of all.
+    pub sources: Count,
+    /// Workers that are still expected to speak: not finished, and at least one task has not ended.
+    pub workers_left: u32,
+    /// Workers of the run.
+    pub workers: u32,
+    /// The checkpoint in flight.
+    pub checkpoint: CheckpointStage,
+    /// The final checkpoint.
+    pub final_checkpoint: FinalCheckpoint,
+    /// The last complete checkpoint of the job, those of earlier runs included.
+    pub last_complete: Option<Epoch>,
+    /// Orders sent, or about to be sent, and not yet answered.
+    pub orders_outstanding: u32,
+    /// How many failures ([`RunFailure`]) there have been.
+    pub failures: u32,
+}
+
+impl RunStatus {
+    /// Every task has ended well.
+    pub const fn all_finished(&self) -> bool {
+        self.tasks.is_all()
+    }
+
+    /// No task runs any more: each has ended well or failed.
+    pub const fn all_ended(&self) -> bool {
+        self.tasks.done.saturating_add(self.tasks_failed) >= self.tasks.total
+    }
+
+    /// Every source has read its whole input.
+    pub const fn sources_exhausted(&self) -> bool {
+        self.sources.total > 0 && self.sources.is_all()
+    }
+}
+
+/// Why a run can't go on as it is.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunFailure {
+    /// A task ended badly.
+    #[error("{task} on {worker} failed: {error}")]
+    TaskFailed {
+        /// The task.
+        task: TaskId,
+        /// Where it ran.
+        worker: WorkerId,
+        /// Why.
+        error: TaskError,
+    },
+    /// A worker has been silent for longer than the heartbeat limit, with tasks that have not ended.
+    #[error("{worker} is lost: silent for {}", humantime::format_duration(*silent_for))]
+    WorkerLost {
+        /// The worker.
+        worker: WorkerId,
+        /// How long it has been silent.
+        silent_for: Duration,
+    },
+    /// A worker has left although some of its tasks had not ended.
+    #[error("{worker} left with {unfinished} unfinished tasks")]
+    WorkerLeft {
+        /// The worker.
+        worker: WorkerId,
+        /// How many of its tasks had not ended.
+        unfinished: u32,
+    },
+    /// A task ended during the final checkpoint without giving its state, so that the checkpoint can't hold it.
+    #[error(
+        "{task} finished during the final checkpoint ({epoch}) without a snapshot, so the checkpoint can't be complete"
+    )]
+    FinishedWithoutSnapshot {
+        /// The task.
+        task: TaskId,
+        /// The final checkpoint.
+        epoch: Epoch,
+    },
+}
+
+impl RunFailure {
+    /// Whether a worker is gone, so that an order to it is of no use.
+    pub const fn is_lost_worker(&self) -> bool {
+        matches!(self, Self::WorkerLost { .. } | Self::WorkerLeft { .. })
+    }
+}

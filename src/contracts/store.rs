@@ -1,0 +1,154 @@
+//! Where the manifest of a checkpoint becomes durable.
+
+use bytes::Bytes;
+
+use super::{BoxError, BoxFuture};
+use crate::ids::{Epoch, JobId, RunId, TaskId};
+
+/// The record that makes a checkpoint: whoever has it can start a new run from it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Manifest {
+    /// The job.
+    pub job: JobId,
+    /// The run that took the checkpoint.
+    pub run: RunId,
+    /// The checkpoint's number.
+    pub epoch: Epoch,
+    /// Whether it was a final one (`then_stop`).
+    pub then_stop: bool,
+    /// Every task of the run, in the order of their ids.
+    pub tasks: Vec<TaskSnapshot>,
+}
+
+/// One task in a [`Manifest`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaskSnapshot {
+    /// The task.
+    pub task: TaskId,
+    /// Where or what its state is, opaque to winddown.
+    pub snapshot: Bytes,
+    /// What it commits once the manifest is durable. After a crash the next run commits it again, so a commit is
+    /// idempotent.
+    pub commit: Option<Bytes>,
+    /// The task had ended before the checkpoint began; `snapshot` is the last state it gave (empty if it gave none).
+    pub finished: bool,
+}
+
+/// What a new run finds when it opens a store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Restored {
+    /// The number of this run: one more than the highest that the store has seen.
+    pub run: RunId,
+    /// The last complete checkpoint of any earlier run.
+    pub manifest: Option<Manifest>,
+}
+
+/// Makes manifests durable, and fences out controllers of older runs.
+///
+/// # What an implementer must keep
+/// - [`publish`](Self::publish) returns `Ok` only when the manifest survives a crash of everything, whole.
+/// - It is atomic: a reader sees the whole manifest or none. It is put-if-absent: an epoch is never overwritten.
+/// - It is idempotent: publishing the same manifest again is `Ok`.
+/// - After [`open_run`](Self::open_run) has given a new run to one controller, `publish` by any older run is
+///   [`StoreError::Fenced`], for ever (invariant I11).
+/// - A half-written or damaged manifest is [`StoreError::Damaged`], never a complete one, and never passed over.
+pub trait CheckpointStore: Send + Sync {
+    /// Claims the next run of `job`, and gives the checkpoint that it starts from.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] when the last manifest can't be trusted; others when the store can't be used.
+    ///
+    /// # Cancel safety
+    /// A dropped call may have claimed a run that nobody uses; the next call claims the one after it.
+    fn open_run(&self, job: &JobId) -> impl Future<Output = Result<Restored, StoreError>> + Send;
+
+    /// Makes `manifest` durable.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`] when a newer run exists, [`StoreError::Conflict`] when another manifest has its epoch.
+    ///
+    /// # Cancel safety
+    /// A dropped call may or may not have published; publishing again is safe.
+    fn publish(&self, manifest: &Manifest) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// The last complete checkpoint of `job`.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] when it can't be trusted; others when the store can't be used.
+    ///
+    /// # Cancel safety
+    /// It only reads.
+    fn latest(&self, job: &JobId) -> impl Future<Output = Result<Option<Manifest>, StoreError>> + Send;
+}
+
+/// Why a checkpoint store could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The store can't be used now.
+    #[error("the checkpoint store can't now: {0}")]
+    Unavailable(#[source] BoxError),
+    /// A newer run has opened the store: this controller is stale, and must stop acting for the job.
+    #[error("{run} of job `{job}` is fenced: {newer} has opened the checkpoint store since; stop this controller")]
+    Fenced {
+        /// The job.
+        job: JobId,
+        /// The run that wanted to publish.
+        run: RunId,
+        /// The newer run.
+        newer: RunId,
+    },
+    /// The epoch has a manifest with other contents.
+    #[error(
+        "{epoch} of job `{job}` has another manifest already, published by {by}: two controllers share one run number"
+    )]
+    Conflict {
+        /// The job.
+        job: JobId,
+        /// The epoch.
+        epoch: Epoch,
+        /// The run that published it.
+        by: RunId,
+    },
+    /// An object is not what was written.
+    #[error("`{path}` is damaged: expected {expected}, got {got}; restore it from a copy, or start over without it")]
+    Damaged {
+        /// Where it is.
+        path: String,
+        /// What a sound object has.
+        expected: String,
+        /// What this one has.
+        got: String,
+    },
+}
+
+impl StoreError {
+    /// Whether the same call may succeed later.
+    pub const fn is_retryable(&self) -> bool {
+        matches!(self, Self::Unavailable(_))
+    }
+}
+
+/// The dyn-safe form of [`CheckpointStore`], implemented for every store.
+pub trait DynCheckpointStore: Send + Sync {
+    /// [`CheckpointStore::open_run`], boxed.
+    fn open_run_boxed<'a>(&'a self, job: &'a JobId) -> BoxFuture<'a, Result<Restored, StoreError>>;
+    /// [`CheckpointStore::publish`], boxed.
+    fn publish_boxed<'a>(&'a self, manifest: &'a Manifest) -> BoxFuture<'a, Result<(), StoreError>>;
+    /// [`CheckpointStore::latest`], boxed.
+    fn latest_boxed<'a>(&'a self, job: &'a JobId) -> BoxFuture<'a, Result<Option<Manifest>, StoreError>>;
+}
+
+impl<K: CheckpointStore> DynCheckpointStore for K {
+    fn open_run_boxed<'a>(&'a self, job: &'a JobId) -> BoxFuture<'a, Result<Restored, StoreError>> {
+        Box::pin(self.open_run(job))
+    }
+
+    fn publish_boxed<'a>(&'a self, manifest: &'a Manifest) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(self.publish(manifest))
+    }
+
+    fn latest_boxed<'a>(&'a self, job: &'a JobId) -> BoxFuture<'a, Result<Option<Manifest>, StoreError>> {
+        Box::pin(self.latest(job))
+    }
+}

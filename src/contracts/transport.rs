@@ -1,0 +1,122 @@
+//! How one order reaches one worker, and what is said when it does not.
+
+use std::{fmt, time::Duration};
+
+use super::Order;
+use crate::ids::WorkerId;
+
+/// Carries an order to one worker: in-process, over gRPC, or by a user's own means.
+///
+/// [`ClusterController`](crate::ClusterController) does fan-out, deadlines and retries over any transport.
+///
+/// # What an implementer must keep
+/// - `Ok(())` means that the worker has taken the order in, not that it has been carried out: that is told by events.
+/// - Calls for different workers are independent: a slow or dead one delays no other (invariant I9).
+/// - Dropping the future is safe at any point; the order may or may not have arrived, and will be sent again.
+/// - A worker that is not running any more answers a stop order with [`OrderErrorKind::NotRunning`].
+pub trait Transport: Send + Sync + 'static {
+    /// Sends `order` to `worker` and waits for its answer.
+    ///
+    /// # Errors
+    /// [`OrderError`] when the worker could not be reached, refused, or is not running.
+    ///
+    /// # Cancel safety
+    /// The implementer makes it so: see above.
+    fn send(&self, worker: WorkerId, order: Order) -> impl Future<Output = Result<(), OrderError>> + Send;
+}
+
+impl<T: Transport> Transport for std::sync::Arc<T> {
+    fn send(&self, worker: WorkerId, order: Order) -> impl Future<Output = Result<(), OrderError>> + Send {
+        T::send(self, worker, order)
+    }
+}
+
+/// Why an order did not take effect at a worker.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{kind}: {message}")]
+pub struct OrderError {
+    /// What kind of failure it is.
+    pub kind: OrderErrorKind,
+    /// For people.
+    pub message: String,
+}
+
+impl OrderError {
+    /// A failure of this kind.
+    pub fn new(kind: OrderErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
+
+    /// No answer within the time given to one order.
+    pub fn timed_out(after: Duration) -> Self {
+        Self::new(OrderErrorKind::TimedOut, format!("no answer within {}", humantime::format_duration(after)))
+    }
+}
+
+/// The kinds of [`OrderError`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum OrderErrorKind {
+    /// The worker could not be reached. Worth a retry.
+    Unreachable,
+    /// The worker did not answer in time. Worth a retry.
+    TimedOut,
+    /// The worker runs no task of this run any more. To a stop order this means "already stopped, verify".
+    NotRunning,
+    /// The worker answered that it could not. Worth a retry.
+    Refused,
+    /// The worker will never take this order: it belongs to another run, or the order makes no sense to it.
+    Rejected,
+}
+
+impl OrderErrorKind {
+    /// Whether the same order may succeed when it is sent again.
+    pub const fn is_retryable(self) -> bool {
+        matches!(self, Self::Unreachable | Self::TimedOut | Self::Refused)
+    }
+}
+
+impl fmt::Display for OrderErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unreachable => "unreachable",
+            Self::TimedOut => "timed out",
+            Self::NotRunning => "not running",
+            Self::Refused => "refused",
+            Self::Rejected => "rejected",
+        })
+    }
+}
+
+/// What became of an order that went to many workers: who did not take it, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OrderReport {
+    /// What was ordered, as [`Command::name`](super::Command::name) says it.
+    pub order: &'static str,
+    /// How many workers it went to.
+    pub workers: usize,
+    /// The workers that did not take it, in the order of their ids, with the last error of each.
+    pub failures: Vec<(WorkerId, OrderError)>,
+}
+
+impl OrderReport {
+    /// How many failures [`Display`](fmt::Display) spells out.
+    const SHOWN: usize = 3;
+}
+
+impl fmt::Display for OrderReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { order, workers, failures } = self;
+        write!(f, "{} of {workers} workers refused: {order} order: ", failures.len())?;
+        for (position, (worker, error)) in failures.iter().take(Self::SHOWN).enumerate() {
+            let comma = if position == 0 { "" } else { "; " };
+            write!(f, "{comma}{worker} {error}")?;
+        }
+        match failures.len().saturating_sub(Self::SHOWN) {
+            0 => Ok(()),
+            more => write!(f, "; and {more} more"),
+        }
+    }
+}
+
+impl std::error::Error for OrderReport {}
