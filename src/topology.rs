@@ -1,6 +1,9 @@
 //! What a run consists of: its operators, their subtasks, and the worker that each subtask is placed on.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use crate::ids::{TaskId, WorkerId};
 
@@ -119,14 +122,14 @@ impl TopologyBuilder {
     pub fn build(self) -> Result<Topology, TopologyError> {
         let mut workers = Vec::new();
         let mut index: HashMap<WorkerId, u32> = HashMap::new();
-        let mut names: HashMap<Arc<str>, ()> = HashMap::new();
+        let mut names: HashSet<Arc<str>> = HashSet::new();
         let mut operators = Vec::with_capacity(self.operators.len());
         let mut tasks = 0_usize;
         for (name, role, placement) in self.operators {
             if placement.is_empty() {
                 return Err(TopologyError::NoSubtasks { operator: name });
             }
-            if names.insert(Arc::clone(&name), ()).is_some() {
+            if !names.insert(Arc::clone(&name)) {
                 return Err(TopologyError::DuplicateOperator { operator: name });
             }
             tasks += placement.len();
