@@ -1,12 +1,32 @@
 //! winddown
 #![forbid(unsafe_code)]
 
-pub mod contracts;
+mod contracts;
+mod drive;
+mod error;
 mod ids;
+mod job;
 mod limits;
+mod machine;
+mod phases;
 mod topology;
 
 pub use contracts::*;
+pub use drive::{Attachment, DriveError, Leg, OnSpentCheckpoint, Policy, Receipt, drive};
+pub use error::{Failed, Failure, WrongJob};
 pub use ids::{Epoch, JobId, RunId, TaskId, WorkerId};
+pub use job::{
+    Incoming, JobBuilder, JobContext, JobGone, JobMessage, JobSender, Mailbox, ParseStopRequestError, Progress,
+    Requested, StopRequest, TryEventError, Visit,
+};
 pub use limits::Limits;
+pub use machine::{
+    AfterCheckpointStopping, AfterFinishing, AfterForce, AfterGraceful, AfterImmediate, AfterRecovering, AfterRunning,
+    AnyPhase, EDGES, Edge, Force, Graceful, Immediate, Phase, PhaseKind, StopBehavior, StopMode, SuccessorOf,
+    WeakerThan, edge,
+};
+pub use phases::{
+    AnyStopped, CheckpointStopping, Checkpointed, Drained, Evidence, Finishing, Halted, Killed, Recovering, Running,
+    Stopped, Stopping,
+};
 pub use topology::{Operator, Role, Topology, TopologyBuilder, TopologyError};
