@@ -1,6 +1,8 @@
 //! winddown
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "object-store")]
+pub mod checkpoint;
 mod contracts;
 mod drive;
 mod error;
@@ -11,6 +13,8 @@ mod machine;
 mod phases;
 mod topology;
 
+#[cfg(feature = "object-store")]
+pub use checkpoint::ObjectStoreCheckpoints;
 pub use contracts::*;
 pub use drive::{Attachment, DriveError, Leg, OnSpentCheckpoint, Policy, Receipt, drive};
 pub use error::{Failed, Failure, WrongJob};
