@@ -3,20 +3,29 @@
 
 #[cfg(feature = "object-store")]
 pub mod checkpoint;
+mod cluster;
 mod contracts;
 mod drive;
+#[cfg(feature = "embedded")]
+pub mod embedded;
 mod error;
 mod ids;
 mod job;
 mod limits;
 mod machine;
+pub mod model;
 mod phases;
 mod topology;
+#[cfg(feature = "worker")]
+pub mod worker;
 
 #[cfg(feature = "object-store")]
 pub use checkpoint::ObjectStoreCheckpoints;
+pub use cluster::{ClusterBuilder, ClusterController};
 pub use contracts::*;
 pub use drive::{Attachment, DriveError, Leg, OnSpentCheckpoint, Policy, Receipt, drive};
+#[cfg(feature = "embedded")]
+pub use embedded::{EmbeddedCluster, EmbeddedRun};
 pub use error::{Failed, Failure, WrongJob};
 pub use ids::{Epoch, JobId, RunId, TaskId, WorkerId};
 pub use job::{
