@@ -4,6 +4,7 @@
 pub mod contracts;
 mod ids;
 mod limits;
+pub mod model;
 mod topology;
 
 pub use contracts::*;
