@@ -43,3 +43,8 @@ pub use phases::{
     Stopped, Stopping,
 };
 pub use topology::{Operator, Role, Topology, TopologyBuilder, TopologyError};
+#[cfg(feature = "worker")]
+pub use worker::{
+    Barrier, EventSink, SinkClosed, TaskContext, TaskControl, TaskEvents, TaskOrder, TaskSpec, Worker, WorkerOptions,
+    WorkerSpec,
+};
