@@ -134,6 +134,9 @@ impl Scripted {
 
     fn tell(&self, told: Told) {
         let mut script = self.script();
+        if script.told.iter().any(|(before, _)| *before == told) {
+            return; // commands are idempotent
+        }
         let now = Instant::now();
         script.told.push((told, now));
         let due: Vec<_> = script.reactions.iter().filter(|(on, ..)| *on == told).cloned().collect();
@@ -201,9 +204,10 @@ impl JobController for Scripted {
                 script.busy -= 1;
                 return Ok(CheckpointStart::Busy(Epoch::new(41)));
             }
-            if script.status.final_checkpoint == FinalCheckpoint::NotStarted {
-                script.status.final_checkpoint = FinalCheckpoint::InFlight(FINAL);
+            if script.status.final_checkpoint != FinalCheckpoint::NotStarted {
+                return Ok(CheckpointStart::AlreadyStarted(FINAL));
             }
+            script.status.final_checkpoint = FinalCheckpoint::InFlight(FINAL);
         }
         self.tell(Told::FinalCheckpoint);
         Ok(CheckpointStart::Started(FINAL))
@@ -316,7 +320,8 @@ impl Workers {
         let answer = self.fleet().answer(call);
         match answer {
             Answer::Obeys if call != Call::List => self.fleet().gone_at = Some(Instant::now()),
-            Answer::ObeysAfter(after) => self.fleet().gone_at = Some(Instant::now() + after),
+            // Asked again, workers do not start to leave anew.
+            Answer::ObeysAfter(after) => drop(self.fleet().gone_at.get_or_insert_with(|| Instant::now() + after)),
             Answer::Obeys | Answer::Ignores => {}
             Answer::Fails => return Err(SchedulerError::Unavailable("try later".into())),
             Answer::Refuses => return Err(SchedulerError::Refused("not allowed".into())),
