@@ -65,6 +65,10 @@ impl Naive {
         }
     }
 
+    pub(super) fn newest(&self) -> Option<Epoch> {
+        self.newest
+    }
+
     pub(super) fn publishing(&self) -> Option<Epoch> {
         self.checkpoint.as_ref().filter(|it| it.collected && it.can_complete && !it.durable).map(|it| it.epoch)
     }
