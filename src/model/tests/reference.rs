@@ -276,7 +276,7 @@ impl Naive {
         if self.stop < Some(mode) && !nothing_to_stop {
             self.stop = Some(mode);
             self.released = false;
-            if !self.checkpoint.as_ref().is_some_and(|it| it.reached == Reached::Durable) {
+            if self.checkpoint.as_ref().is_none_or(|it| it.reached != Reached::Durable) {
                 self.give_up();
             }
         }
