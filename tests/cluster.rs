@@ -58,6 +58,9 @@ async fn count(mut ctx: TaskContext, world: World, fail_at: Option<u64>) -> Resu
         published = counted;
         world.publish(worker, stretch);
     }
+    if counted == TOTAL {
+        ctx.events().source_exhausted().await?;
+    }
     let mut pace = tokio::time::interval(PACE);
     loop {
         tokio::select! {
