@@ -88,7 +88,8 @@ impl EmbeddedCluster {
     }
 
     /// Starts run `run` of `job` on the current runtime (which needs its timer enabled): calls `factory` once for each task,
-    /// worker by worker, and runs what it returns. Each task gets its own part of `restored`.
+    /// worker by worker, and runs what it returns. Each task gets its own part of `restored`. A panic of the factory starts
+    /// nothing.
     ///
     /// # Errors
     /// [`StartError`]: the run is not newer than every run of the job known here, the checkpoint does not fit
@@ -138,13 +139,20 @@ impl EmbeddedCluster {
 impl Scheduler for EmbeddedCluster {
     /// With `force` the tasks are aborted at once; without, they are told to stop immediately, and aborted after the grace
     /// period. Returns when no worker of the run is alive, or when those that are could not be aborted within another grace
-    /// period (a task that never yields can't be): they stay listed.
+    /// period (a task that never yields can't be): they stay listed. It never fails.
+    ///
+    /// # Cancel safety
+    /// Cancel safe. What had begun goes on: with `force` that is everything; without, what was asked to leave leaves.
     async fn stop_workers(&self, job: &JobId, run: Option<RunId>, force: bool) -> Result<(), SchedulerError> {
         let runs = self.runs(job, run);
         futures_util::future::join_all(runs.iter().map(|run| run.stop(force))).await;
         Ok(())
     }
 
+    /// See [`EmbeddedRun::alive_workers`]. It never fails.
+    ///
+    /// # Cancel safety
+    /// It only reads.
     async fn workers_for_job(&self, job: &JobId, run: Option<RunId>) -> Result<Vec<WorkerId>, SchedulerError> {
         let mut alive: Vec<_> = self.runs(job, run).iter().flat_map(EmbeddedRun::alive_workers).collect();
         alive.sort_unstable();

@@ -134,6 +134,13 @@ impl Hosted {
 }
 
 impl Transport for EmbeddedRun {
+    /// Hands `order` to the worker, at once unless it is [frozen](EmbeddedRun::freeze_worker).
+    ///
+    /// # Errors
+    /// Those of [`Worker::handle`]; [`OrderErrorKind::Rejected`] for a worker that the run does not have.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: a dropped call that had not returned has ordered nothing.
     async fn send(&self, worker: WorkerId, order: Order) -> Result<(), OrderError> {
         let Some(hosted) = self.hosted(worker) else {
             let message = format!("{} of job `{}` has no {worker}", self.inner.run, self.inner.job);

@@ -44,7 +44,7 @@ pub(super) struct Life {
     stop: Option<WorkerStopMode>,
     pub(super) tasks: Vec<AbortHandle>,
     /// The worker is leaving or has left.
-    leaving: Option<AbortHandle>,
+    leaving: bool,
     killed: bool,
 }
 
@@ -148,12 +148,13 @@ impl Shared {
     }
 
     fn release(self: &Arc<Self>, life: &mut Life) {
-        if life.leaving.is_some() {
+        if life.leaving {
             self.outbox.repeat();
             return;
         }
         self.tell_stop(life, WorkerStopMode::Immediate);
-        life.leaving = Some(self.runtime.spawn(Arc::clone(self).leave()).abort_handle());
+        life.leaving = true;
+        self.runtime.spawn(Arc::clone(self).leave());
     }
 
     /// Waits for the tasks; aborts after the grace period; says that the worker leaves.
@@ -184,9 +185,6 @@ impl Shared {
     pub(super) fn kill(&self) {
         let mut life = lock(&self.life);
         life.killed = true;
-        if let Some(leaving) = &life.leaving {
-            leaving.abort();
-        }
         life.abort_tasks();
         drop(life);
         self.outbox.close();

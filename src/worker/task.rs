@@ -76,6 +76,8 @@ impl TaskContext {
     /// If it has `commit` data, nobody knows whether the commit was carried out before the last run ended: the task
     /// carries it out (again) before anything else. So a commit is idempotent. It is not reported with
     /// [`TaskEvents::committed`]: it belongs to a checkpoint of an earlier run.
+    ///
+    /// If it is `finished`, the task had ended well before that checkpoint: it has nothing left to do but to commit.
     pub fn restored(&self) -> Option<&TaskSnapshot> {
         self.restored.as_ref()
     }

@@ -29,6 +29,8 @@ async fn i9_a_killed_worker_says_nothing_takes_no_order_and_delays_no_other() {
     said(&mut listener, 1).await;
     assert!(run.kill_worker(FIRST));
     let order = Order { run: run.run(), command: checkpoint(1) };
+    assert_eq!(run.send(FIRST, order.clone()).await.unwrap_err().kind, OrderErrorKind::Unreachable);
+    assert!(run.freeze_worker(FIRST), "the run has it, but the dead do not hang");
     assert_eq!(run.send(FIRST, order).await.unwrap_err().kind, OrderErrorKind::Unreachable);
     send(&run, SECOND, checkpoint(1)).await;
     let (first, second) = said(&mut listener, 3).await;

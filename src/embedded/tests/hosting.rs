@@ -224,3 +224,20 @@ async fn tasks_end_with_the_last_handle_of_either_kind_and_not_before() {
         assert_eq!(Arc::strong_count(&witness), 1);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_factory_that_panics_starts_nothing() {
+    let (speaker, mut listener) = sink(100);
+    let cluster = EmbeddedCluster::new(QUIET);
+    let start = std::panic::AssertUnwindSafe(|| {
+        cluster.start(job(), RunId::new(1), &sources(2), None, speaker, |ctx| {
+            assert_eq!(ctx.worker(), FIRST, "no luck with the second");
+            until_stopped(ctx)
+        })
+    });
+    assert!(std::panic::catch_unwind(start).is_err());
+    assert_eq!(listener.until_silent().await, []);
+    assert_eq!(alive(&cluster, 1).await, []);
+    let (speaker, _listener) = sink(100);
+    cluster.start(job(), RunId::new(1), &sources(2), None, speaker, until_stopped).expect("its number is still free");
+}

@@ -89,6 +89,33 @@ async fn i2_a_killed_worker_is_alive_until_its_tasks_have_been_dropped() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_killed_worker_takes_what_it_had_not_said_with_it() {
+    let (speaker, mut listener) = sink(1);
+    let worker = start(source_only(), QUIET, speaker, |ctx| async move {
+        for epoch in 1..=10 {
+            ctx.events().checkpointed(Epoch::new(epoch), Bytes::from_static(b"state"), None).await?;
+        }
+        Ok(())
+    });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    worker.kill();
+    assert_eq!(listener.until_silent().await.len(), 1, "the one that is in the sink already");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kill_cuts_the_grace_period_of_a_release_short() {
+    let (speaker, mut listener) = sink(100);
+    let worker = start(source_only(), QUIET, speaker, |_| std::future::pending());
+    let begin = tokio::time::Instant::now();
+    worker.handle(release()).unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    worker.kill();
+    worker.ended().await;
+    assert_eq!(begin.elapsed(), Duration::from_secs(1));
+    assert_eq!(listener.until_silent().await, []);
+}
+
+#[tokio::test(start_paused = true)]
 async fn dropping_the_last_handle_ends_the_tasks_but_no_other_handle_does() {
     let witness = Arc::new(());
     let (speaker, mut listener) = sink(100);

@@ -118,6 +118,9 @@ async fn i4_a_weaker_stop_changes_nothing_after_a_stronger_one() {
         worker.handle(stop(mode)).unwrap();
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
+    // A release stops what still runs: they have been told.
+    worker.handle(release()).unwrap();
+    tokio::time::sleep(Duration::from_millis(1)).await;
     let mut told = told.lock().unwrap().clone();
     told.sort_by_key(|(task, _)| *task);
     let immediate = TaskOrder::Stop(Immediate);
