@@ -7,7 +7,7 @@ use clap::{Parser, ValueEnum};
 /// Counts the words of files as a streaming job with exactly-once output, and stops it at any moment without loss.
 ///
 /// A word is a maximal run of ASCII letters, lower-cased; every other byte separates. When all input is consumed,
-/// STATE_DIR/counts.tsv holds `word<TAB>count`, sorted by word. A run that was stopped, however it was stopped, is
+/// `STATE_DIR/counts.tsv` holds `word<TAB>count`, sorted by word. A run that was stopped, however it was stopped, is
 /// resumed by the same command.
 ///
 /// Ctrl-C (and SIGTERM) stops with a checkpoint; the second stops at once; the third kills the workers.

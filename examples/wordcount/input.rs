@@ -164,14 +164,14 @@ fn walk(
     }
     entries.sort_by(|(one, _), (other, _)| one.cmp(other));
     for (entry, kind) in entries {
-        let hidden = entry.as_encoded_bytes().starts_with(b".");
+        if entry.as_encoded_bytes().starts_with(b".") {
+            continue;
+        }
         let path = folder.join(&entry);
         let mut long_name = name.clone();
         long_name.push("/");
         long_name.push(&entry);
-        if hidden {
-            continue;
-        } else if kind.is_dir() && entry != "target" {
+        if kind.is_dir() && entry != "target" {
             walk(&path, &long_name, is_skipped, found)?;
         } else if kind.is_file() {
             found.push((long_name, path));
