@@ -1,0 +1,186 @@
+//! One hosted run.
+
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+
+use tokio::{sync::watch, time::timeout};
+
+use super::{
+    StartError,
+    gate::{Gate, passable},
+};
+use crate::{
+    contracts::{Order, OrderError, OrderErrorKind, Transport},
+    ids::{JobId, RunId, WorkerId},
+    worker::Worker,
+};
+
+/// A run on an [`EmbeddedCluster`](super::EmbeddedCluster): the [`Transport`] to its workers, and the means to make them
+/// fail. Cheap to clone.
+///
+/// The run lives as long as any handle on it or on its cluster does; dropping the last one aborts its tasks.
+#[derive(Clone)]
+pub struct EmbeddedRun {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    job: JobId,
+    run: RunId,
+    grace: Duration,
+    workers: HashMap<WorkerId, Hosted>,
+}
+
+/// A worker and what stands before it.
+pub(super) struct Hosted {
+    pub(super) worker: Worker,
+    pub(super) gate: watch::Sender<Gate>,
+}
+
+impl EmbeddedRun {
+    pub(super) fn new(job: JobId, run: RunId, grace: Duration, workers: HashMap<WorkerId, Hosted>) -> Self {
+        Self { inner: Arc::new(Inner { job, run, grace, workers }) }
+    }
+
+    /// The job.
+    pub fn job(&self) -> &JobId {
+        &self.inner.job
+    }
+
+    /// The run.
+    pub fn run(&self) -> RunId {
+        self.inner.run
+    }
+
+    /// The workers that are alive, in the order of their ids. One is alive from the start of the run until it has left (by a
+    /// release order, or because the scheduler stopped it) *and* none of its tasks runs any more. A worker whose tasks
+    /// have all ended but that was not released is alive.
+    pub fn alive_workers(&self) -> Vec<WorkerId> {
+        let alive = self.inner.workers.iter().filter(|(_, hosted)| hosted.worker.is_alive());
+        let mut alive: Vec<_> = alive.map(|(worker, _)| *worker).collect();
+        alive.sort_unstable();
+        alive
+    }
+
+    fn is_alive(&self) -> bool {
+        self.inner.workers.values().any(|hosted| hosted.worker.is_alive())
+    }
+
+    /// Fault injection: the worker dies. Its tasks are aborted, and from now on it says nothing and takes no order
+    /// ([`OrderErrorKind::Unreachable`]).
+    ///
+    /// It is honest in that a task is aborted where it next yields, and that the worker is listed as alive until then.
+    /// Returns whether the run has such a worker.
+    pub fn kill_worker(&self, worker: WorkerId) -> bool {
+        self.hosted(worker).map(Hosted::kill).is_some()
+    }
+
+    /// Fault injection: the worker hangs. It answers no order and delivers no event or heartbeat until it
+    /// [thaws](Self::thaw_worker), and is alive and listed until it is killed.
+    ///
+    /// What freezes is its connection to the controller. Its tasks go on with what they do until they wait for an order or for
+    /// room for an event, since code that runs in this process can't be suspended from outside.
+    /// Returns whether the run has such a worker; one that was killed stays killed.
+    pub fn freeze_worker(&self, worker: WorkerId) -> bool {
+        self.hosted(worker).map(|hosted| hosted.turn(Gate::Frozen, Gate::Open)).is_some()
+    }
+
+    /// Ends [`freeze_worker`](Self::freeze_worker): delayed orders are answered, and delayed events come, in their order.
+    /// Returns whether the run has such a worker.
+    pub fn thaw_worker(&self, worker: WorkerId) -> bool {
+        self.hosted(worker).map(|hosted| hosted.turn(Gate::Open, Gate::Frozen)).is_some()
+    }
+
+    /// Stops every worker, at the same time; returns when none is alive, or when those that are can't be ended.
+    pub(super) async fn stop(&self, force: bool) {
+        let grace = self.inner.grace;
+        futures_util::future::join_all(self.inner.workers.values().map(|hosted| hosted.stop(force, grace))).await;
+    }
+
+    fn hosted(&self, worker: WorkerId) -> Option<&Hosted> {
+        self.inner.workers.get(&worker)
+    }
+}
+
+impl Hosted {
+    fn turn(&self, to: Gate, only_from: Gate) {
+        self.gate.send_if_modified(|gate| {
+            let turn = *gate == only_from;
+            if turn {
+                *gate = to;
+            }
+            turn
+        });
+    }
+
+    fn kill(&self) {
+        self.gate.send_replace(Gate::Killed);
+        self.worker.kill();
+    }
+
+    async fn stop(&self, force: bool, grace: Duration) {
+        if force {
+            self.kill();
+        } else if timeout(grace, passable(&mut self.gate.subscribe())).await.is_ok() {
+            // Its tasks are told, and aborted after the grace period, by the worker itself.
+            self.worker.release();
+            let _ = timeout(grace, self.worker.ended()).await;
+        } else {
+            // Frozen for the whole grace period.
+            self.kill();
+        }
+        // An abort takes effect where a task next yields. One that never does is left listed.
+        let _ = timeout(grace, self.worker.ended()).await;
+    }
+}
+
+impl Transport for EmbeddedRun {
+    async fn send(&self, worker: WorkerId, order: Order) -> Result<(), OrderError> {
+        let Some(hosted) = self.hosted(worker) else {
+            let message = format!("{} of job `{}` has no {worker}", self.inner.run, self.inner.job);
+            return Err(OrderError::new(OrderErrorKind::Rejected, message));
+        };
+        // A worker that was killed answers for itself.
+        let _ = passable(&mut hosted.gate.subscribe()).await;
+        hosted.worker.handle(order)
+    }
+}
+
+impl fmt::Debug for EmbeddedRun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EmbeddedRun")
+            .field("job", &self.inner.job)
+            .field("run", &self.inner.run)
+            .field("alive", &self.alive_workers())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The runs of one job.
+#[derive(Debug, Default)]
+pub(super) struct JobRuns {
+    /// The highest run that was ever hosted: run numbers only grow.
+    newest: Option<RunId>,
+    /// Those that may be alive.
+    runs: Vec<EmbeddedRun>,
+}
+
+impl JobRuns {
+    pub(super) fn admit(&self, job: &JobId, run: RunId) -> Result<(), StartError> {
+        match self.newest {
+            Some(newest) if run <= newest => Err(StartError::RunNotNewer { job: job.clone(), newest, got: run }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Adds a run, and forgets those that have ended: whoever still holds one keeps its delayed events coming.
+    pub(super) fn insert(&mut self, run: EmbeddedRun) {
+        self.newest = Some(run.run());
+        self.runs.retain(EmbeddedRun::is_alive);
+        self.runs.push(run);
+    }
+
+    /// That run, or all of them.
+    pub(super) fn of(&self, run: Option<RunId>) -> impl Iterator<Item = &EmbeddedRun> {
+        self.runs.iter().filter(move |hosted| run.is_none_or(|run| hosted.run() == run))
+    }
+}

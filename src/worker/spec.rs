@@ -1,0 +1,55 @@
+//! What a worker is made of.
+
+use std::time::Duration;
+
+use crate::{
+    contracts::TaskSnapshot,
+    ids::{RunId, TaskId, WorkerId},
+    topology::Role,
+};
+
+/// A worker and its tasks, before it starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkerSpec {
+    /// The run that it belongs to. Orders of another run are rejected (invariant I11).
+    pub run: RunId,
+    /// The worker.
+    pub worker: WorkerId,
+    /// Its tasks, each once.
+    pub tasks: Vec<TaskSpec>,
+}
+
+/// One task of a [`WorkerSpec`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaskSpec {
+    /// The task.
+    pub task: TaskId,
+    /// What it is in the dataflow: it decides which orders reach it.
+    pub role: Role,
+    /// What it starts from: see [`TaskContext::restored`](super::TaskContext::restored).
+    pub restored: Option<TaskSnapshot>,
+}
+
+impl TaskSpec {
+    /// A task that starts afresh.
+    pub const fn new(task: TaskId, role: Role) -> Self {
+        Self { task, role, restored: None }
+    }
+}
+
+/// How a worker behaves in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WorkerOptions {
+    /// How often it says that it is alive; never if absent. 5 s, a sixth of the silence after which
+    /// [`Limits::heartbeat`](crate::Limits::heartbeat) takes it for lost.
+    pub heartbeat: Option<Duration>,
+    /// How long tasks may take to end by themselves when their worker has to leave, before they are aborted. 5 s, half of
+    /// [`Limits::release`](crate::Limits::release), so that a worker leaves before it is killed.
+    pub grace: Duration,
+}
+
+impl Default for WorkerOptions {
+    fn default() -> Self {
+        Self { heartbeat: Some(Duration::from_secs(5)), grace: Duration::from_secs(5) }
+    }
+}
