@@ -153,8 +153,9 @@ impl ObjectStoreCheckpoints {
         }
     }
 
-    /// The newest of `manifests` that an entry after them keeps, when there is room for `more` of its own.
-    fn kept(&self, mut manifests: Vec<Kept>, more: usize) -> Vec<Kept> {
+    /// The manifests that an entry after `tail` keeps, when there is to be room for `more` of its own.
+    fn kept_after(&self, tail: Option<&Entry>, more: usize) -> Vec<Kept> {
+        let mut manifests = tail.map(Entry::manifests).unwrap_or_default();
         let room = self.keep.get().saturating_sub(more);
         manifests.drain(..manifests.len().saturating_sub(room));
         manifests
@@ -162,7 +163,7 @@ impl ObjectStoreCheckpoints {
 
     /// Appends the claim of `run` after `tail`.
     async fn claim(&self, log: &Log, job: &JobId, run: RunId, tail: Option<&Entry>) -> Result<Appended, StoreError> {
-        let kept = self.kept(tail.map(|tail| tail.manifests()).unwrap_or_default(), 0);
+        let kept = self.kept_after(tail, 0);
         append(log, Entry { job: job.clone(), number: number_after(log, tail)?, run, kept, manifest: None }).await
     }
 }
@@ -204,7 +205,7 @@ impl CheckpointStore for ObjectStoreCheckpoints {
                         job: manifest.job.clone(),
                         number: number_after(&log, tail.as_ref())?,
                         run: manifest.run,
-                        kept: self.kept(tail.map(|tail| tail.manifests()).unwrap_or_default(), 1),
+                        kept: self.kept_after(tail.as_ref(), 1),
                         manifest: Some(manifest.clone()),
                     };
                     if append(&log, entry).await? == Appended::Last {
