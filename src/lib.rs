@@ -1,6 +1,8 @@
 //! winddown
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "object-store")]
+pub mod checkpoint;
 pub mod contracts;
 #[cfg(feature = "embedded")]
 pub mod embedded;
@@ -10,6 +12,8 @@ mod topology;
 #[cfg(feature = "worker")]
 pub mod worker;
 
+#[cfg(feature = "object-store")]
+pub use checkpoint::ObjectStoreCheckpoints;
 pub use contracts::*;
 #[cfg(feature = "embedded")]
 pub use embedded::{EmbeddedCluster, EmbeddedRun, StartError};

@@ -65,7 +65,8 @@ pub trait CheckpointStore: Send + Sync {
     /// Makes `manifest` durable.
     ///
     /// # Errors
-    /// [`StoreError::Fenced`] when a newer run exists, [`StoreError::Conflict`] when another manifest has its epoch.
+    /// [`StoreError::Fenced`] when a newer run exists, [`StoreError::Conflict`] when another manifest has its epoch,
+    /// [`StoreError::StaleEpoch`] when a later epoch is published already.
     ///
     /// # Cancel safety
     /// A dropped call may or may not have published; publishing again is safe.
@@ -107,6 +108,21 @@ pub enum StoreError {
         job: JobId,
         /// The epoch.
         epoch: Epoch,
+        /// The run that published it.
+        by: RunId,
+    },
+    /// The epoch is not above the last published one: the controller did not start from the last checkpoint, or this
+    /// manifest was replaced by newer ones long ago.
+    #[error(
+        "expected an epoch of job `{job}` above {latest}, which {by} published, got {epoch}; start from the last checkpoint"
+    )]
+    StaleEpoch {
+        /// The job.
+        job: JobId,
+        /// The epoch that was to be published.
+        epoch: Epoch,
+        /// The last published epoch.
+        latest: Epoch,
         /// The run that published it.
         by: RunId,
     },

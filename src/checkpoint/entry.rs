@@ -1,0 +1,237 @@
+//! One entry of a job's log, and its form as bytes: a header line, then a JSON body.
+//!
+//! ```text
+//! winddown-log 1 <length of the body> <CRC-32 of the body>⏎
+//! {"job":"…","number":7,"run":2,"kept":[…],"checkpoint":{…}}
+//! ```
+//!
+//! The header is ASCII and comes first, so that any version can tell what it reads, and a person too.
+
+use std::fmt::Write as _;
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::{
+    contracts::{Manifest, TaskSnapshot},
+    ids::{Epoch, JobId, RunId, TaskId},
+};
+
+const MAGIC: &str = "winddown-log";
+const VERSION: &str = "1";
+/// Longer than any header: the magic, a version, two numbers, three spaces.
+const LONGEST_HEADER: usize = 96;
+
+/// One entry of a job's log: the claim of a run, or a manifest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) job: JobId,
+    /// Its number in the log, which is its name too.
+    pub(super) number: u64,
+    /// The run that wrote it: the highest that had been seen by then.
+    pub(super) run: RunId,
+    /// The manifests before this entry that are still needed, oldest first. Other entries before it may be deleted.
+    pub(super) kept: Vec<Kept>,
+    /// The manifest; a claim has none.
+    pub(super) manifest: Option<Manifest>,
+}
+
+/// An earlier manifest that an entry keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Kept {
+    pub(super) number: u64,
+    pub(super) run: RunId,
+    pub(super) epoch: Epoch,
+}
+
+impl Entry {
+    /// The manifests that the job has once this entry is written, oldest first: this one too, if it is one.
+    pub(super) fn manifests(&self) -> Vec<Kept> {
+        let own = self.manifest.as_ref().map(|m| Kept { number: self.number, run: self.run, epoch: m.epoch });
+        self.kept.iter().copied().chain(own).collect()
+    }
+
+    /// The bytes of the object.
+    pub(super) fn encode(&self) -> Result<Bytes, serde_json::Error> {
+        let body = serde_json::to_vec(&Body::from(self))?;
+        let mut object = header(&body).into_bytes();
+        object.push(b'\n');
+        object.extend_from_slice(&body);
+        Ok(object.into())
+    }
+
+    /// Reads the bytes of the object that should be entry `number` of `job`.
+    pub(super) fn decode(object: &[u8], job: &JobId, number: u64) -> Result<Self, Mismatch> {
+        let body = checked_body(object)?;
+        let body: Body = serde_json::from_slice(body).map_err(|error| {
+            Mismatch::new("a claim or a manifest as JSON", format!("JSON that is neither: {error}"))
+        })?;
+        if body.job != *job {
+            return Err(Mismatch::new(format!("an entry of job `{job}`"), format!("one of job `{}`", body.job)));
+        }
+        if body.number != number {
+            return Err(Mismatch::new(format!("entry {number}"), format!("entry {}", body.number)));
+        }
+        Ok(body.into())
+    }
+}
+
+/// What a sound object has, and what this one has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Mismatch {
+    pub(super) expected: String,
+    pub(super) got: String,
+}
+
+impl Mismatch {
+    pub(super) fn new(expected: impl Into<String>, got: impl Into<String>) -> Self {
+        Self { expected: expected.into(), got: got.into() }
+    }
+}
+
+fn header(body: &[u8]) -> String {
+    format!("{MAGIC} {VERSION} {} {:08x}", body.len(), crc32fast::hash(body))
+}
+
+/// The body, once the header has proved that it is whole.
+fn checked_body(object: &[u8]) -> Result<&[u8], Mismatch> {
+    let (got, body) = split(object)?;
+    let mut fields = got.split(' ');
+    if fields.next() != Some(MAGIC) {
+        return Err(Mismatch::new(format!("`{MAGIC}` at the start"), quote(got)));
+    }
+    match fields.next() {
+        Some(VERSION) => {}
+        Some(version) if version.parse::<u32>().is_ok_and(|version| version > 1) => {
+            let expected = format!("format version {VERSION}, the newest that this winddown knows (upgrade it)");
+            return Err(Mismatch::new(expected, format!("version {version}")));
+        }
+        _ => return Err(Mismatch::new(format!("format version {VERSION}"), quote(got))),
+    }
+    if let Some(length) = fields.next().and_then(|field| field.parse::<usize>().ok())
+        && length != body.len()
+    {
+        return Err(Mismatch::new(format!("{length} bytes after the header"), format!("{} bytes", body.len())));
+    }
+    // Compared as text, not field by field: a header that is spelled differently was not written by us.
+    let expected = header(body);
+    if got == expected { Ok(body) } else { Err(Mismatch::new(format!("the header `{expected}`"), quote(got))) }
+}
+
+/// The header line without its end, and what follows.
+fn split(object: &[u8]) -> Result<(&str, &[u8]), Mismatch> {
+    let start = &object[..object.len().min(LONGEST_HEADER)];
+    let Some(end) = start.iter().position(|&byte| byte == b'\n') else {
+        let got =
+            if object.is_empty() { "an empty object".into() } else { format!("{} bytes without one", object.len()) };
+        return Err(Mismatch::new(format!("a header line of `{MAGIC}`"), got));
+    };
+    match std::str::from_utf8(&start[..end]) {
+        Ok(header) => Ok((header, &object[end + 1..])),
+        Err(_) => Err(Mismatch::new(format!("a header line of `{MAGIC}`"), "bytes that are not ASCII")),
+    }
+}
+
+/// A damaged header for people: short, and without control characters.
+fn quote(header: &str) -> String {
+    let mut quoted = String::from("`");
+    for character in header.chars() {
+        // Writing to a string can't fail.
+        let _ = write!(quoted, "{}", character.escape_debug());
+    }
+    quoted.push('`');
+    quoted
+}
+
+/// [`Entry`] as JSON.
+#[derive(Serialize, Deserialize)]
+struct Body {
+    job: JobId,
+    number: u64,
+    run: RunId,
+    kept: Vec<Kept>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    checkpoint: Option<Checkpoint>,
+}
+
+/// [`Manifest`] as JSON, without what the entry has already.
+#[derive(Serialize, Deserialize)]
+struct Checkpoint {
+    epoch: Epoch,
+    then_stop: bool,
+    tasks: Vec<Task>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Task {
+    operator: u32,
+    subtask: u32,
+    snapshot: Base64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    commit: Option<Base64>,
+    finished: bool,
+}
+
+impl From<&Entry> for Body {
+    fn from(entry: &Entry) -> Self {
+        let checkpoint = entry.manifest.as_ref().map(|manifest| Checkpoint {
+            epoch: manifest.epoch,
+            then_stop: manifest.then_stop,
+            tasks: manifest.tasks.iter().map(Task::from).collect(),
+        });
+        Self { job: entry.job.clone(), number: entry.number, run: entry.run, kept: entry.kept.clone(), checkpoint }
+    }
+}
+
+impl From<Body> for Entry {
+    fn from(Body { job, number, run, kept, checkpoint }: Body) -> Self {
+        let manifest = checkpoint.map(|Checkpoint { epoch, then_stop, tasks }| Manifest {
+            job: job.clone(),
+            run,
+            epoch,
+            then_stop,
+            tasks: tasks.into_iter().map(TaskSnapshot::from).collect(),
+        });
+        Self { job, number, run, kept, manifest }
+    }
+}
+
+impl From<&TaskSnapshot> for Task {
+    fn from(task: &TaskSnapshot) -> Self {
+        Self {
+            operator: task.task.operator,
+            subtask: task.task.subtask,
+            snapshot: Base64(task.snapshot.clone()),
+            commit: task.commit.clone().map(Base64),
+            finished: task.finished,
+        }
+    }
+}
+
+impl From<Task> for TaskSnapshot {
+    fn from(task: Task) -> Self {
+        Self {
+            task: TaskId::new(task.operator, task.subtask),
+            snapshot: task.snapshot.0,
+            commit: task.commit.map(|commit| commit.0),
+            finished: task.finished,
+        }
+    }
+}
+
+/// Bytes in JSON.
+struct Base64(Bytes);
+
+impl Serialize for Base64 {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&STANDARD.encode(&self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Base64 {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        STANDARD.decode(text).map(|bytes| Self(bytes.into())).map_err(serde::de::Error::custom)
+    }
+}

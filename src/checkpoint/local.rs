@@ -1,0 +1,123 @@
+//! What a log in a local folder needs beyond what `LocalFileSystem` does: durable folder entries, a listing of one moment,
+//! and an end to the files that crashes leave behind.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use super::log::number_of;
+use crate::contracts::StoreError;
+
+/// `LocalFileSystem` writes `<name>#<n>` first and links it to `<name>`. One that has not changed for so long belongs to
+/// a process that is gone. If it did not, its write would fail and be tried again: nothing is lost by a wrong guess.
+const ABANDONED_AFTER: Duration = Duration::from_secs(60 * 60);
+
+/// The folder that holds a store's logs.
+#[derive(Clone, Debug)]
+pub(super) struct LocalFolder {
+    root: PathBuf,
+}
+
+impl LocalFolder {
+    /// Creates the folder, durably, unless it is there.
+    pub(super) fn create(root: &Path) -> io::Result<Self> {
+        let mut missing = Vec::new();
+        let mut folder = root;
+        while !folder.exists() {
+            missing.push(folder.to_path_buf());
+            match folder.parent() {
+                Some(parent) if !parent.as_os_str().is_empty() => folder = parent,
+                _ => break,
+            }
+        }
+        fs::create_dir_all(root)?;
+        let root = fs::canonicalize(root)?;
+        for made in missing {
+            // The entry of a folder is in its parent.
+            if let Some(parent) = fs::canonicalize(made)?.parent() {
+                sync_folder(parent)?;
+            }
+        }
+        Ok(Self { root })
+    }
+
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Makes the entries of `log`, a folder under the root, durable, and those of all folders that lead to it.
+    ///
+    /// `LocalFileSystem` with fsync does this for what it creates itself, before its put returns. This is for what it
+    /// has *not* created: an entry put by a call that was dropped, or a folder made by another process, whose own sync
+    /// has not been reached yet. The contents need no sync here, since a file is synced before it gets its name.
+    pub(super) async fn settle(&self, log: PathBuf) -> Result<(), StoreError> {
+        let folders = self.folders(&log);
+        blocking(move || folders.iter().try_for_each(|folder| sync_folder(folder))).await
+    }
+
+    /// `log` and the folders above it, up to the root.
+    pub(super) fn folders(&self, log: &Path) -> Vec<PathBuf> {
+        log.ancestors().take_while(|folder| folder.starts_with(&self.root)).map(Path::to_path_buf).collect()
+    }
+}
+
+/// The numbers of the entries in `log`, in no order.
+///
+/// It reads names alone. `LocalFileSystem` also asks for the size of each file and leaves out one that is gone by then;
+/// so a listing during which the last entry is replaced could show neither the old last entry nor the new one.
+pub(super) async fn numbers(log: PathBuf) -> Result<Vec<u64>, StoreError> {
+    blocking(move || {
+        let names = names(&log)?;
+        Ok(names.iter().filter_map(|name| number_of(name)).collect())
+    })
+    .await
+}
+
+/// Deletes the unfinished files that crashes have left in `log` long ago. They are no entries, but they take room.
+pub(super) async fn sweep(log: PathBuf) -> Result<(), StoreError> {
+    blocking(move || {
+        for name in names(&log)? {
+            let unfinished = name.split_once('#').is_some_and(|(entry, _)| number_of(entry).is_some());
+            let file = log.join(&name);
+            if unfinished && is_abandoned(&file) {
+                fs::remove_file(file)?;
+            }
+        }
+        Ok(())
+    })
+    .await
+}
+
+fn is_abandoned(file: &Path) -> bool {
+    let changed = fs::metadata(file).and_then(|metadata| metadata.modified());
+    changed.is_ok_and(|changed| SystemTime::now().duration_since(changed).is_ok_and(|age| age > ABANDONED_AFTER))
+}
+
+fn names(folder: &Path) -> io::Result<Vec<String>> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    // A name that is not UTF-8 is none of ours.
+    entries.filter_map(|entry| entry.map(|entry| entry.file_name().into_string().ok()).transpose()).collect()
+}
+
+#[cfg(unix)]
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    fs::File::open(folder)?.sync_all()
+}
+
+/// Folders can't be opened and synced elsewhere; the system keeps their entries in its own journal.
+#[cfg(not(unix))]
+fn sync_folder(_folder: &Path) -> io::Result<()> {
+    Ok(())
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> Result<T, StoreError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result.map_err(|error| StoreError::Unavailable(error.into())),
+        Err(error) => Err(StoreError::Unavailable(error.into())),
+    }
+}
