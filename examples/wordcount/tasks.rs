@@ -176,7 +176,7 @@ enum Part {
 
 impl Parts {
     /// The task that `ctx` belongs to, each once.
-    pub(crate) fn start(&mut self, ctx: TaskContext) -> impl Future<Output = Result<(), TaskError>> + Send + 'static {
+    pub(crate) fn start(&mut self, ctx: TaskContext) -> impl Future<Output = Result<(), TaskError>> + Send + use<> {
         let TaskId { operator, subtask } = ctx.task();
         let worker = self.workers.get_mut(subtask as usize);
         let part = worker.and_then(|parts| parts.get_mut(operator as usize)).and_then(Option::take);
