@@ -1,5 +1,7 @@
 //! Every bound that a shutdown keeps, in one place (invariant I5).
 
+mod worst_case;
+
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};

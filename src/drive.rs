@@ -1,0 +1,195 @@
+//! One call from any phase to `Stopped`: with retries, a stated policy, and nothing lost on the way.
+
+mod attachment;
+mod policy;
+mod receipt;
+mod retry;
+
+pub use attachment::Attachment;
+pub use policy::{OnSpentCheckpoint, Policy};
+pub use receipt::{Leg, Receipt};
+
+use std::fmt;
+
+use retry::{Retries, Verdict};
+
+use crate::{
+    contracts::Scheduler,
+    error::Failure,
+    job::JobContext,
+    machine::AnyPhase,
+    phases::{AnyStopped, CheckpointStopping},
+};
+
+/// Drives a job from any phase to `Stopped`.
+///
+/// Every phase is run, and its legal successor entered, until one is terminal. Retryable failures are tried again with exponential
+/// backoff and jitter, as often as [`Limits`](crate::Limits) say; a stronger stop request cuts a backoff short. When the final checkpoint
+/// can't be had in time, or can't complete at all, `policy` says what happens. A job without a controller
+/// ([`Detached`](crate::Detached)) goes straight to `Stopping<Force>`.
+///
+/// [`Limits::worst_case`](crate::Limits::worst_case) says how long it can take.
+///
+/// # Errors
+/// [`DriveError`] holds the phase that could not be left: try again, escalate, or let a person decide.
+///
+/// # Cancel safety
+/// Safe: if it is dropped, the phase is kept in the job; [`JobContext::take_parked`] gives it back.
+pub async fn drive<C: Attachment, S: Scheduler>(
+    phase: impl Into<AnyPhase>,
+    job: &mut JobContext<C, S>,
+    policy: &Policy,
+) -> Result<Receipt, DriveError> {
+    let mut parking = Parking { phase: Some(phase.into()), job };
+    let mut retries = Retries::new(&parking.job.limits, policy);
+    loop {
+        let Some(phase) = parking.phase.as_mut() else { continue };
+        let Err(failure) = C::run(phase, parking.job).await else {
+            // The outcome is in the phase, so the step does not wait: there is no point at which the phase could be lost.
+            match parking.step().await {
+                Stepped::On => retries.start_over(),
+                Stepped::Stopped(stopped) => return Ok(Receipt::new(parking.job, stopped, retries.used())),
+                Stepped::Failed(error) => return Err(error),
+            }
+            continue;
+        };
+        parking.job.note_error(&failure);
+        match retries.after(&failure, phase.kind()) {
+            Verdict::Retry(delay) => {
+                tracing::warn!(%failure, ?delay, phase = %phase.kind(), "will try again");
+                parking.job.note_retry();
+                let level = phase.kind().fulfils();
+                C::pause(parking.job, level, phase.deadline_before(tokio::time::Instant::now() + delay)).await;
+            }
+            Verdict::Spent => {
+                let Some(spent) = parking.phase.take() else { continue };
+                match after_spent(spent, failure, parking.job, policy) {
+                    Ok(next) => {
+                        parking.phase = Some(next);
+                        retries.start_over();
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+    }
+}
+
+/// What follows a phase whose retries are spent, or that can't get any further.
+fn after_spent<C: Attachment, S: Scheduler>(
+    phase: AnyPhase,
+    failure: Failure,
+    job: &mut JobContext<C, S>,
+    policy: &Policy,
+) -> Result<AnyPhase, DriveError> {
+    match phase {
+        // The evidence is not proven yet, so there is something to decide.
+        AnyPhase::CheckpointStopping(phase) if phase.complete().is_none() => {
+            after_spent_checkpoint(phase, failure, job, policy)
+        }
+        AnyPhase::Finishing(phase) if !failure.is_schedulers() => {
+            C::give_up(phase.into(), &failure, job).map_err(|phase| DriveError::new(phase, failure))
+        }
+        phase => Err(DriveError::new(phase, failure)),
+    }
+}
+
+fn after_spent_checkpoint<C: Attachment, S: Scheduler>(
+    mut phase: CheckpointStopping,
+    failure: Failure,
+    job: &mut JobContext<C, S>,
+    policy: &Policy,
+) -> Result<AnyPhase, DriveError> {
+    let may_still_complete = failure.is_retryable() || matches!(failure, Failure::BudgetSpent { .. });
+    match policy.on_spent_checkpoint {
+        OnSpentCheckpoint::KeepTrying if may_still_complete => {
+            phase.extend(job.limits.final_checkpoint, job);
+            Ok(phase.into())
+        }
+        OnSpentCheckpoint::Escalate if !matches!(failure, Failure::WrongJob(_)) => {
+            C::give_up(phase.into(), &failure, job).map_err(|phase| DriveError::new(phase, failure))
+        }
+        _ => Err(DriveError::new(phase.into(), failure)),
+    }
+}
+
+/// Holds the phase while it is driven, and puts it into the job if the drive is dropped.
+struct Parking<'a, C, S> {
+    phase: Option<AnyPhase>,
+    job: &'a mut JobContext<C, S>,
+}
+
+enum Stepped {
+    On,
+    Stopped(AnyStopped),
+    Failed(DriveError),
+}
+
+impl<C: Attachment, S: Scheduler> Parking<'_, C, S> {
+    async fn step(&mut self) -> Stepped {
+        let Some(phase) = self.phase.take() else { return Stepped::On };
+        match C::step(phase, self.job).await {
+            Ok(AnyPhase::StoppedCheckpointed(stopped)) => Stepped::Stopped(AnyStopped::Checkpointed(stopped)),
+            Ok(AnyPhase::StoppedDrained(stopped)) => Stepped::Stopped(AnyStopped::Drained(stopped)),
+            Ok(AnyPhase::StoppedHalted(stopped)) => Stepped::Stopped(AnyStopped::Halted(stopped)),
+            Ok(AnyPhase::StoppedKilled(stopped)) => Stepped::Stopped(AnyStopped::Killed(stopped)),
+            Ok(next) => {
+                self.phase = Some(next);
+                Stepped::On
+            }
+            Err(failed) => {
+                let (phase, failure) = failed.into_parts();
+                Stepped::Failed(DriveError { phase: Box::new(phase), failure })
+            }
+        }
+    }
+}
+
+impl<C, S> Drop for Parking<'_, C, S> {
+    fn drop(&mut self) {
+        if let Some(phase) = self.phase.take() {
+            self.job.parked = Some(phase);
+        }
+    }
+}
+
+/// The drive could not reach `Stopped`. It holds the phase (invariant I6).
+#[derive(Debug)]
+#[must_use = "it holds the phase: take it with `into_phase`, or the shutdown is lost"]
+pub struct DriveError {
+    phase: Box<AnyPhase>,
+    failure: Box<Failure>,
+}
+
+impl DriveError {
+    fn new(phase: AnyPhase, failure: Failure) -> Self {
+        Self { phase: Box::new(phase), failure: Box::new(failure) }
+    }
+
+    /// The phase, to go on with.
+    pub fn into_phase(self) -> AnyPhase {
+        *self.phase
+    }
+
+    /// The phase and what went wrong.
+    pub fn into_parts(self) -> (AnyPhase, Box<Failure>) {
+        (*self.phase, self.failure)
+    }
+
+    /// What went wrong.
+    pub fn failure(&self) -> &Failure {
+        &self.failure
+    }
+}
+
+impl fmt::Display for DriveError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the shutdown is stuck in {}: {}", self.phase.kind(), self.failure)
+    }
+}
+
+impl std::error::Error for DriveError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&*self.failure)
+    }
+}

@@ -1,0 +1,168 @@
+//! What a drive can do with a job, depending on whether it has a controller.
+
+use crate::contracts::{Detached, JobController};
+
+/// A job's controller, or [`Detached`]. Sealed: it is implemented for every [`JobController`] and for `Detached`.
+pub trait Attachment: sealed::Drive {}
+
+impl<A: sealed::Drive> Attachment for A {}
+
+pub(super) mod sealed {
+    use tokio::time::{Instant, sleep_until};
+
+    use super::{Detached, JobController};
+    use crate::{
+        contracts::Scheduler,
+        error::{Failed, Failure},
+        job::{JobContext, StopRequest},
+        machine::AnyPhase,
+        phases::{pause, sealed::Mint},
+    };
+
+    pub trait Drive: Sized + Send {
+        /// Runs the phase; its outcome stays in it.
+        fn run<S: Scheduler>(
+            phase: &mut AnyPhase,
+            job: &mut JobContext<Self, S>,
+        ) -> impl Future<Output = Result<(), Failure>> + Send;
+
+        /// Steps to the successor. After a `run` that was `Ok` it does not wait.
+        fn step<S: Scheduler>(
+            phase: AnyPhase,
+            job: &mut JobContext<Self, S>,
+        ) -> impl Future<Output = Result<AnyPhase, Failed<AnyPhase>>> + Send;
+
+        /// Waits out a backoff, unless a stop request stronger than `level` comes.
+        fn pause<S: Scheduler>(
+            job: &mut JobContext<Self, S>,
+            level: Option<StopRequest>,
+            until: Instant,
+        ) -> impl Future<Output = ()> + Send;
+
+        /// Gives a final checkpoint up.
+        fn give_up<S: Scheduler>(
+            phase: AnyPhase,
+            failure: &Failure,
+            job: &mut JobContext<Self, S>,
+        ) -> Result<AnyPhase, AnyPhase>;
+    }
+
+    impl<C: JobController> Drive for C {
+        async fn run<S: Scheduler>(phase: &mut AnyPhase, job: &mut JobContext<Self, S>) -> Result<(), Failure> {
+            match phase {
+                AnyPhase::Running(phase) => phase.run(job).await,
+                AnyPhase::Finishing(phase) => phase.run(job).await,
+                AnyPhase::Recovering(phase) => phase.run(job).await,
+                AnyPhase::CheckpointStopping(phase) => phase.run(job).await,
+                AnyPhase::StoppingGraceful(phase) => phase.run(job).await,
+                AnyPhase::StoppingImmediate(phase) => phase.run(job).await,
+                AnyPhase::StoppingForce(phase) => phase.run(job).await,
+                AnyPhase::StoppedCheckpointed(phase) => job.check(phase),
+                AnyPhase::StoppedDrained(phase) => job.check(phase),
+                AnyPhase::StoppedHalted(phase) => job.check(phase),
+                AnyPhase::StoppedKilled(phase) => job.check(phase),
+            }
+        }
+
+        async fn step<S: Scheduler>(
+            phase: AnyPhase,
+            job: &mut JobContext<Self, S>,
+        ) -> Result<AnyPhase, Failed<AnyPhase>> {
+            match phase {
+                AnyPhase::Running(phase) => phase.next(job).await.map(Into::into).map_err(any),
+                AnyPhase::Finishing(phase) => phase.next(job).await.map(Into::into).map_err(any),
+                AnyPhase::Recovering(phase) => phase.next(job).await.map(Into::into).map_err(any),
+                AnyPhase::CheckpointStopping(phase) => phase.next(job).await.map(Into::into).map_err(any),
+                AnyPhase::StoppingGraceful(phase) => phase.next(job).await.map(Into::into).map_err(any),
+                AnyPhase::StoppingImmediate(phase) => phase.next(job).await.map(Into::into).map_err(any),
+                AnyPhase::StoppingForce(phase) => phase.next(job).await.map(Into::into).map_err(any),
+                stopped => Ok(stopped),
+            }
+        }
+
+        async fn pause<S: Scheduler>(job: &mut JobContext<Self, S>, level: Option<StopRequest>, until: Instant) {
+            pause(job, level, until).await;
+        }
+
+        fn give_up<S: Scheduler>(
+            phase: AnyPhase,
+            failure: &Failure,
+            job: &mut JobContext<Self, S>,
+        ) -> Result<AnyPhase, AnyPhase> {
+            if failure.is_lost_worker() {
+                return force(phase, job).map_err(Failed::into_phase);
+            }
+            match phase {
+                AnyPhase::CheckpointStopping(phase) => phase.give_up(job).map(Into::into).map_err(any),
+                AnyPhase::Finishing(phase) => phase.give_up(job).map(Into::into).map_err(any),
+                other => return Err(other),
+            }
+            .map_err(Failed::into_phase)
+        }
+    }
+
+    /// Nobody can tell the workers anything: from every phase straight to force (the original contract's rule).
+    impl Drive for Detached {
+        async fn run<S: Scheduler>(phase: &mut AnyPhase, job: &mut JobContext<Self, S>) -> Result<(), Failure> {
+            match phase {
+                AnyPhase::StoppingForce(phase) => phase.run(job).await,
+                _ => Ok(()),
+            }
+        }
+
+        async fn step<S: Scheduler>(
+            phase: AnyPhase,
+            job: &mut JobContext<Self, S>,
+        ) -> Result<AnyPhase, Failed<AnyPhase>> {
+            match phase {
+                AnyPhase::StoppingForce(phase) => phase.next(job).await.map(Into::into).map_err(any),
+                phase => force(phase, job),
+            }
+        }
+
+        async fn pause<S: Scheduler>(job: &mut JobContext<Self, S>, level: Option<StopRequest>, until: Instant) {
+            tokio::select! {
+                biased;
+                _ = job.mailbox.request_above(level) => {}
+                () = sleep_until(until) => {}
+            }
+        }
+
+        fn give_up<S: Scheduler>(
+            phase: AnyPhase,
+            _: &Failure,
+            job: &mut JobContext<Self, S>,
+        ) -> Result<AnyPhase, AnyPhase> {
+            force(phase, job).map_err(Failed::into_phase)
+        }
+    }
+
+    /// Every phase that is not the end has an edge to force.
+    fn force<C, S>(phase: AnyPhase, job: &mut JobContext<C, S>) -> Result<AnyPhase, Failed<AnyPhase>> {
+        match phase {
+            AnyPhase::Running(phase) => phase.force(job).map(Into::into).map_err(any),
+            AnyPhase::Finishing(phase) => phase.force(job).map(Into::into).map_err(any),
+            AnyPhase::Recovering(phase) => phase.force(job).map(Into::into).map_err(any),
+            AnyPhase::CheckpointStopping(phase) => phase.force(job).map(Into::into).map_err(any),
+            AnyPhase::StoppingGraceful(phase) => phase.force(job).map(Into::into).map_err(any),
+            AnyPhase::StoppingImmediate(phase) => phase.force(job).map(Into::into).map_err(any),
+            already => Ok(already),
+        }
+    }
+
+    fn any<P: Into<AnyPhase>>(failed: Failed<P>) -> Failed<AnyPhase> {
+        failed.map(Into::into)
+    }
+
+    impl AnyPhase {
+        /// `at`, or the phase's own deadline where that is earlier: a backoff is not a reason to stay longer.
+        pub(in crate::drive) fn deadline_before(&self, at: Instant) -> Instant {
+            let entry = match self {
+                Self::CheckpointStopping(phase) if phase.complete().is_none() => phase.entry(),
+                Self::Finishing(phase) => phase.entry(),
+                _ => return at,
+            };
+            entry.deadline.map_or(at, |deadline| deadline.min(at))
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! What a drive has achieved, and how.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use crate::{
+    ids::{JobId, RunId},
+    job::{JobContext, StopRequest},
+    machine::PhaseKind,
+    phases::AnyStopped,
+};
+
+/// The record of a finished shutdown: the evidence as a typed value, and the way there.
+#[derive(Debug)]
+#[must_use = "it holds the evidence of how the job stopped"]
+pub struct Receipt {
+    /// The job.
+    pub job: JobId,
+    /// The run.
+    pub run: RunId,
+    /// The evidence: match on it to get the typed `Stopped<_>`.
+    pub stopped: AnyStopped,
+    /// The phases walked, the terminal one last, since the job's context was made.
+    pub legs: Vec<Leg>,
+    /// The strongest stop request that was made.
+    pub requested: Option<StopRequest>,
+    /// Retries used by this drive.
+    pub retries: u32,
+    /// The last error on the way, even if a retry got past it.
+    pub last_error: Option<Arc<str>>,
+}
+
+/// One phase of the way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leg {
+    /// The phase.
+    pub phase: PhaseKind,
+    /// How long the job was in it; zero for the terminal one.
+    pub took: Duration,
+}
+
+impl Receipt {
+    pub(super) fn new<C, S>(job: &JobContext<C, S>, stopped: AnyStopped, retries: u32) -> Self {
+        let visits = job.walked();
+        let ends = visits.iter().skip(1).chain(visits.last()).map(|visit| visit.entered);
+        let legs = visits.iter().zip(ends).map(|(visit, end)| Leg { phase: visit.phase, took: end - visit.entered });
+        Self {
+            job: job.id().clone(),
+            run: job.run(),
+            stopped,
+            legs: legs.collect(),
+            requested: job.requested(),
+            retries,
+            last_error: job.progress_now().last_error,
+        }
+    }
+
+    /// Whether another run of the job may be started: only if nobody asked for a stop (invariant I8).
+    pub fn may_restart(&self) -> bool {
+        self.requested.is_none()
+    }
+
+    /// From the making of the job's context to `Stopped`.
+    pub fn elapsed(&self) -> Duration {
+        self.legs.iter().map(|leg| leg.took).sum()
+    }
+}
+
+impl fmt::Display for Receipt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "job `{}`, {}: {}", self.job, self.run, self.stopped.name())?;
+        if let Some(epoch) = self.stopped.epoch() {
+            write!(f, " ({epoch})")?;
+        }
+        for leg in &self.legs {
+            write!(f, "\n  {:<22} {:>9.3} s", leg.phase, leg.took.as_secs_f64())?;
+        }
+        if self.retries > 0 {
+            write!(f, "\n  retries: {}", self.retries)?;
+        }
+        match &self.last_error {
+            Some(error) => write!(f, "\n  last error: {error}"),
+            None => Ok(()),
+        }
+    }
+}

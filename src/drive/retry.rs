@@ -1,0 +1,77 @@
+//! How often, and after what wait, a failed phase is run again.
+
+use std::{sync::Arc, time::Duration};
+
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+
+use super::Policy;
+use crate::{error::Failure, limits::Limits, machine::PhaseKind};
+
+/// What to do about a failure.
+pub(super) enum Verdict {
+    /// Run the phase again after this wait.
+    Retry(Duration),
+    /// No more of that.
+    Spent,
+}
+
+/// The retries of the phase that the job is in. What the workers refuse and what the scheduler refuses are counted apart.
+pub(super) struct Retries {
+    limits: Arc<Limits>,
+    jitter_seed: Option<u64>,
+    controller: Option<ExponentialBackoff>,
+    scheduler: Option<ExponentialBackoff>,
+    used: u32,
+}
+
+impl Retries {
+    pub(super) fn new(limits: &Arc<Limits>, policy: &Policy) -> Self {
+        let limits = Arc::clone(limits);
+        Self { limits, jitter_seed: policy.jitter_seed, controller: None, scheduler: None, used: 0 }
+    }
+
+    /// Retries used in all phases so far.
+    pub(super) fn used(&self) -> u32 {
+        self.used
+    }
+
+    /// A new phase, or a new budget for this one.
+    pub(super) fn start_over(&mut self) {
+        (self.controller, self.scheduler) = (None, None);
+    }
+
+    pub(super) fn after(&mut self, failure: &Failure, phase: PhaseKind) -> Verdict {
+        if !failure.is_retryable() {
+            return Verdict::Spent;
+        }
+        let limits = &self.limits;
+        let (backoff, most) = if failure.is_schedulers() {
+            (&mut self.scheduler, limits.scheduler_retries)
+        } else {
+            (&mut self.controller, limits.checkpoint_retries)
+        };
+        // Every phase and every drive gets waits of its own from one seed.
+        let seed = self.jitter_seed.map(|seed| seed ^ phase as u64);
+        match backoff.get_or_insert_with(|| exponential(limits, most, seed)).next() {
+            Some(delay) => {
+                self.used += 1;
+                Verdict::Retry(delay)
+            }
+            None => Verdict::Spent,
+        }
+    }
+}
+
+/// Exponential waits with jitter, as the limits say.
+fn exponential(limits: &Limits, most: u32, seed: Option<u64>) -> ExponentialBackoff {
+    let backoff = ExponentialBuilder::default()
+        .with_min_delay(limits.backoff_min)
+        .with_max_delay(limits.backoff_max)
+        .with_max_times(most as usize)
+        .with_jitter();
+    match seed {
+        Some(seed) => backoff.with_jitter_seed(seed),
+        None => backoff,
+    }
+    .build()
+}

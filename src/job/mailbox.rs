@@ -1,0 +1,213 @@
+//! The two lanes into a job. Worker messages are bounded, and a full lane holds their senders back. Stop requests have a lane
+//! of their own that has room for one (the strongest), is never full, and is read first: no backlog of messages delays it.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU8, Ordering},
+};
+
+use tokio::sync::{Notify, mpsc};
+
+use super::StopRequest;
+use crate::contracts::WorkerEvent;
+
+/// What can be sent to a job in one type, for a control plane that has a single stream of messages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum JobMessage {
+    /// A worker says something.
+    Worker(WorkerEvent),
+    /// The job's configuration has changed. `None` asks for nothing, and takes nothing back.
+    ConfigUpdate {
+        /// How the job is to be stopped.
+        stop_mode: Option<StopRequest>,
+    },
+}
+
+/// The sending side: clone it to the API server, the signal handler, the transport.
+#[derive(Clone, Debug)]
+pub struct JobSender {
+    events: mpsc::Sender<WorkerEvent>,
+    requests: Arc<RequestLane>,
+}
+
+/// The job's context is gone: it stopped, or was dropped. The message comes to nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the job is gone: its context was dropped, so nobody reads its messages any more")]
+pub struct JobGone;
+
+/// Why an event was not taken in by [`JobSender::try_event`]; it holds the event.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TryEventError {
+    /// The lane is full: wait, or use [`JobSender::event`].
+    #[error("the job's mailbox is full: hold the worker back and send again")]
+    Full(WorkerEvent),
+    /// The job is gone.
+    #[error(transparent)]
+    Gone(#[from] JobGone),
+}
+
+/// What became of a stop request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Requested {
+    /// It is the strongest so far, and now in force.
+    InForce,
+    /// An equal or stronger one is in force, so it changes nothing.
+    AlreadyStronger(StopRequest),
+}
+
+#[derive(Debug, Default)]
+struct RequestLane {
+    strongest: AtomicU8,
+    // One reader at a time: the job's context.
+    changed: Notify,
+}
+
+impl RequestLane {
+    fn strongest(&self) -> Option<StopRequest> {
+        StopRequest::from_level(self.strongest.load(Ordering::Acquire))
+    }
+
+    async fn above(&self, level: Option<StopRequest>) -> StopRequest {
+        loop {
+            // The permit of `notify_one` outlives the moment: a request between the look and the wait is not missed.
+            if let Some(request) = self.strongest().filter(|request| Some(*request) > level) {
+                return request;
+            }
+            self.changed.notified().await;
+        }
+    }
+}
+
+impl JobSender {
+    /// Asks for a stop. It never waits, is never dropped, and is never overwritten by a weaker request.
+    ///
+    /// # Errors
+    /// [`JobGone`] when the job's context was dropped.
+    pub fn request(&self, request: StopRequest) -> Result<Requested, JobGone> {
+        if self.events.is_closed() {
+            return Err(JobGone);
+        }
+        let before = self.requests.strongest.fetch_max(request.level(), Ordering::AcqRel);
+        match StopRequest::from_level(before) {
+            Some(in_force) if in_force >= request => Ok(Requested::AlreadyStronger(in_force)),
+            _ => {
+                self.requests.changed.notify_one();
+                Ok(Requested::InForce)
+            }
+        }
+    }
+
+    /// The strongest request so far.
+    pub fn requested(&self) -> Option<StopRequest> {
+        self.requests.strongest()
+    }
+
+    /// Passes on what a worker says; waits while the lane is full (back-pressure).
+    ///
+    /// # Errors
+    /// [`JobGone`] when the job's context was dropped.
+    ///
+    /// # Cancel safety
+    /// If it is dropped, the event has not been sent, and its place in the queue is lost.
+    pub async fn event(&self, event: WorkerEvent) -> Result<(), JobGone> {
+        self.events.send(event).await.map_err(|_| JobGone)
+    }
+
+    /// Passes on what a worker says, if there is room.
+    ///
+    /// # Errors
+    /// [`TryEventError`] gives the event back when the lane is full.
+    pub fn try_event(&self, event: WorkerEvent) -> Result<(), TryEventError> {
+        self.events.try_send(event).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(event) => TryEventError::Full(event),
+            mpsc::error::TrySendError::Closed(_) => JobGone.into(),
+        })
+    }
+
+    /// Sends either kind of message by its own lane.
+    ///
+    /// # Errors
+    /// [`JobGone`] when the job's context was dropped.
+    ///
+    /// # Cancel safety
+    /// As [`event`](Self::event); a stop request is sent without waiting.
+    pub async fn send(&self, message: JobMessage) -> Result<(), JobGone> {
+        match message {
+            JobMessage::Worker(event) => self.event(event).await,
+            JobMessage::ConfigUpdate { stop_mode: Some(request) } => self.request(request).map(drop),
+            JobMessage::ConfigUpdate { stop_mode: None } => Ok(()),
+        }
+    }
+}
+
+/// What [`Mailbox::next`] found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Incoming {
+    /// A stop request.
+    Request(StopRequest),
+    /// A worker message.
+    Worker(WorkerEvent),
+}
+
+/// The receiving side. It is part of the job's context; make one yourself only where senders must exist before the context.
+#[derive(Debug)]
+pub struct Mailbox {
+    events: mpsc::Receiver<WorkerEvent>,
+    sender: JobSender,
+}
+
+impl Mailbox {
+    /// A mailbox that holds up to `capacity` worker messages (at least one).
+    pub fn new(capacity: u32) -> Self {
+        let capacity = usize::try_from(capacity).unwrap_or(usize::MAX).clamp(1, tokio::sync::Semaphore::MAX_PERMITS);
+        let (sender, events) = mpsc::channel(capacity);
+        Self { events, sender: JobSender { events: sender, requests: Arc::default() } }
+    }
+
+    /// A new sender to this mailbox. The mailbox keeps one itself, so the lanes never close under a waiting job.
+    pub fn sender(&self) -> JobSender {
+        self.sender.clone()
+    }
+
+    /// The strongest stop request so far.
+    pub fn requested(&self) -> Option<StopRequest> {
+        self.sender.requested()
+    }
+
+    /// The request in force, if it is stronger than `level`.
+    pub fn stronger_than(&self, level: Option<StopRequest>) -> Option<StopRequest> {
+        self.requested().filter(|request| Some(*request) > level)
+    }
+
+    /// Waits for a stop request stronger than `level`.
+    ///
+    /// # Cancel safety
+    /// Safe: a request stays in force, and is seen by the next call.
+    pub async fn request_above(&self, level: Option<StopRequest>) -> StopRequest {
+        self.sender.requests.above(level).await
+    }
+
+    /// The next worker message, if one is waiting.
+    pub fn try_recv(&mut self) -> Option<WorkerEvent> {
+        self.events.try_recv().ok()
+    }
+
+    /// Waits for a stop request stronger than `level`, or for a worker message; the request comes first.
+    ///
+    /// # Cancel safety
+    /// Safe: a message is taken out only when it is returned.
+    pub async fn next(&mut self, level: Option<StopRequest>) -> Incoming {
+        tokio::select! {
+            biased;
+            request = self.sender.requests.above(level) => Incoming::Request(request),
+            // The mailbox holds a sender of its own, so the lane does not close under a waiting job.
+            Some(event) = self.events.recv() => Incoming::Worker(event),
+        }
+    }
+
+    /// Whether a worker message is waiting.
+    pub fn is_empty(&self) -> bool {
+        self.events.is_empty()
+    }
+}

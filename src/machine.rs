@@ -1,0 +1,98 @@
+//! The typed machine: which phases there are, and which step from one to another is legal.
+//!
+//! Everything here comes from the one table in `src/machine/table.rs`: the proof traits, the successor enums, [`PhaseKind`],
+//! [`EDGES`], and by way of a test the generated pages under `docs/`.
+
+#[macro_use]
+mod define;
+mod modes;
+mod table;
+
+pub use modes::{Force, Graceful, Immediate, StopBehavior, StopMode, WeakerThan};
+pub use table::{
+    AfterCheckpointStopping, AfterFinishing, AfterForce, AfterGraceful, AfterImmediate, AfterRecovering, AfterRunning,
+    AnyPhase, EDGES, PhaseKind,
+};
+
+use crate::phases::sealed;
+
+/// A phase of a shutdown. Each is a type of its own; this trait is sealed.
+///
+/// A value of a phase exists only because its edge was taken (invariant I1): phases have no public constructor, no public
+/// field and no `Deserialize`.
+pub trait Phase: sealed::Mint + Into<AnyPhase> + Send + 'static {
+    /// The phase as a value.
+    const KIND: PhaseKind;
+}
+
+/// Proof that the machine has an edge from phase `From` to this phase. Sealed: it is implemented by the table alone.
+///
+/// The bound sits on the *target* of the step, so that the compiler can say one sentence about the step:
+///
+/// ```compile_fail
+/// use winddown::{Checkpointed, CheckpointStopping, Stopped, edge};
+///
+/// // error: illegal shutdown transition: `Stopped<Checkpointed>` -> `CheckpointStopping`
+/// edge::<Stopped<Checkpointed>, CheckpointStopping>();
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "illegal shutdown transition: `{From}` -> `{Self}`",
+    label = "the shutdown machine has no edge from `{From}` to `{Self}`",
+    note = "docs/transitions.md lists every legal step; docs/errors.md says what to do instead"
+)]
+pub trait SuccessorOf<From: Phase>: Phase + sealed::EdgeFrom<From> {
+    /// When the edge is taken.
+    const WHEN: &'static str;
+}
+
+/// A legal step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Edge {
+    /// The phase that is left.
+    pub from: PhaseKind,
+    /// The phase that is entered.
+    pub to: PhaseKind,
+    /// When.
+    pub when: &'static str,
+}
+
+/// The edge from one phase type to another. It compiles only if there is one.
+///
+/// ```
+/// use winddown::{CheckpointStopping, Running, edge};
+///
+/// assert_eq!(edge::<Running, CheckpointStopping>().when, "a stop request with a checkpoint");
+/// ```
+pub const fn edge<From: Phase, To: SuccessorOf<From>>() -> Edge {
+    Edge { from: From::KIND, to: To::KIND, when: To::WHEN }
+}
+
+impl PhaseKind {
+    /// Whether nothing follows: one of the `Stopped` phases.
+    pub const fn is_terminal(self) -> bool {
+        matches!(self, Self::StoppedCheckpointed | Self::StoppedDrained | Self::StoppedHalted | Self::StoppedKilled)
+    }
+
+    /// Whether the machine has an edge from this phase to `to`.
+    pub fn can_become(self, to: Self) -> bool {
+        EDGES.iter().any(|edge| edge.from == self && edge.to == to)
+    }
+
+    /// The strongest stop request that the phase already fulfils; a stronger one makes it give way (invariant I4).
+    pub const fn fulfils(self) -> Option<crate::StopRequest> {
+        use crate::StopRequest;
+        match self {
+            Self::Running => None,
+            // The final checkpoint stops every task at a consistent point, and does more than a graceful stop.
+            Self::Finishing | Self::CheckpointStopping | Self::StoppingGraceful => Some(StopRequest::Graceful),
+            Self::Recovering | Self::StoppingImmediate => Some(StopRequest::Immediate),
+            _ => Some(StopRequest::Force),
+        }
+    }
+}
+
+impl std::fmt::Display for PhaseKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.name())
+    }
+}

@@ -1,0 +1,93 @@
+//! Turns the table into types. Nothing about any particular phase is written here.
+
+macro_rules! machine {
+    (
+        phases { $( $(#[$doc:meta])* $kind:ident = $phase:ty, $name:literal, $tag:literal; )+ }
+        edges { $( $(#[$after_doc:meta])* $from:ty => $after:ident { $( $variant:ident($to:ty): $when:literal; )+ } )+ }
+    ) => {
+        /// A phase as a value: for progress, records and logs. It proves nothing.
+        ///
+        /// Exhaustive: a new phase is a breaking change, and should be one for whoever matches on it.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum PhaseKind { $( $(#[$doc])* $kind, )+ }
+
+        impl PhaseKind {
+            /// Every phase.
+            pub const ALL: &'static [Self] = &[$( Self::$kind, )+];
+
+            /// The phase's type, as it is written in code.
+            pub const fn name(self) -> &'static str {
+                match self { $( Self::$kind => $name, )+ }
+            }
+
+            /// A name that stays the same for ever, for records and metrics.
+            pub const fn tag(self) -> &'static str {
+                match self { $( Self::$kind => $tag, )+ }
+            }
+        }
+
+        /// Any phase, for code that walks the machine at run time, as [`drive`](crate::drive) does. Exhaustive, like
+        /// [`PhaseKind`].
+        #[derive(Debug)]
+        #[must_use = "a phase that is dropped is a shutdown that nobody finishes"]
+        pub enum AnyPhase { $( $(#[$doc])* $kind($phase), )+ }
+
+        impl AnyPhase {
+            /// Which phase it is.
+            pub const fn kind(&self) -> PhaseKind {
+                match self { $( Self::$kind(_) => PhaseKind::$kind, )+ }
+            }
+        }
+
+        $(
+            impl Phase for $phase {
+                const KIND: PhaseKind = PhaseKind::$kind;
+            }
+
+            impl From<$phase> for AnyPhase {
+                fn from(phase: $phase) -> Self {
+                    Self::$kind(phase)
+                }
+            }
+        )+
+
+        /// Every edge of the machine, in the order of the table.
+        pub const EDGES: &[Edge] = &[$( $(
+            Edge { from: <$from as Phase>::KIND, to: <$to as Phase>::KIND, when: $when },
+        )+ )+];
+
+        $(
+            $(#[$after_doc])*
+            ///
+            /// Exhaustive: a new edge is a breaking change, and the compiler shows every place that has to decide what it means.
+            #[derive(Debug)]
+            #[must_use = "the successor is the shutdown itself: match on it, and go on with the phase it holds"]
+            pub enum $after {
+                $(
+                    #[doc = concat!("Taken on: ", $when, ".")]
+                    $variant($to),
+                )+
+            }
+
+            impl $after {
+                /// Which phase follows.
+                pub const fn kind(&self) -> PhaseKind {
+                    match self { $( Self::$variant(_) => <$to as Phase>::KIND, )+ }
+                }
+            }
+
+            impl From<$after> for AnyPhase {
+                fn from(after: $after) -> Self {
+                    match after { $( $after::$variant(phase) => phase.into(), )+ }
+                }
+            }
+
+            $(
+                impl sealed::EdgeFrom<$from> for $to {}
+                impl SuccessorOf<$from> for $to {
+                    const WHEN: &'static str = $when;
+                }
+            )+
+        )+
+    };
+}

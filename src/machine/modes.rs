@@ -1,0 +1,76 @@
+//! How a run is stopped: the modes of [`Stopping`](crate::Stopping), from the mildest to the strongest.
+
+use crate::{
+    contracts::WorkerStopMode,
+    job::JobContext,
+    phases::{Stopping, sealed},
+};
+
+/// Sources stop reading, and what has been read flows to the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Graceful {}
+
+/// Every task stops where it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Immediate {}
+
+/// The scheduler kills the workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Force {}
+
+/// A mode of [`Stopping`](crate::Stopping). Sealed.
+pub trait StopMode: sealed::Mode + Send + Sync + 'static {
+    /// The mode as a value: what is done.
+    const BEHAVIOR: StopBehavior;
+}
+
+/// What a [`Stopping`](crate::Stopping) phase does, as a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum StopBehavior {
+    /// The workers are told to stop their tasks.
+    StopJob(WorkerStopMode),
+    /// The scheduler kills the workers.
+    StopWorkers,
+}
+
+impl StopMode for Graceful {
+    const BEHAVIOR: StopBehavior = StopBehavior::StopJob(WorkerStopMode::Graceful);
+}
+
+impl StopMode for Immediate {
+    const BEHAVIOR: StopBehavior = StopBehavior::StopJob(WorkerStopMode::Immediate);
+}
+
+impl StopMode for Force {
+    const BEHAVIOR: StopBehavior = StopBehavior::StopWorkers;
+}
+
+/// Proof that a stop of this mode may be escalated to mode `Stronger` (invariant I4: a stop never becomes weaker). Sealed.
+#[diagnostic::on_unimplemented(
+    message = "a stop never becomes weaker: `Stopping<{Self}>` can't be escalated to `Stopping<{Stronger}>`",
+    label = "`{Stronger}` is not stronger than `{Self}`",
+    note = "the order is Graceful -> Immediate -> Force"
+)]
+pub trait WeakerThan<Stronger: StopMode>: StopMode {
+    #[doc(hidden)]
+    fn escalate<C, S>(stopping: Stopping<Self>, job: &mut JobContext<C, S>, token: sealed::Token) -> Stopping<Stronger>
+    where
+        Self: Sized;
+}
+
+macro_rules! weaker {
+    ($($weaker:ty => $stronger:ty),+) => { $(
+        impl WeakerThan<$stronger> for $weaker {
+            // It goes through the same proof as every step: an escalation that the table lacks does not compile here.
+            fn escalate<C, S>(
+                stopping: Stopping<Self>,
+                job: &mut JobContext<C, S>,
+                _: sealed::Token,
+            ) -> Stopping<$stronger> {
+                job.enter(stopping, ())
+            }
+        }
+    )+ };
+}
+
+weaker!(Graceful => Immediate, Graceful => Force, Immediate => Force);

@@ -1,0 +1,82 @@
+//! Clean-up of a run that failed, before whoever restarts jobs starts a new one. This crate never restarts a job.
+
+use super::{
+    Stopping,
+    running::step_to,
+    sealed::{Entry, Mint},
+};
+use crate::{
+    contracts::{JobController, RunFailure, Scheduler},
+    error::{Failed, Failure},
+    job::{JobContext, StopRequest},
+    machine::{AfterRecovering, Force},
+};
+
+/// A task failed or a worker was lost; what is left of the run is cleaned up.
+#[derive(Debug)]
+#[must_use = "a phase that is dropped is a shutdown that nobody finishes"]
+pub struct Recovering {
+    entry: Entry,
+}
+
+impl Mint for Recovering {
+    type Proof = ();
+
+    fn mint(entry: Entry, (): ()) -> Self {
+        Self { entry }
+    }
+
+    fn entry(&self) -> &Entry {
+        &self.entry
+    }
+}
+
+impl Recovering {
+    /// Decides how to clean up; there is nothing to wait for. It exists so that every phase is driven alike.
+    ///
+    /// # Errors
+    /// [`Failure::WrongJob`] when the job is not in this phase.
+    ///
+    /// # Cancel safety
+    /// Safe: it does not wait.
+    // A future like every other phase's `run`.
+    #[allow(clippy::unused_async)]
+    pub async fn run<C: JobController, S>(&mut self, job: &mut JobContext<C, S>) -> Result<(), Failure> {
+        job.check(self)
+    }
+
+    /// Steps to a short immediate stop, or to force where a worker is lost and could not be told.
+    ///
+    /// # Errors
+    /// [`Failure::WrongJob`] when the job is not in this phase; the phase comes back in [`Failed`].
+    ///
+    /// # Cancel safety
+    /// It does not wait.
+    pub async fn next<C: JobController, S: Scheduler>(
+        mut self,
+        job: &mut JobContext<C, S>,
+    ) -> Result<AfterRecovering, Failed<Self>> {
+        match self.run(job).await {
+            Ok(()) => Ok(self.step(job)),
+            Err(failure) => Err(Failed::new(self, failure)),
+        }
+    }
+
+    fn step<C: JobController, S>(self, job: &mut JobContext<C, S>) -> AfterRecovering {
+        let lost = job.controller.failure().is_some_and(RunFailure::is_lost_worker);
+        if lost || job.requested() == Some(StopRequest::Force) {
+            AfterRecovering::Force(job.enter(self, ()))
+        } else {
+            let budget = job.limits.recover;
+            AfterRecovering::Immediate(job.enter_within(self, (), Some(budget)))
+        }
+    }
+
+    /// Has the scheduler kill the workers. It needs no controller.
+    ///
+    /// # Errors
+    /// [`Failure::WrongJob`] when the job is not in this phase.
+    pub fn force<C, S>(self, job: &mut JobContext<C, S>) -> Result<Stopping<Force>, Failed<Self>> {
+        step_to(self, job)
+    }
+}

@@ -1,0 +1,57 @@
+//! What keeps phases unforgeable (invariant I1): downstream crates can neither name these traits nor make their arguments.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::limits::Limits;
+
+/// How a phase is made, given the proof that its edge asks for.
+pub trait Mint: Sized {
+    /// What must be shown to enter the phase: nothing for most, evidence for `Stopped`.
+    type Proof;
+
+    /// Makes the phase.
+    fn mint(entry: Entry, proof: Self::Proof) -> Self;
+
+    /// When and for which job the phase was entered.
+    fn entry(&self) -> &Entry;
+
+    /// How long the phase may take; `None` where it bounds itself otherwise, or waits for a user.
+    fn budget(_limits: &Limits) -> Option<Duration> {
+        None
+    }
+}
+
+/// Only the table implements it, for each of its edges.
+pub trait EdgeFrom<From> {}
+
+/// A mode of `Stopping`.
+pub trait Mode: Copy {}
+
+impl Mode for crate::machine::Graceful {}
+impl Mode for crate::machine::Immediate {}
+impl Mode for crate::machine::Force {}
+
+/// Needed to call hidden methods of public traits, so that nobody else can.
+#[derive(Clone, Copy, Debug)]
+pub struct Token;
+
+/// A phase's memory of its entry.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry {
+    pub(crate) identity: u64,
+    pub(crate) since: Instant,
+    pub(crate) deadline: Option<Instant>,
+}
+
+impl Entry {
+    pub(crate) fn new(identity: u64, since: Instant, budget: Option<Duration>) -> Self {
+        Self { identity, since, deadline: budget.and_then(|budget| since.checked_add(budget)) }
+    }
+
+    /// How long the phase was given in all.
+    pub(crate) fn budget(&self) -> Duration {
+        self.deadline.map_or(Duration::MAX, |deadline| deadline - self.since)
+    }
+}

@@ -1,0 +1,94 @@
+//! Waiting for something to happen: the one place where a phase waits for its workers. A stop request comes first, then the
+//! deadline, then the controller's own work, then messages.
+
+use tokio::time::{Instant, sleep_until};
+
+use crate::{
+    contracts::{ControllerError, JobController, WorkerEvent},
+    job::{Incoming, JobContext, StopRequest},
+};
+
+/// Why a wait ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum News {
+    /// A stop request stronger than the phase fulfils.
+    Request(StopRequest),
+    /// The deadline has passed.
+    Deadline,
+    /// The run's status may have changed.
+    Status,
+}
+
+/// Messages taken in before the status is looked at again. It bounds how long a failure may go unseen in a flood; a stop request
+/// is looked for before each message.
+const BATCH: usize = 64;
+
+/// Waits until the run's status may have changed, a request stronger than `level` is made, or the deadline has passed.
+///
+/// Cancel safe (invariant I10): a message is handled where it is taken out, and the controller's work is cancel safe by contract.
+pub(crate) async fn news<C: JobController, S>(
+    job: &mut JobContext<C, S>,
+    level: Option<StopRequest>,
+    deadline: Option<Instant>,
+) -> Result<News, ControllerError> {
+    let mut taken = 0;
+    while taken < BATCH {
+        if let Some(request) = job.mailbox.stronger_than(level) {
+            return Ok(News::Request(request));
+        }
+        let Some(event) = job.mailbox.try_recv() else { break };
+        take_in(&mut job.controller, event);
+        taken += 1;
+    }
+    let now = Instant::now();
+    if deadline.is_some_and(|deadline| now >= deadline) {
+        return Ok(News::Deadline);
+    }
+    let next_look = look_at_health(job, now);
+    job.publish_status();
+    let JobContext { controller, mailbox, .. } = job;
+    tokio::select! {
+        biased;
+        // Before messages, so that a flood of them does not keep orders from being sent.
+        result = controller.progress() => result.map(|()| News::Status),
+        // Messages were taken in: there is something to look at.
+        () = std::future::ready(()), if taken > 0 => Ok(News::Status),
+        incoming = mailbox.next(level) => Ok(match incoming {
+            Incoming::Request(request) => News::Request(request),
+            Incoming::Worker(event) => {
+                take_in(controller, event);
+                News::Status
+            }
+        }),
+        () = sleep_until(deadline.map_or(next_look, |deadline| deadline.min(next_look))) => Ok(News::Status),
+    }
+}
+
+/// Waits until `until` while messages are taken in and the controller works on; a request stronger than `level` ends it.
+pub(crate) async fn pause<C: JobController, S>(job: &mut JobContext<C, S>, level: Option<StopRequest>, until: Instant) {
+    loop {
+        match news(job, level, Some(until)).await {
+            Ok(News::Status) => {}
+            Ok(News::Request(_) | News::Deadline) => return,
+            Err(error) => job.note_error(&error),
+        }
+    }
+}
+
+/// Hands a message to the controller. What it rejects has changed nothing, so it is only told.
+pub(super) fn take_in<C: JobController>(controller: &mut C, event: WorkerEvent) {
+    if let Err(rejection) = controller.handle(event, Instant::now().into_std()) {
+        tracing::debug!(%rejection, "rejected a worker's message");
+    }
+}
+
+/// Looks for silent workers when it is time; says when it is time again. Never while messages wait: a heartbeat may be among them.
+fn look_at_health<C: JobController, S>(job: &mut JobContext<C, S>, now: Instant) -> Instant {
+    let every = job.limits.health_every;
+    let due = job.last_health.is_none_or(|last| now.saturating_duration_since(last) >= every);
+    if due && job.mailbox.is_empty() {
+        job.controller.check_health(now.into_std());
+        job.last_health = Some(now);
+    }
+    job.last_health.filter(|_| job.mailbox.is_empty()).unwrap_or(now) + every
+}
