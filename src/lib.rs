@@ -3,6 +3,7 @@
 
 #[cfg(feature = "object-store")]
 pub mod checkpoint;
+mod cluster;
 mod contracts;
 mod drive;
 #[cfg(feature = "embedded")]
@@ -12,6 +13,7 @@ mod ids;
 mod job;
 mod limits;
 mod machine;
+pub mod model;
 mod phases;
 mod topology;
 #[cfg(feature = "worker")]
@@ -19,6 +21,7 @@ pub mod worker;
 
 #[cfg(feature = "object-store")]
 pub use checkpoint::ObjectStoreCheckpoints;
+pub use cluster::{ClusterBuilder, ClusterController};
 pub use contracts::*;
 pub use drive::{Attachment, DriveError, Leg, OnSpentCheckpoint, Policy, Receipt, drive};
 #[cfg(feature = "embedded")]

@@ -45,7 +45,9 @@ pub enum Event {
         epoch: Epoch,
         /// Where or what the state is, opaque to winddown: it goes into the manifest and comes back on restore.
         snapshot: Bytes,
-        /// What the second phase needs, if the task has something to commit once the checkpoint is durable.
+        /// What the second phase needs, if the task has something to commit once the checkpoint is durable. It covers
+        /// everything that the task has not committed, what it gave for earlier checkpoints included: those may have been
+        /// abandoned, and are never committed then.
         commit: Option<Bytes>,
     },
     /// A task has carried out the commit order of `epoch`: the second phase of the two-phase commit.

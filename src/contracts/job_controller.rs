@@ -139,6 +139,9 @@ pub enum Rejection {
     /// A task that has ended speaks again with something new.
     #[error("{0} has ended and can't report anything new")]
     TaskEnded(TaskId),
+    /// A task that reads no input of its own says that it has read all of it.
+    #[error("{0} is no source, but reported that it has read its whole input")]
+    NotASource(TaskId),
 }
 
 /// Why a controller could not do what it was told.

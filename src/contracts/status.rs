@@ -163,6 +163,16 @@ pub enum RunFailure {
         /// The final checkpoint.
         epoch: Epoch,
     },
+    /// A task ended, without having been told to stop, before it had committed what it gave with a snapshot.
+    #[error(
+        "{task} finished with something left to commit (the newest checkpoint is {epoch}), so its output is incomplete"
+    )]
+    FinishedWithoutCommit {
+        /// The task.
+        task: TaskId,
+        /// The newest checkpoint that was started.
+        epoch: Epoch,
+    },
 }
 
 impl RunFailure {

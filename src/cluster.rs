@@ -1,0 +1,361 @@
+//! One [`JobController`] for every transport: the [model](crate::model) of a run, and around it fan-out, deadlines,
+//! retries, publication and periodic checkpoints.
+//!
+//! All work under way lives in the controller, not in the future that [`progress`](JobController::progress) returns, so
+//! a caller may drop that future as often as it likes (invariant I10). Each order to each worker is a future of its own,
+//! with its own timeout and its own retries, so no worker waits for another (invariant I9).
+
+mod courier;
+mod fan_out;
+mod periodic;
+mod publication;
+
+use std::{
+    fmt,
+    future::poll_fn,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use self::{courier::Courier, fan_out::FanOut, periodic::Periodic, publication::Publication};
+use crate::{
+    Applied, CheckpointStart, Command, ControllerError, DynCheckpointStore, Epoch, Event, JobController, JobId, Limits,
+    Manifest, Rejection, RunFailure, RunId, RunStatus, Topology, Transport, WorkerEvent, WorkerId, WorkerStopMode,
+    model::{Action, RunModel},
+};
+
+/// Talks to the workers of one run over any [`Transport`].
+///
+/// - An order goes to all workers at once. Each has [`Limits::order`] for its answer and [`Limits::order_retries`]
+///   retries of its own, with exponential backoff and jitter. When all have settled and some have failed,
+///   [`progress`](JobController::progress) returns one [`OrderReport`](crate::OrderReport), once; the same command given
+///   again goes to those workers only.
+/// - A newer command replaces the older one of its kind, whose unanswered orders are dropped: an immediate stop replaces
+///   a graceful one, a stop replaces a checkpoint, the release replaces a stop. So are orders to workers that have left,
+///   are lost, or have no task left to obey: they would only delay the end.
+/// - A manifest is durable before the first commit order goes out. One attempt to publish it has six times
+///   [`Limits::order`]: a publication is a handful of round trips to the store.
+/// - Periodic checkpoints start [`Limits::checkpoint_every`] after the end of the one before, until the final one, a stop
+///   or the release has been asked for. One that takes longer than [`Limits::final_checkpoint`], whose orders fail for
+///   good, or whose manifest can't be published is abandoned.
+///
+/// It needs tokio's time driver as soon as [`progress`](JobController::progress) is polled.
+pub struct ClusterController<T: Transport> {
+    model: RunModel,
+    courier: Courier<T>,
+    store: Option<Arc<dyn DynCheckpointStore>>,
+    limits: Limits,
+    /// The newest of checkpoint, stop and release. One slot, because the newer replaces the older.
+    orders: Option<FanOut>,
+    /// Apart from `orders`, because a durable checkpoint goes on collecting commits while a stop is sent.
+    commits: Option<FanOut>,
+    publication: Option<Publication>,
+    periodic: Periodic,
+    /// The model's revision that the fields above have been brought in line with.
+    settled: u64,
+}
+
+/// Collects what a [`ClusterController`] needs.
+#[must_use = "a builder does nothing until `build` is called"]
+pub struct ClusterBuilder<T: Transport> {
+    model: RunModel,
+    courier: Courier<T>,
+    store: Option<Arc<dyn DynCheckpointStore>>,
+    limits: Limits,
+}
+
+impl<T: Transport> ClusterController<T> {
+    /// Starts to build the controller of a run of `job` whose workers are reached over `transport`. The workers'
+    /// heartbeats are counted from now on.
+    pub fn builder(
+        job: impl Into<JobId>,
+        run: RunId,
+        topology: impl Into<Arc<Topology>>,
+        transport: Arc<T>,
+    ) -> ClusterBuilder<T> {
+        let limits = Limits::default();
+        let model = RunModel::new(topology.into(), run, limits.heartbeat, None, now());
+        ClusterBuilder { model, courier: Courier::new(transport, job.into(), run, &limits), store: None, limits }
+    }
+
+    /// The job.
+    pub fn job(&self) -> &JobId {
+        self.courier.job()
+    }
+
+    /// The books of the run: its topology, counters and the next heartbeat deadline.
+    pub fn model(&self) -> &RunModel {
+        &self.model
+    }
+}
+
+impl<T: Transport> ClusterBuilder<T> {
+    /// Replaces the default [`Limits`].
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.courier.set_limits(&limits);
+        self.model.set_heartbeat(limits.heartbeat);
+        self.limits = limits;
+        self
+    }
+
+    /// Where manifests become durable. Without it no checkpoint can be taken.
+    pub fn store(mut self, store: Arc<dyn DynCheckpointStore>) -> Self {
+        self.store = Some(store);
+        self
+    }
+
+    /// The last complete checkpoint of the job's earlier runs; epochs go on after it.
+    pub fn last_complete(mut self, epoch: Option<Epoch>) -> Self {
+        self.model.set_last_complete(epoch);
+        self
+    }
+
+    /// The checkpoint that this run starts from: [`last_complete`](Self::last_complete), and the state of each task, so
+    /// that a task which ends without a snapshot in this run is carried with the one it started from.
+    pub fn restored(mut self, manifest: &Manifest) -> Self {
+        self.model.restore(manifest);
+        self
+    }
+
+    /// The controller. It sends nothing until [`progress`](JobController::progress) is polled.
+    pub fn build(self) -> ClusterController<T> {
+        let Self { model, courier, store, limits } = self;
+        let every = limits.checkpoint_every.filter(|_| store.is_some());
+        let mut controller = ClusterController {
+            settled: model.revision(),
+            periodic: Periodic::new(every, limits.final_checkpoint),
+            model,
+            courier,
+            store,
+            limits,
+            orders: None,
+            commits: None,
+            publication: None,
+        };
+        controller.settle();
+        controller
+    }
+}
+
+impl<T: Transport> JobController for ClusterController<T> {
+    fn status(&self) -> RunStatus {
+        let outstanding = [&self.orders, &self.commits].into_iter().flatten().map(FanOut::outstanding).sum::<usize>();
+        RunStatus { orders_outstanding: u32::try_from(outstanding).unwrap_or(u32::MAX), ..self.model.status() }
+    }
+
+    fn failure(&self) -> Option<&RunFailure> {
+        self.model.failure()
+    }
+
+    fn handle(&mut self, event: WorkerEvent, now: Instant) -> Result<Applied, Rejection> {
+        let worker = event.worker;
+        let may_end_worker =
+            matches!(event.event, Event::TaskFinished { .. } | Event::TaskFailed { .. } | Event::WorkerFinished);
+        let outcome = self.model.handle(event, now);
+        match outcome {
+            Ok(Applied::Changed) if may_end_worker => {
+                for fan_out in [&mut self.orders, &mut self.commits].into_iter().flatten() {
+                    fan_out.drop_moot(worker, &self.model);
+                }
+            }
+            Ok(_) => {}
+            Err(rejection) => {
+                tracing::debug!(job = %self.job(), run = %self.model.run(), %worker, %rejection, "event rejected");
+            }
+        }
+        self.settle_if_revised();
+        outcome
+    }
+
+    fn check_health(&mut self, now: Instant) {
+        self.model.check_health(now);
+        self.settle_if_revised();
+    }
+
+    fn begin_checkpoint(&mut self, then_stop: bool) -> Result<CheckpointStart, ControllerError> {
+        if self.store.is_none() {
+            return Err(ControllerError::NoCheckpoint(
+                "there is no checkpoint store that could make its manifest durable; give `ClusterController::builder` one"
+                    .into(),
+            ));
+        }
+        let start = self.model.begin_checkpoint(then_stop);
+        self.settle_if_revised();
+        if let Ok(CheckpointStart::AlreadyStarted(_)) = start {
+            self.repeat_checkpoint();
+        }
+        start
+    }
+
+    fn begin_stop(&mut self, mode: WorkerStopMode) {
+        self.give(&Command::Stop(mode), |model| model.begin_stop(mode));
+    }
+
+    fn begin_release(&mut self) {
+        self.give(&Command::Release, RunModel::begin_release);
+    }
+
+    async fn progress(&mut self) -> Result<(), ControllerError> {
+        poll_fn(|cx| self.poll_progress(cx)).await
+    }
+}
+
+impl<T: Transport> ClusterController<T> {
+    fn poll_progress(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ControllerError>> {
+        let mut changed = self.poll_publication(cx);
+        for fan_out in [&mut self.orders, &mut self.commits].into_iter().flatten() {
+            changed |= fan_out.poll(cx);
+        }
+        changed |= self.poll_periodic(cx);
+        if let Some(error) = self.take_error() {
+            return Poll::Ready(Err(error));
+        }
+        if changed { Poll::Ready(Ok(())) } else { Poll::Pending }
+    }
+
+    fn poll_publication(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(publication) = &mut self.publication else { return false };
+        if !publication.poll(cx) {
+            return false;
+        }
+        if publication.is_durable() {
+            let epoch = publication.epoch();
+            tracing::debug!(job = %self.job(), run = %self.model.run(), %epoch, "manifest published");
+            self.model.published(epoch);
+            self.settle();
+        }
+        true
+    }
+
+    fn poll_periodic(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.periodic.poll(cx).is_pending() {
+            return false;
+        }
+        if let Some(epoch) = self.model.periodic() {
+            tracing::warn!(job = %self.job(), run = %self.model.run(), %epoch, "periodic checkpoint abandoned: too slow");
+            self.model.abandon(epoch);
+        } else if let Err(error) = self.model.begin_checkpoint(false) {
+            tracing::debug!(job = %self.job(), run = %self.model.run(), %error, "no periodic checkpoint");
+        }
+        self.settle();
+        true
+    }
+
+    /// An error that has not been told yet. One of a periodic checkpoint ends it: the next starts afresh, and a final one
+    /// need not wait for it.
+    fn take_error(&mut self) -> Option<ControllerError> {
+        let (error, of_checkpoint) = self.take_store_error().or_else(|| self.take_report())?;
+        let (job, run) = (self.courier.job(), self.model.run());
+        tracing::warn!(%job, %run, %error, "the controller could not carry out what it was told");
+        if let Some(epoch) = self.model.periodic().filter(|_| of_checkpoint) {
+            tracing::warn!(%job, %run, %epoch, "periodic checkpoint abandoned");
+            self.model.abandon(epoch);
+            self.settle();
+        }
+        Some(error)
+    }
+
+    fn take_store_error(&mut self) -> Option<(ControllerError, bool)> {
+        let error = self.publication.as_mut()?.take_error()?;
+        if !error.is_retryable() {
+            // Fenced, or the store is not what it should be: trying again by the clock does no good.
+            self.periodic.stop();
+        }
+        Some((ControllerError::Store(error), true))
+    }
+
+    fn take_report(&mut self) -> Option<(ControllerError, bool)> {
+        let mut fan_outs = [&mut self.orders, &mut self.commits].into_iter().flatten();
+        let (report, of_checkpoint) =
+            fan_outs.find_map(|fan_out| Some((fan_out.take_report()?, fan_out.is_of_checkpoint())))?;
+        Some((ControllerError::Orders(Box::new(report)), of_checkpoint))
+    }
+
+    /// Gives a command to the model; where that is what it has been told already, what has failed of it goes out again.
+    fn give(&mut self, command: &Command, to: impl FnOnce(&mut RunModel)) {
+        to(&mut self.model);
+        if self.settled != self.model.revision() {
+            self.settle();
+        } else if let Some(orders) = self.orders.as_mut().filter(|orders| orders.name() == command.name()) {
+            orders.send_again(&self.courier, &self.model);
+        }
+    }
+
+    /// Sends again what has failed of the final checkpoint.
+    fn repeat_checkpoint(&mut self) {
+        for fan_out in [&mut self.orders, &mut self.commits].into_iter().flatten() {
+            if fan_out.is_of_checkpoint() {
+                fan_out.send_again(&self.courier, &self.model);
+            }
+        }
+        self.start_publication();
+    }
+
+    fn settle_if_revised(&mut self) {
+        if self.settled != self.model.revision() {
+            self.settle();
+        }
+    }
+
+    /// Brings what is under way in line with the model: drops what is of no use any more, starts what is wanted.
+    fn settle(&mut self) {
+        self.settled = self.model.revision();
+        while let Some(action) = self.model.poll_action() {
+            match action {
+                Action::Send { command, workers } => {
+                    let orders = workers.into_iter().map(|worker| (worker, command.clone())).collect();
+                    self.orders = Some(self.fan_out(command.name(), orders));
+                }
+                Action::Commit { orders } => self.commits = Some(self.fan_out("commit", orders)),
+                Action::Publish(epoch) => {
+                    self.publication = self.model.manifest(self.courier.job()).map(|it| Publication::new(epoch, it));
+                    self.start_publication();
+                }
+            }
+        }
+        for fan_out in [&mut self.orders, &mut self.commits].into_iter().flatten() {
+            fan_out.drop_all_moot(&self.model);
+        }
+        self.publication.take_if(|publication| !self.model.is_publishing(publication.epoch()));
+        self.periodic.settle(&self.model);
+    }
+
+    fn fan_out(&self, name: &'static str, orders: Vec<(WorkerId, Command)>) -> FanOut {
+        let (job, run) = (self.courier.job(), self.model.run());
+        tracing::debug!(%job, %run, order = name, workers = orders.len(), "sending");
+        FanOut::new(name, orders, &self.courier)
+    }
+
+    fn start_publication(&mut self) {
+        if let (Some(publication), Some(store)) = (&mut self.publication, &self.store) {
+            publication.start(store, self.limits.order);
+        }
+    }
+}
+
+impl<T: Transport> fmt::Debug for ClusterController<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClusterController")
+            .field("job", self.job())
+            .field("run", &self.model.run())
+            .field("status", &self.status())
+            .field("failure", &self.failure())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<T: Transport> fmt::Debug for ClusterBuilder<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClusterBuilder")
+            .field("job", self.courier.job())
+            .field("run", &self.model.run())
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Tokio's clock, so that a paused one works.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}

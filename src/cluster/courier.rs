@@ -1,0 +1,68 @@
+//! Takes one order to one worker: a timeout for each attempt, and retries for that worker alone.
+
+use std::{sync::Arc, time::Duration};
+
+use backon::{ExponentialBuilder, Retryable};
+
+use crate::{BoxFuture, Command, JobId, Limits, Order, OrderError, OrderErrorKind, RunId, Transport, WorkerId};
+
+pub(super) struct Courier<T> {
+    transport: Arc<T>,
+    job: JobId,
+    run: RunId,
+    limit: Duration,
+    backoff: ExponentialBuilder,
+}
+
+impl<T: Transport> Courier<T> {
+    pub(super) fn new(transport: Arc<T>, job: JobId, run: RunId, limits: &Limits) -> Self {
+        Self { transport, job, run, limit: limits.order, backoff: backoff(limits) }
+    }
+
+    pub(super) fn set_limits(&mut self, limits: &Limits) {
+        self.limit = limits.order;
+        self.backoff = backoff(limits);
+    }
+
+    pub(super) fn job(&self) -> &JobId {
+        &self.job
+    }
+
+    /// The delivery of one order, retries included. It starts when it is first polled, and owns all that it needs.
+    pub(super) fn deliver(&self, worker: WorkerId, command: Command) -> BoxFuture<'static, Result<(), OrderError>> {
+        let Self { transport, job, run, limit, backoff } = self;
+        let (transport, job, limit, backoff) = (Arc::clone(transport), job.clone(), *limit, *backoff);
+        let order = Order { run: *run, command };
+        Box::pin(async move {
+            let attempt = || async {
+                let answer = tokio::time::timeout(limit, transport.send(worker, order.clone())).await;
+                accept(&order.command, answer.unwrap_or_else(|_| Err(OrderError::timed_out(limit))))
+            };
+            attempt
+                .retry(backoff)
+                .sleep(tokio::time::sleep)
+                .when(|error| error.kind.is_retryable())
+                .notify(|error, wait| {
+                    let (run, name) = (order.run, order.command.name());
+                    tracing::debug!(%job, %run, %worker, order = name, %error, ?wait, "order failed, will be tried again");
+                })
+                .await
+        })
+    }
+}
+
+/// A worker that runs nothing any more has obeyed a stop and a release already.
+fn accept(command: &Command, answer: Result<(), OrderError>) -> Result<(), OrderError> {
+    match (command, answer) {
+        (Command::Stop(_) | Command::Release, Err(error)) if error.kind == OrderErrorKind::NotRunning => Ok(()),
+        (_, answer) => answer,
+    }
+}
+
+fn backoff(limits: &Limits) -> ExponentialBuilder {
+    ExponentialBuilder::new()
+        .with_min_delay(limits.backoff_min)
+        .with_max_delay(limits.backoff_max)
+        .with_max_times(limits.order_retries as usize)
+        .with_jitter()
+}

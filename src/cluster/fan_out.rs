@@ -1,0 +1,165 @@
+//! One command on its way to many workers: what has become of it at each, and one report of all that failed.
+
+use std::{
+    collections::HashMap,
+    task::{Context, Poll},
+};
+
+use futures_util::{
+    StreamExt,
+    future::{AbortHandle, Abortable, Aborted},
+    stream::FuturesUnordered,
+};
+
+use super::courier::Courier;
+use crate::{BoxFuture, Command, OrderError, OrderReport, Transport, WorkerId, model::RunModel};
+
+type Delivery = Abortable<BoxFuture<'static, (usize, Result<(), OrderError>)>>;
+
+/// Dropping it drops every order that is under way.
+pub(super) struct FanOut {
+    name: &'static str,
+    orders: Vec<Dispatch>,
+    position: HashMap<WorkerId, usize>,
+    deliveries: FuturesUnordered<Delivery>,
+    outstanding: usize,
+    /// All have settled since the last sending, and it has been said who failed.
+    reported: bool,
+}
+
+struct Dispatch {
+    worker: WorkerId,
+    command: Command,
+    state: State,
+}
+
+enum State {
+    UnderWay(AbortHandle),
+    Taken,
+    Failed(OrderError),
+    /// The worker or the checkpoint is past it.
+    Moot,
+}
+
+impl FanOut {
+    pub(super) fn new<T: Transport>(
+        name: &'static str,
+        orders: Vec<(WorkerId, Command)>,
+        courier: &Courier<T>,
+    ) -> Self {
+        let mut fan_out = Self {
+            name,
+            position: orders.iter().enumerate().map(|(position, (worker, _))| (*worker, position)).collect(),
+            orders: orders
+                .into_iter()
+                .map(|(worker, command)| Dispatch { worker, command, state: State::Moot })
+                .collect(),
+            deliveries: FuturesUnordered::new(),
+            outstanding: 0,
+            reported: false,
+        };
+        for position in 0..fan_out.orders.len() {
+            fan_out.dispatch(position, courier);
+        }
+        fan_out
+    }
+
+    pub(super) fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Whether a checkpoint can't go on without it.
+    pub(super) fn is_of_checkpoint(&self) -> bool {
+        let command = self.orders.first().map(|order| &order.command);
+        matches!(command, Some(Command::Checkpoint { .. } | Command::Commit { .. }))
+    }
+
+    /// Orders that are not answered yet.
+    pub(super) fn outstanding(&self) -> usize {
+        self.outstanding
+    }
+
+    /// Polls every delivery that can go on; says whether any has settled.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut changed = false;
+        while let Poll::Ready(Some(delivery)) = self.deliveries.poll_next_unpin(cx) {
+            // An aborted one was settled when it was aborted. One that became moot after it had arrived is moot too.
+            let Ok((position, outcome)): Result<_, Aborted> = delivery else { continue };
+            let order = &mut self.orders[position];
+            if let State::UnderWay(_) = order.state {
+                order.state = outcome.map_or_else(State::Failed, |()| State::Taken);
+                self.outstanding -= 1;
+                changed = true;
+            }
+        }
+        changed
+    }
+
+    /// Who did not take the order, once all have settled, and once only.
+    pub(super) fn take_report(&mut self) -> Option<OrderReport> {
+        if self.outstanding > 0 || self.reported {
+            return None;
+        }
+        self.reported = true;
+        let mut failures: Vec<_> = self
+            .orders
+            .iter()
+            .filter_map(|order| match &order.state {
+                State::Failed(error) => Some((order.worker, error.clone())),
+                _ => None,
+            })
+            .collect();
+        failures.sort_by_key(|(worker, _)| *worker);
+        (!failures.is_empty()).then_some(OrderReport { order: self.name, workers: self.orders.len(), failures })
+    }
+
+    /// Sends the order again to the workers where it failed, or where it was dropped and is wanted after all.
+    pub(super) fn send_again<T: Transport>(&mut self, courier: &Courier<T>, model: &RunModel) {
+        for position in 0..self.orders.len() {
+            let Dispatch { worker, command, state } = &self.orders[position];
+            if matches!(state, State::Failed(_) | State::Moot) && model.wants(*worker, command) {
+                self.dispatch(position, courier);
+            }
+        }
+    }
+
+    /// Drops the orders that are of no use any more.
+    pub(super) fn drop_all_moot(&mut self, model: &RunModel) {
+        for position in 0..self.orders.len() {
+            self.drop_if_moot(position, model);
+        }
+    }
+
+    /// The same for one worker.
+    pub(super) fn drop_moot(&mut self, worker: WorkerId, model: &RunModel) {
+        if let Some(position) = self.position.get(&worker) {
+            self.drop_if_moot(*position, model);
+        }
+    }
+
+    fn drop_if_moot(&mut self, position: usize, model: &RunModel) {
+        let order = &mut self.orders[position];
+        if model.wants(order.worker, &order.command) {
+            return;
+        }
+        match &order.state {
+            State::UnderWay(abort) => {
+                abort.abort();
+                self.outstanding -= 1;
+            }
+            State::Failed(_) => {}
+            State::Taken | State::Moot => return,
+        }
+        order.state = State::Moot;
+    }
+
+    fn dispatch<T: Transport>(&mut self, position: usize, courier: &Courier<T>) {
+        let order = &mut self.orders[position];
+        let delivery = courier.deliver(order.worker, order.command.clone());
+        let (abort, registration) = AbortHandle::new_pair();
+        self.deliveries.push(Abortable::new(Box::pin(async move { (position, delivery.await) }), registration));
+        order.state = State::UnderWay(abort);
+        self.outstanding += 1;
+        self.reported = false;
+    }
+}

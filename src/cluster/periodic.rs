@@ -1,0 +1,70 @@
+//! When the next periodic checkpoint starts, and when the one in flight has taken too long.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::{Epoch, model::RunModel};
+
+pub(super) struct Periodic {
+    every: Option<Duration>,
+    limit: Duration,
+    state: State,
+    /// Made when it is first polled: tokio's timer may not be there before. Gone whenever `state` changes.
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Off,
+    /// None is in flight; the next starts then.
+    Waiting(Option<Instant>),
+    /// This one is in flight; it is abandoned then.
+    InFlight(Epoch, Option<Instant>),
+}
+
+impl Periodic {
+    /// The next one starts `every` after the end of the one before; each may take `limit`.
+    pub(super) fn new(every: Option<Duration>, limit: Duration) -> Self {
+        Self { every, limit, state: State::Off, timer: None }
+    }
+
+    /// Starts none any more; the one in flight is still watched.
+    pub(super) fn stop(&mut self) {
+        self.every = None;
+    }
+
+    /// Follows the model.
+    pub(super) fn settle(&mut self, model: &RunModel) {
+        let state = match (model.periodic(), self.every) {
+            (Some(epoch), _) => match self.state {
+                State::InFlight(known, _) if known == epoch => return,
+                _ => State::InFlight(epoch, Instant::now().checked_add(self.limit)),
+            },
+            (None, Some(every)) if model.may_start_periodic() => match self.state {
+                State::Waiting(_) => return,
+                State::Off | State::InFlight(..) => State::Waiting(Instant::now().checked_add(every)),
+            },
+            (None, _) => State::Off,
+        };
+        self.state = state;
+        self.timer = None;
+    }
+
+    /// Ready when it is time to start one, or to abandon the one in flight; the caller does it and then settles.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let (State::Waiting(Some(deadline)) | State::InFlight(_, Some(deadline))) = self.state else {
+            return Poll::Pending;
+        };
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        std::task::ready!(timer.as_mut().poll(cx));
+        // A fired timer is not polled again; should the caller change nothing, the wait starts over.
+        self.state = State::Off;
+        self.timer = None;
+        Poll::Ready(())
+    }
+}

@@ -1,0 +1,71 @@
+//! One manifest on its way to the store.
+
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use crate::{BoxFuture, DynCheckpointStore, Epoch, Manifest, StoreError};
+
+/// How many times the limit of one order a publication may take: checking the fence, writing and confirming are a
+/// handful of round trips, each with as long as a worker has for an answer.
+const ROUND_TRIPS: u32 = 6;
+
+pub(super) struct Publication {
+    epoch: Epoch,
+    manifest: Arc<Manifest>,
+    state: State,
+}
+
+enum State {
+    UnderWay(BoxFuture<'static, Result<(), StoreError>>),
+    Durable,
+    /// The error is taken out when it is told.
+    Failed(Option<StoreError>),
+}
+
+impl Publication {
+    pub(super) fn new(epoch: Epoch, manifest: Manifest) -> Self {
+        Self { epoch, manifest: Arc::new(manifest), state: State::Failed(None) }
+    }
+
+    pub(super) fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    pub(super) fn is_durable(&self) -> bool {
+        matches!(self.state, State::Durable)
+    }
+
+    /// Publishes, if it is neither under way nor done. It is idempotent, so an attempt that timed out does no harm.
+    pub(super) fn start(&mut self, store: &Arc<dyn DynCheckpointStore>, order_limit: Duration) {
+        if !matches!(self.state, State::Failed(_)) {
+            return;
+        }
+        let (store, manifest) = (Arc::clone(store), Arc::clone(&self.manifest));
+        let limit = order_limit.saturating_mul(ROUND_TRIPS);
+        self.state = State::UnderWay(Box::pin(async move {
+            let outcome = tokio::time::timeout(limit, store.publish_boxed(&manifest)).await;
+            outcome.unwrap_or_else(|_| {
+                let limit = humantime::format_duration(limit);
+                Err(StoreError::Unavailable(format!("it did not publish {} within {limit}", manifest.epoch).into()))
+            })
+        }));
+    }
+
+    /// Says whether it has just settled.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> bool {
+        let State::UnderWay(publish) = &mut self.state else { return false };
+        let Poll::Ready(outcome) = publish.as_mut().poll(cx) else { return false };
+        self.state = outcome.map_or_else(|error| State::Failed(Some(error)), |()| State::Durable);
+        true
+    }
+
+    pub(super) fn take_error(&mut self) -> Option<StoreError> {
+        match &mut self.state {
+            State::Failed(error) => error.take(),
+            State::UnderWay(_) | State::Durable => None,
+        }
+    }
+}

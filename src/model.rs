@@ -1,0 +1,369 @@
+//! What is known of a run, as a deterministic state machine without I/O, clock or async: events and the time come in,
+//! actions go out.
+//!
+//! [`ClusterController`](crate::ClusterController) is this model with a transport around it. Use [`RunModel`] itself to
+//! build a controller on other means. Its methods come in four kinds:
+//!
+//! - **getters**: [`status`](RunModel::status), [`failure`](RunModel::failure), [`counters`](RunModel::counters),
+//!   [`wants`](RunModel::wants), [`next_heartbeat_deadline`](RunModel::next_heartbeat_deadline), all O(1), and
+//!   [`manifest`](RunModel::manifest);
+//! - **handle**: [`handle`](RunModel::handle) takes an event in, in O(1) and without allocating;
+//!   [`check_health`](RunModel::check_health) takes the time in;
+//! - **commands**: `begin_…` state what is wanted, [`published`](RunModel::published) and
+//!   [`abandon`](RunModel::abandon) tell what became of a checkpoint;
+//! - **poll**: [`poll_action`](RunModel::poll_action) gives each thing that is to be done, once.
+//!
+//! ```
+//! use std::{sync::Arc, time::{Duration, Instant}};
+//! use winddown::{CheckpointStart, Epoch, Event, FinalCheckpoint, Role, RunId, TaskId, Topology, WorkerEvent, WorkerId};
+//! use winddown::model::{Action, RunModel};
+//!
+//! let (run, worker, task) = (RunId::new(1), WorkerId::new(7), TaskId::new(0, 0));
+//! let topology = Topology::builder().operator("source", Role::Source, [worker]).build()?;
+//! let now = Instant::now();
+//! let mut model = RunModel::new(Arc::new(topology), run, Duration::from_secs(30), None, now);
+//!
+//! let epoch = Epoch::new(1);
+//! assert_eq!(model.begin_checkpoint(true)?, CheckpointStart::Started(epoch));
+//! assert!(matches!(model.poll_action(), Some(Action::Send { workers, .. }) if workers == [worker]));
+//!
+//! let snapshot = Event::CheckpointCompleted { task, epoch, snapshot: "offset 42".into(), commit: None };
+//! model.handle(WorkerEvent::new(run, worker, snapshot), now)?;
+//! assert_eq!(model.poll_action(), Some(Action::Publish(epoch)));
+//! let manifest = model.manifest(&"wordcount".into()).ok_or("every snapshot is in")?;
+//! assert_eq!(manifest.tasks[0].snapshot, "offset 42");
+//!
+//! model.published(epoch); // once the manifest is durable
+//! assert_eq!(model.status().final_checkpoint, FinalCheckpoint::Complete(epoch));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod action;
+mod checkpoint;
+mod counters;
+mod tasks;
+#[cfg(test)]
+mod tests;
+mod workers;
+
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+pub use action::Action;
+pub use counters::{Counters, Rejected};
+
+use self::{
+    action::Queued,
+    checkpoint::InFlight,
+    tasks::{ENDED, EXHAUSTED, FAILED, FINISHED, SOURCE, Tasks},
+    workers::Workers,
+};
+use crate::{
+    Applied, Count, Epoch, Event, FinalCheckpoint, Manifest, Rejection, RunFailure, RunId, RunStatus, TaskError,
+    TaskId, Topology, WorkerEvent, WorkerId, WorkerStopMode,
+};
+
+/// The books of one run: its tasks, checkpoints, commits, heartbeats and failures.
+///
+/// See the [module](self) for how to drive it. What it guarantees:
+///
+/// - A final checkpoint is [`Complete`](FinalCheckpoint::Complete) only when every task's state is in its manifest, the
+///   manifest is durable, and every commit is acknowledged (invariant I3).
+/// - Foreign, unknown, repeated and late events change nothing but a counter (invariant I11).
+#[derive(Clone, Debug)]
+pub struct RunModel {
+    topology: Arc<Topology>,
+    run: RunId,
+    heartbeat: Duration,
+    tasks: Tasks,
+    workers: Workers,
+    finished: u32,
+    failed: u32,
+    sources: Count,
+    failure: Option<RunFailure>,
+    failures: u32,
+    counters: Counters,
+    /// The newest epoch that is taken: started in this run, or complete before it.
+    newest: Option<Epoch>,
+    last_complete: Option<Epoch>,
+    in_flight: Option<InFlight>,
+    final_complete: Option<Epoch>,
+    /// The final checkpoint has been asked for, so no periodic one starts any more.
+    final_asked: bool,
+    stop: Option<WorkerStopMode>,
+    released: bool,
+    queue: VecDeque<Queued>,
+    revision: u64,
+}
+
+impl RunModel {
+    /// The books of a run that starts now. A worker that is silent for `heartbeat` is lost; `last_complete` is the last
+    /// complete checkpoint of the job's earlier runs.
+    pub fn new(
+        topology: Arc<Topology>,
+        run: RunId,
+        heartbeat: Duration,
+        last_complete: Option<Epoch>,
+        now: Instant,
+    ) -> Self {
+        let tasks = Tasks::new(&topology);
+        let sources = (0..topology.tasks()).filter(|at| tasks.has(*at, SOURCE)).count();
+        Self {
+            tasks,
+            workers: Workers::new(&topology, now),
+            topology,
+            run,
+            heartbeat,
+            finished: 0,
+            failed: 0,
+            sources: Count::new(0, as_count(sources)),
+            failure: None,
+            failures: 0,
+            counters: Counters::default(),
+            newest: last_complete,
+            last_complete,
+            in_flight: None,
+            final_complete: None,
+            final_asked: false,
+            stop: None,
+            released: false,
+            // As many as can wait at a time, so that handling an event never allocates.
+            queue: VecDeque::with_capacity(4),
+            revision: 0,
+        }
+    }
+
+    /// Takes over what each task gave in the manifest that this run starts from, so that a task which ends without ever
+    /// giving a snapshot in this run is carried with that one.
+    pub fn restore(&mut self, manifest: &Manifest) {
+        self.last_complete = self.last_complete.max(Some(manifest.epoch));
+        self.newest = self.newest.max(Some(manifest.epoch));
+        for task in &manifest.tasks {
+            if let Some(at) = self.tasks.locate(task.task) {
+                self.tasks.restore(at, task.snapshot.clone());
+            }
+        }
+    }
+
+    /// Sets the last complete checkpoint of earlier runs; only before the first one of this run.
+    pub(crate) fn set_last_complete(&mut self, epoch: Option<Epoch>) {
+        self.last_complete = epoch;
+        self.newest = epoch;
+    }
+
+    pub(crate) fn set_heartbeat(&mut self, heartbeat: Duration) {
+        self.heartbeat = heartbeat;
+    }
+
+    /// The run in figures. `orders_outstanding` is 0: who sends the orders knows it.
+    pub fn status(&self) -> RunStatus {
+        RunStatus {
+            tasks: Count::new(self.finished, self.total()),
+            tasks_failed: self.failed,
+            sources: self.sources,
+            workers_left: self.workers.expected(),
+            workers: as_count(self.topology.workers().len()),
+            checkpoint: self.in_flight.as_ref().map(InFlight::stage).unwrap_or_default(),
+            final_checkpoint: match (&self.in_flight, self.final_complete) {
+                (_, Some(epoch)) => FinalCheckpoint::Complete(epoch),
+                (Some(checkpoint), None) if checkpoint.then_stop => FinalCheckpoint::InFlight(checkpoint.epoch),
+                _ => FinalCheckpoint::NotStarted,
+            },
+            last_complete: self.last_complete,
+            orders_outstanding: 0,
+            failures: self.failures,
+        }
+    }
+
+    /// The first failure of the run. Once there is one, no checkpoint can be started or completed any more.
+    pub fn failure(&self) -> Option<&RunFailure> {
+        self.failure.as_ref()
+    }
+
+    /// What has come in.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// The run.
+    pub fn run(&self) -> RunId {
+        self.run
+    }
+
+    /// The tasks and workers of the run.
+    pub fn topology(&self) -> &Arc<Topology> {
+        &self.topology
+    }
+
+    /// When the next worker is lost if it stays silent: the time to call [`check_health`](Self::check_health). `None`
+    /// when no worker is watched.
+    pub fn next_heartbeat_deadline(&self) -> Option<Instant> {
+        self.workers.next_deadline(self.heartbeat)
+    }
+
+    /// Grows whenever something may have changed in what is to be sent or published.
+    pub(crate) fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// Takes in what a worker says; `now` is the time of arrival.
+    ///
+    /// # Errors
+    /// [`Rejection`] says why the event changed nothing.
+    pub fn handle(&mut self, event: WorkerEvent, now: Instant) -> Result<Applied, Rejection> {
+        let outcome = self.apply(event, now);
+        self.counters.count(outcome);
+        outcome
+    }
+
+    /// Finds the workers that have been silent for too long. It costs O(1), and O(1) for each worker that it finds.
+    pub fn check_health(&mut self, now: Instant) {
+        while let Some((at, silent_for)) = self.workers.take_overdue(self.heartbeat, now) {
+            let worker = self.worker_id(at);
+            self.fail(RunFailure::WorkerLost { worker, silent_for });
+        }
+    }
+
+    fn apply(&mut self, WorkerEvent { run, worker, event }: WorkerEvent, now: Instant) -> Result<Applied, Rejection> {
+        if run != self.run {
+            return Err(Rejection::OtherRun { expected: self.run, got: run });
+        }
+        let (task, at, speaker) = match &event {
+            Event::Heartbeat => {
+                let speaker = self.speaker(worker)?;
+                self.workers.seen(speaker, now);
+                return Ok(Applied::Changed);
+            }
+            Event::WorkerFinished => {
+                let speaker = self.speaker(worker)?;
+                return Ok(self.worker_finished(speaker, worker));
+            }
+            Event::SourceExhausted { task }
+            | Event::CheckpointCompleted { task, .. }
+            | Event::CommitCompleted { task, .. }
+            | Event::TaskFinished { task }
+            | Event::TaskFailed { task, .. } => {
+                let (at, speaker) = self.slot(worker, *task)?;
+                (*task, at, speaker)
+            }
+        };
+        let applied = match event {
+            Event::SourceExhausted { .. } => self.source_exhausted(task, at),
+            Event::CheckpointCompleted { epoch, snapshot, commit, .. } => {
+                self.acknowledge(task, at, epoch, snapshot, commit)
+            }
+            Event::CommitCompleted { epoch, .. } => self.committed(task, at, epoch),
+            Event::TaskFailed { error, .. } => self.task_failed(task, at, error),
+            Event::TaskFinished { .. } | Event::Heartbeat | Event::WorkerFinished => self.task_finished(task, at),
+        }?;
+        // Only now: an event that is rejected is no sign of life.
+        self.workers.seen(speaker, now);
+        Ok(applied)
+    }
+
+    fn speaker(&self, worker: WorkerId) -> Result<u32, Rejection> {
+        self.workers.index_of(worker).ok_or(Rejection::UnknownWorker(worker))
+    }
+
+    /// The task's slot and the index of its worker. No hash is computed as long as the right worker speaks.
+    fn slot(&self, worker: WorkerId, task: TaskId) -> Result<(usize, u32), Rejection> {
+        let Some(at) = self.tasks.locate(task) else {
+            self.speaker(worker)?;
+            return Err(Rejection::UnknownTask(task));
+        };
+        let placed = self.tasks.worker(at);
+        let expected = self.worker_id(placed);
+        if expected != worker {
+            self.speaker(worker)?;
+            return Err(Rejection::NotItsWorker { task, expected, got: worker });
+        }
+        Ok((at, placed))
+    }
+
+    fn worker_id(&self, at: u32) -> WorkerId {
+        self.topology.workers()[at as usize]
+    }
+
+    fn total(&self) -> u32 {
+        as_count(self.topology.tasks())
+    }
+
+    fn source_exhausted(&mut self, task: TaskId, at: usize) -> Result<Applied, Rejection> {
+        if !self.tasks.has(at, SOURCE) {
+            return Err(Rejection::NotASource(task));
+        }
+        Ok(if self.count_exhausted(at) { Applied::Changed } else { Applied::Duplicate })
+    }
+
+    /// Counts a source that reads no more, once.
+    fn count_exhausted(&mut self, at: usize) -> bool {
+        let is_new = self.tasks.has(at, SOURCE) && !self.tasks.has(at, EXHAUSTED);
+        if is_new {
+            self.tasks.set(at, EXHAUSTED);
+            self.sources.done += 1;
+        }
+        is_new
+    }
+
+    fn task_finished(&mut self, task: TaskId, at: usize) -> Result<Applied, Rejection> {
+        if self.tasks.has(at, FINISHED) {
+            return Ok(Applied::Duplicate);
+        }
+        self.end(task, at, FINISHED)?;
+        self.finished += 1;
+        self.finished_in_checkpoint(task, at);
+        Ok(Applied::Changed)
+    }
+
+    fn task_failed(&mut self, task: TaskId, at: usize, error: TaskError) -> Result<Applied, Rejection> {
+        if self.tasks.has(at, FAILED) {
+            return Ok(Applied::Duplicate);
+        }
+        self.end(task, at, FAILED)?;
+        self.failed += 1;
+        let worker = self.worker_id(self.tasks.worker(at));
+        self.fail(RunFailure::TaskFailed { task, worker, error });
+        Ok(Applied::Changed)
+    }
+
+    fn end(&mut self, task: TaskId, at: usize, how: u32) -> Result<(), Rejection> {
+        if self.tasks.has(at, ENDED) {
+            return Err(Rejection::TaskEnded(task));
+        }
+        self.tasks.set(at, how);
+        self.count_exhausted(at);
+        self.workers.task_ended(self.tasks.worker(at));
+        Ok(())
+    }
+
+    fn worker_finished(&mut self, at: u32, worker: WorkerId) -> Applied {
+        if self.workers.has_left(at) {
+            return Applied::Duplicate;
+        }
+        let unfinished = self.workers.leave(at);
+        if unfinished > 0 {
+            self.fail(RunFailure::WorkerLeft { worker, unfinished });
+        }
+        Applied::Changed
+    }
+
+    /// Notes a failure: the checkpoint in flight can't become complete any more.
+    fn fail(&mut self, failure: RunFailure) {
+        self.failures = self.failures.saturating_add(1);
+        self.failure.get_or_insert(failure);
+        self.give_up();
+        self.touch();
+    }
+
+    fn touch(&mut self) {
+        self.revision += 1;
+    }
+}
+
+/// `Topology` refuses more tasks or workers than a `u32` can number, so this never saturates.
+fn as_count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
