@@ -3,6 +3,7 @@
 use std::{path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Parser, ValueEnum};
+use winddown::{ParseStopRequestError, StopRequest};
 
 /// Counts the words of files as a streaming job with exactly-once output, and stops it at any moment without loss.
 ///
@@ -75,22 +76,9 @@ pub(crate) enum Runtime {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct StopAt {
     /// What is asked for.
-    pub(crate) mode: StopMode,
+    pub(crate) request: StopRequest,
     /// When, counted from the start of the job.
     pub(crate) after: Duration,
-}
-
-/// The stops that a user can ask for, from weak to strong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
-pub(crate) enum StopMode {
-    /// Take a final checkpoint, then stop.
-    Checkpoint,
-    /// Let what has been read flow through, then stop.
-    Graceful,
-    /// Stop every task where it is.
-    Immediate,
-    /// Kill the workers.
-    Force,
 }
 
 impl FromStr for StopAt {
@@ -100,9 +88,8 @@ impl FromStr for StopAt {
         let (mode, after) = text
             .split_once('@')
             .ok_or_else(|| format!("expected MODE@AFTER such as `checkpoint@2s`, got `{text}` without an `@`"))?;
-        let mode = StopMode::from_str(mode, false)
-            .map_err(|_| format!("expected the mode to be checkpoint, graceful, immediate or force, got `{mode}`"))?;
-        Ok(Self { mode, after: duration(after)? })
+        let request = mode.parse().map_err(|error: ParseStopRequestError| error.to_string())?;
+        Ok(Self { request, after: duration(after)? })
     }
 }
 
@@ -146,16 +133,18 @@ mod tests {
     #[test]
     fn stops_are_repeatable() {
         let args = parse("in --stop checkpoint@2s --stop force@2500ms --stop immediate@0s").unwrap();
-        let at = |mode, ms| StopAt { mode, after: Duration::from_millis(ms) };
-        assert_eq!(args.stop, [at(StopMode::Checkpoint, 2000), at(StopMode::Force, 2500), at(StopMode::Immediate, 0)]);
-        assert!(StopMode::Checkpoint < StopMode::Graceful && StopMode::Immediate < StopMode::Force);
+        let at = |request, ms| StopAt { request, after: Duration::from_millis(ms) };
+        assert_eq!(
+            args.stop,
+            [at(StopRequest::Checkpoint, 2000), at(StopRequest::Force, 2500), at(StopRequest::Immediate, 0)]
+        );
     }
 
     #[test]
     fn usage_errors_say_what_was_expected_and_exit_with_2() {
         for (line, said) in [
             ("--stop checkpoint", "expected MODE@AFTER"),
-            ("--stop soon@2s", "checkpoint, graceful, immediate or force"),
+            ("--stop soon@2s", "expected a stop request"),
             ("--stop force@later", "expected a duration such as"),
             ("--checkpoint-every 0s", "above zero"),
             ("--ttl 5parsecs", "expected a duration such as"),

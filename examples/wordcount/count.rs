@@ -60,17 +60,15 @@ impl Count {
                 order = ctx.order() => if matches!(order, TaskOrder::Stop(_)) {
                     return false;
                 },
-                room = self.link.reserve() => match room {
-                    Ok(room) => {
-                        room.send(deltas);
-                        return true;
-                    }
-                    Err(_) => {
+                room = self.link.reserve() => {
+                    let Ok(room) = room else {
                         // The sink has ended, so a stop order is on its way.
                         let _ = until_stopped(ctx).await;
                         return false;
-                    }
-                },
+                    };
+                    room.send(deltas);
+                    return true;
+                }
             }
         }
     }

@@ -142,7 +142,7 @@ impl Input {
             })
             .filter(|segment| segment.file >= start.file && segment.file <= end.file)
             .filter(|segment| segment.start < segment.end);
-        Share::new(start, end, segments.collect())
+        Share::new(end, segments.collect())
     }
 }
 

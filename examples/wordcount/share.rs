@@ -36,7 +36,6 @@ pub(crate) struct Segment {
 /// One worker's share of the input: whole lines, one behind the other.
 #[derive(Clone, Debug)]
 pub(crate) struct Share {
-    start: Start,
     end: Start,
     segments: Arc<[Segment]>,
 }
@@ -86,9 +85,9 @@ pub(crate) enum ReadError {
 }
 
 impl Share {
-    /// The lines from `start` to `end`, which lie in `segments`.
-    pub(crate) fn new(start: Start, end: Start, segments: Vec<Segment>) -> Self {
-        Self { start, end, segments: segments.into() }
+    /// The lines that lie in `segments`; `end` is where the next share starts.
+    pub(crate) fn new(end: Start, segments: Vec<Segment>) -> Self {
+        Self { end, segments: segments.into() }
     }
 
     /// Where reading begins.

@@ -14,7 +14,7 @@ use winddown::{Barrier, TaskContext, TaskError, TaskOrder, WorkerStopMode};
 
 use crate::{
     input::BLOCK,
-    share::{Reader, Share},
+    share::{ReadError, Reader, Share},
     tasks::{Fault, Meter, Text, blocking, position},
 };
 
@@ -35,7 +35,7 @@ impl Source {
             Some(restored) => position(&restored.snapshot)?,
             None => self.share.start(),
         };
-        let mut reader = Reader::new(self.share, start).map_err(|error| TaskError::fatal(error.to_string()))?;
+        let mut reader = Reader::new(self.share, start).map_err(failure)?;
         self.meter.set(self.worker, start.lines);
         // One that has been passed already never comes.
         let fault = self.fault.filter(|fault| start.lines < fault.at_line);
@@ -106,11 +106,20 @@ fn read(reader: &mut Reader, pace: Option<&mut Pace>, fault: Option<&Fault>) -> 
         }
     }
     let mut batch = Vec::with_capacity(if pace.is_some() { 0 } else { BLOCK });
-    let read = blocking(|| reader.read(lines, &mut batch)).map_err(|error| TaskError::fatal(error.to_string()))?;
+    let read = blocking(|| reader.read(lines, &mut batch)).map_err(failure)?;
     if let Some(pace) = pace {
         pace.spend(read);
     }
     Ok(Text::Batch(batch))
+}
+
+/// A disk may do better next time; other input stays other input.
+#[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
+fn failure(error: ReadError) -> TaskError {
+    match error {
+        ReadError::Io { .. } => TaskError::retryable(error.to_string()),
+        ReadError::Changed { .. } | ReadError::Foreign { .. } => TaskError::fatal(error.to_string()),
+    }
 }
 
 /// The task before or behind has ended, because it was told to stop or because it failed; either way a stop order is on its way.
