@@ -1,51 +1,55 @@
 //! Checkpoint manifests on any object store: a local folder, S3, Google Cloud Storage, Azure, memory.
 //!
 //! # The log
-//! Each job has one log of numbered objects, `<job>/log/<number, 20 digits>`. An entry is either a *claim*, by which a run
-//! enters the log, or a *manifest*, which a run has published. Every entry names its run and the manifests before it that
-//! are still needed. Three rules make the rest:
+//! Each job has one log of numbered objects, `<job>/log/<number, 20 digits>`. An entry is either a *claim*, by which a
+//! run enters the log, or a *manifest*, which a run has published. Every entry names its run and the manifests before
+//! it that are still needed. Three rules make the rest:
 //!
-//! 1. **The last entry counts.** A call *looks*: it lists the log and reads the entry with the highest number. A manifest is
-//!    published while the last entry is it or names it; any other object in the folder means nothing.
-//! 2. **Append with put-if-absent.** A call that wants to write puts its entry at the number after the last entry of its
-//!    look. If the number is taken, it looks again. A run claims before it publishes; a claim's run is the last entry's
-//!    plus one, and nothing is ever appended after an entry of a higher run.
-//! 3. **Put, then look.** `Ok` is the answer of a look that shows the call's own entry as published (or as the last, for
-//!    a claim), never the answer of a put.
+//! 1. **The last entry counts.** A call *looks*: it lists the log and reads the entry with the highest number. A
+//!    manifest is published while the last entry is it or names it; any other object in the folder means nothing.
+//! 2. **Append with put-if-absent.** A call that wants to write puts its entry at the number after the last entry of
+//!    its look. If the number is taken, it looks again. A run claims before it publishes; a claim's run is higher than
+//!    the last entry's, and nothing is ever appended after an entry of a higher run.
+//! 3. **Put, then look.** `Ok` is the answer of a look that shows the call's own entry as published (or as the last,
+//!    for a claim), never the answer of a put.
 //!
-//! Entries that the last one does not name are deleted. The last entry never is, so the highest number in a log only grows.
+//! Entries that the last one does not name are deleted. The last entry never is, so the highest number in a log only
+//! grows.
 //!
 //! # Why a stale controller can't publish (invariant I11)
 //! Suppose that run *R* puts an entry at number *n*, one after the last entry *R* had seen, and the put succeeds.
 //!
-//! - *If no entry has ever had a number of* n *or more,* then no newer run was in the log at the time of the put:
-//!   a newer claim would have had number *n* or more. *R* was not stale.
-//! - *Otherwise* number *n* had been used and its entry deleted, while *R* slept. Then there is an entry of a higher number,
-//!   now and for ever, since the last entry is never deleted. The look after the put finds that one. If a newer
-//!   run wrote it, the answer is [`StoreError::Fenced`]. Nobody ever takes the stray entry for published: it is not the last,
-//!   and no entry names it, because entries name only what its writer saw as the last one or found named there.
+//! - *If no entry has ever had a number of* n *or more,* then no newer run was in the log at the time of the put: a
+//!   newer claim would have had number *n* or more. *R* was not stale.
+//! - *Otherwise* number *n* had been used and its entry deleted, while *R* slept. Then there is an entry of a higher
+//!   number, now and for ever, since the last entry is never deleted. The look after the put finds that one. If a newer
+//!   run wrote it, the answer is [`StoreError::Fenced`]; if a twin with the same run number did, the manifest is judged
+//!   against what the twin published. Nobody ever takes the stray entry for published: it is not the last, and no entry
+//!   names it, because an entry names only what its writer saw as the last one or found named there.
 //!
-//! And a manifest whose `publish` was `Ok` is what the next run starts from: the answering look came before the claim, and
-//! no entry lies between the last one that the claimer saw and the claim itself, since put-if-absent gave the claim the very next number.
+//! And a manifest whose `publish` was `Ok` is what the next run starts from: the answering look came before the claim,
+//! and no entry lies between the last one that the claimer saw and the claim itself, since put-if-absent gave the claim
+//! the very next number. (The converse does not hold: a publish that lost its race only after the put is answered
+//! `Fenced` too, and the newer run starts from its manifest.)
 //!
 //! The same argument gives two openers different runs: each one's look shows its own claim as the last entry.
 //!
-//! What this asks of a store: put-if-absent ([`PutMode::Create`](object_store::PutMode::Create)), and a listing that shows the store as it
-//! is at one moment. S3, Google Cloud Storage and Azure give both; since old entries are deleted, a log fits on one page of a
-//! listing. For a local folder the names are read in one go, for the same reason.
+//! What this asks of a store: put-if-absent ([`PutMode::Create`](object_store::PutMode::Create)), and a listing that
+//! shows the store as it is at one moment. S3, Google Cloud Storage and Azure give both; since old entries are deleted,
+//! a log fits on one page of a listing. For the same reason one system call reads all names of a local folder.
 //!
 //! # Damage
-//! An object starts with a header line that holds the length and the CRC-32 of the rest, and each entry repeats its job and
-//! number. What is too short, too long, altered, misplaced or of a newer format is [`StoreError::Damaged`], and says what was
-//! expected and what was found. A damaged last entry is never passed over in favour of the one before: its manifest may
-//! have been durable and whole once, and commits of it may have gone out; to start from an older one would then write
-//! the same output twice. Whoever knows better can delete the damaged object by hand, once every controller of the job
-//! is down: the entry before it then counts. That is what older manifests are kept for.
+//! An object starts with a header line that holds the length and the CRC-32 of the rest, and each entry repeats its job
+//! and number. What is too short, too long, altered, misplaced or of a newer format is [`StoreError::Damaged`], and
+//! says what was expected and what was found. A damaged last entry is never passed over in favour of the one before:
+//! its manifest may have been durable and whole once, and commits of it may have gone out; to start from an older one
+//! would then write the same output twice. Whoever knows better can delete the damaged object by hand, once every
+//! controller of the job is down: the entry before it then counts. That is what older manifests are kept for.
 //!
 //! # Durability
 //! In a local folder every entry is synced before it gets its name, and the folders that lead to it before a call
-//! returns `Ok`: also when the entry was put by an earlier call that was dropped half-way. The file system must support hard links.
-//! Object stores answer a put only once it is durable.
+//! returns `Ok`: also when the entry was put by an earlier call that was dropped half-way. The file system must support
+//! hard links. Object stores answer a put only once it is durable.
 
 mod entry;
 mod local;
@@ -71,17 +75,17 @@ use crate::{
 /// How many manifests are kept unless [`ObjectStoreCheckpoints::keeping`] says otherwise.
 const KEPT: NonZeroUsize = NonZeroUsize::new(3).unwrap();
 
-/// How often one call tries to append before it gives up. Each lost race is a step that another writer of the same job has
-/// made, so this is reached only when very many controllers of one job start at once.
+/// How often one call tries to append before it gives up. Each lost race is a step that another writer of the same job
+/// has made, so this is reached only when very many controllers of one job start at once.
 const ATTEMPTS: usize = 256;
 
 /// Checkpoint manifests on an object store, with fencing of stale controllers.
 ///
-/// A run that did not come from [`open_run`](CheckpointStore::open_run) enters the log with its first manifest, and fences
-/// out all lower ones from then on.
+/// A run that did not come from [`open_run`](CheckpointStore::open_run) enters the log with its first manifest, and
+/// fences out all lower ones from then on.
 ///
-/// Cheap to clone. It holds no state of its own between calls: any number of them, in any number of processes, may share
-/// one store. See the [module](self) for how it is done, and why it is safe.
+/// Cheap to clone. It holds no state of its own between calls: any number of them, in any number of processes, may
+/// share one store. See the [module](self) for how it is done, and why it is safe.
 ///
 /// ```
 /// use winddown::{CheckpointStore, Epoch, JobId, Manifest, ObjectStoreCheckpoints, StoreError};
@@ -131,8 +135,9 @@ impl ObjectStoreCheckpoints {
 
     /// A store on `store`, under `prefix` (may be empty).
     ///
-    /// For a local folder use [`local`](Self::local): a bare [`LocalFileSystem`] syncs nothing to disk by default. The store must know
-    /// put-if-absent, see the [module](self). The crate [`object_store`] is re-exported here, in the version that is meant.
+    /// For a local folder use [`local`](Self::local): a bare [`LocalFileSystem`] syncs nothing to disk by default. The
+    /// store must know put-if-absent, see the [module](self). The crate [`object_store`] is re-exported here, in the
+    /// version that is meant.
     pub fn new(store: Arc<dyn ObjectStore>, prefix: impl Into<object_store::path::Path>) -> Self {
         Self { place: Place::Remote { store, prefix: prefix.into() }, keep: KEPT }
     }

@@ -25,7 +25,7 @@ pub use cluster::{ClusterBuilder, ClusterController};
 pub use contracts::*;
 pub use drive::{Attachment, DriveError, Leg, OnSpentCheckpoint, Policy, Receipt, drive};
 #[cfg(feature = "embedded")]
-pub use embedded::{EmbeddedCluster, EmbeddedRun, StartError};
+pub use embedded::{EmbeddedCluster, EmbeddedRun};
 pub use error::{Failed, Failure, WrongJob};
 pub use ids::{Epoch, JobId, RunId, TaskId, WorkerId};
 pub use job::{

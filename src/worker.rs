@@ -105,6 +105,8 @@ mod sink;
 mod spec;
 mod task;
 #[cfg(test)]
+pub(crate) mod test_support;
+#[cfg(test)]
 mod tests;
 
 #[cfg(feature = "embedded")]

@@ -4,9 +4,9 @@ use std::sync::{Arc, atomic::AtomicBool};
 
 use tokio::time::Instant;
 use winddown::{
-    CheckpointStore, ClusterController, DriveError, EmbeddedCluster, EventSink, JobContext, JobController, JobId,
-    JobSender, Limits, Mailbox, Manifest, ObjectStoreCheckpoints, Policy, Receipt, RunFailure, RunId, Scheduler,
-    SinkClosed, StartError, StoreError, TaskError, TaskId, TopologyError, WorkerEvent, WorkerOptions, drive,
+    CheckpointStore, ClusterController, DriveError, EmbeddedCluster, JobContext, JobController, JobId, Limits, Mailbox,
+    Manifest, ObjectStoreCheckpoints, Policy, Receipt, RunFailure, RunId, Scheduler, StoreError, TaskError, TaskId,
+    TopologyError, WorkerOptions, drive,
 };
 
 use crate::{
@@ -31,7 +31,7 @@ pub(crate) enum JobError {
     Store(#[from] StoreError),
     /// The run can't be started.
     #[error(transparent)]
-    Start(#[from] StartError),
+    Start(#[from] winddown::embedded::StartError),
     /// The output can't be used.
     #[error(transparent)]
     Output(#[from] OutputError),
@@ -158,7 +158,7 @@ impl<'a> Job<'a> {
         let topology = self.plan.topology()?;
         let mailbox = Mailbox::new(limits.mailbox_capacity);
         let mut parts = self.plan.parts(manifest.map(|manifest| manifest.epoch));
-        let sink = ToJob(mailbox.sender());
+        let sink = mailbox.sender();
         let hosted = self.cluster.start(self.id.clone(), run, &topology, manifest, sink, |ctx| parts.start(ctx))?;
         let mut controller = ClusterController::builder(self.id.clone(), run, topology, Arc::new(hosted))
             .limits(limits.clone())
@@ -262,13 +262,4 @@ impl Stopped {
 
 fn millis(time: std::time::Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// Worker messages go into the job's mailbox.
-struct ToJob(JobSender);
-
-impl EventSink for ToJob {
-    async fn deliver(&self, event: WorkerEvent) -> Result<(), SinkClosed> {
-        self.0.event(event).await.map_err(|_| SinkClosed)
-    }
 }

@@ -1,5 +1,5 @@
-//! What a log in a local folder needs beyond what `LocalFileSystem` does: durable folder entries, a listing of one moment,
-//! and an end to the files that crashes leave behind.
+//! What a log in a local folder needs beyond what `LocalFileSystem` does: durable folder entries, a listing of one
+//! moment, and an end to the files that crashes leave behind.
 
 use std::{
     fs, io,
@@ -10,8 +10,8 @@ use std::{
 use super::log::number_of;
 use crate::contracts::StoreError;
 
-/// `LocalFileSystem` writes `<name>#<n>` first and links it to `<name>`. One that has not changed for so long belongs to
-/// a process that is gone. If it did not, its write would fail and be tried again: nothing is lost by a wrong guess.
+/// `LocalFileSystem` writes `<name>#<n>` first and links it to `<name>`. One that has not changed for so long belongs
+/// to a process that is gone. If it did not, its write would fail and be tried again: nothing is lost by a wrong guess.
 const ABANDONED_AFTER: Duration = Duration::from_secs(60 * 60);
 
 /// The folder that holds a store's logs.

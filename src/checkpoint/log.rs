@@ -18,8 +18,8 @@ use crate::{contracts::StoreError, ids::JobId};
 /// The digits of an entry's name, so that names sort as numbers do.
 const DIGITS: usize = 20;
 
-/// How often a listed entry may be gone when it is read before the store is called inconsistent. Each time but the last,
-/// another writer has got further.
+/// How often a listed entry may be gone when it is read before the store is called inconsistent. Each time but the
+/// last, another writer has got further.
 const LOOKS: usize = 64;
 
 /// The log of one job.

@@ -140,7 +140,8 @@ async fn an_epoch_must_be_above_the_last_one() {
         for epoch in [6, 7] {
             let error = store.publish(&manifest(2, epoch)).await.unwrap_err();
             let expected = format!(
-                "expected an epoch of job `job` above epoch 7, which run 1 published, got epoch {epoch}; start from the last checkpoint"
+                "expected an epoch of job `job` above epoch 7, which run 1 published, got epoch {epoch}; \
+                 start from the last checkpoint"
             );
             assert_eq!(error.to_string(), expected);
             assert!(!error.is_retryable());

@@ -114,7 +114,8 @@ pub enum StoreError {
     /// The epoch is not above the last published one: the controller did not start from the last checkpoint, or this
     /// manifest was replaced by newer ones long ago.
     #[error(
-        "expected an epoch of job `{job}` above {latest}, which {by} published, got {epoch}; start from the last checkpoint"
+        "expected an epoch of job `{job}` above {latest}, which {by} published, got {epoch}; \
+         start from the last checkpoint"
     )]
     StaleEpoch {
         /// The job.

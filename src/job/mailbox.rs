@@ -211,3 +211,11 @@ impl Mailbox {
         self.events.is_empty()
     }
 }
+
+/// Workers hosted in this process report straight into the job's mailbox.
+#[cfg(feature = "worker")]
+impl crate::worker::EventSink for JobSender {
+    async fn deliver(&self, event: WorkerEvent) -> Result<(), crate::worker::SinkClosed> {
+        self.event(event).await.map_err(|JobGone| crate::worker::SinkClosed)
+    }
+}

@@ -1,6 +1,8 @@
 mod checkpoint;
 mod events;
 mod health;
+mod random;
+mod reference;
 
 use bytes::Bytes;
 

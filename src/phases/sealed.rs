@@ -7,6 +7,11 @@ use tokio::time::Instant;
 use crate::limits::Limits;
 
 /// How a phase is made, given the proof that its edge asks for.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a phase of the shutdown machine, and no phase can be added to it from outside",
+    label = "a phase is reached by a legal transition, and cannot be invented",
+    note = "docs/transitions.md lists the phases and every legal step"
+)]
 pub trait Mint: Sized {
     /// What must be shown to enter the phase: nothing for most, evidence for `Stopped`.
     type Proof;
@@ -24,6 +29,7 @@ pub trait Mint: Sized {
 }
 
 /// Only the table implements it, for each of its edges.
+#[diagnostic::on_unimplemented(message = "illegal shutdown transition: `{From}` -> `{Self}`")]
 pub trait EdgeFrom<From> {}
 
 /// A mode of `Stopping`.

@@ -99,6 +99,10 @@ impl<E: Evidence> fmt::Debug for Stopped<E> {
 pub trait Evidence: private::Evidence + fmt::Debug + Copy + Send + 'static {}
 
 mod private {
+    #[diagnostic::on_unimplemented(
+        message = "`{Self}` is no evidence of how a job stopped, and none can be added from outside",
+        label = "evidence is given out by the operation that has proven it"
+    )]
     pub trait Evidence {}
 }
 

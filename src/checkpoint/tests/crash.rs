@@ -35,10 +35,10 @@ async fn i3_a_crash_at_any_step_loses_nothing_that_was_published() {
             let memory = Arc::new(InMemory::new());
             let (probe, store) = probe::probed(&memory);
             if unheard {
-                probe.crash_after_unheard(steps)
+                probe.crash_after_unheard(steps);
             } else {
-                probe.crash_after(steps)
-            };
+                probe.crash_after(steps);
+            }
             let mut known = Known::default();
             let result = live(&store.keeping(NonZeroUsize::new(2).unwrap()), &mut known).await;
             // Old entries that can't be deleted are no reason to fail, so the end may be reached all the same.

@@ -4,8 +4,8 @@ use std::{collections::BTreeSet, time::Duration};
 
 use super::*;
 
-fn is_fenced(result: Result<(), StoreError>, by: u64) -> bool {
-    matches!(result, Err(StoreError::Fenced { newer, .. }) if newer == RunId::new(by))
+fn is_fenced(result: &Result<(), StoreError>, by: u64) -> bool {
+    matches!(result, Err(StoreError::Fenced { newer, .. }) if *newer == RunId::new(by))
 }
 
 #[tokio::test]
@@ -14,11 +14,11 @@ async fn i11_a_stale_run_cannot_publish() {
         store.open_run(&job()).await.unwrap();
         store.publish(&manifest(1, 1)).await.unwrap();
         store.open_run(&job()).await.unwrap();
-        assert!(is_fenced(store.publish(&manifest(1, 2)).await, 2));
-        assert!(is_fenced(store.publish(&manifest(1, 1)).await, 2), "not even what it had published before");
+        assert!(is_fenced(&store.publish(&manifest(1, 2)).await, 2));
+        assert!(is_fenced(&store.publish(&manifest(1, 1)).await, 2), "not even what it had published before");
         assert_eq!(store.latest(&job()).await.unwrap(), Some(manifest(1, 1)));
         store.publish(&manifest(2, 2)).await.unwrap();
-        assert!(is_fenced(store.publish(&manifest(1, 3)).await, 2));
+        assert!(is_fenced(&store.publish(&manifest(1, 3)).await, 2));
         assert_eq!(store.latest(&job()).await.unwrap(), Some(manifest(2, 2)));
     }
 }
@@ -46,7 +46,7 @@ async fn i11_a_stale_run_cannot_publish_into_a_pruned_number() {
     assert!(!objects(&*memory).await.contains(&hole), "the number must be free, or the test shows nothing");
     held.go_on.send(()).unwrap();
 
-    assert!(is_fenced(publish.await.unwrap(), 2));
+    assert!(is_fenced(&publish.await.unwrap(), 2));
     assert!(objects(&*memory).await.contains(&hole), "the put itself went through");
     assert_eq!(fresh.latest(&job()).await.unwrap(), Some(manifest(2, 9)));
     let expected = Restored { run: RunId::new(3), manifest: Some(manifest(2, 9)) };
@@ -54,7 +54,8 @@ async fn i11_a_stale_run_cannot_publish_into_a_pruned_number() {
     assert!(!objects(&*memory).await.contains(&hole), "the stray entry goes with the next pruning");
 }
 
-/// The same hole, after claims alone: run 2 and 3 never published, and the stray manifest is above the last published one.
+/// The same hole, after claims alone: run 2 and 3 never published, and the stray manifest is above the last published
+/// one.
 #[tokio::test]
 async fn i11_a_stray_manifest_is_never_restored() {
     let memory = Arc::new(InMemory::new());
@@ -72,7 +73,7 @@ async fn i11_a_stray_manifest_is_never_restored() {
     fresh.open_run(&job()).await.unwrap();
     fresh.open_run(&job()).await.unwrap();
     held.go_on.send(()).unwrap();
-    assert!(is_fenced(publish.await.unwrap(), 3));
+    assert!(is_fenced(&publish.await.unwrap(), 3));
 
     assert_eq!(fresh.latest(&job()).await.unwrap(), Some(manifest(1, 1)));
     assert_eq!(fresh.open_run(&job()).await.unwrap().manifest, Some(manifest(1, 1)));
@@ -113,7 +114,7 @@ async fn i11_a_publish_that_was_ok_is_what_the_next_run_starts_from() {
     held.reached.await.unwrap();
     let restored = new.open_run(&job()).await.unwrap();
     held.go_on.send(()).unwrap();
-    assert!(is_fenced(publish.await.unwrap(), 2));
+    assert!(is_fenced(&publish.await.unwrap(), 2));
     assert_eq!(restored.manifest, None);
     assert_eq!(new.latest(&job()).await.unwrap(), None);
 }

@@ -1,0 +1,8 @@
+// A downstream crate can't add an edge between our phases.
+use winddown::{Checkpointed, Running, Stopped, SuccessorOf};
+
+impl SuccessorOf<Stopped<Checkpointed>> for Running {
+    const WHEN: &'static str = "second thoughts";
+}
+
+fn main() {}

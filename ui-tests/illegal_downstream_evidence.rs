@@ -1,0 +1,9 @@
+// A downstream crate can't add evidence.
+use winddown::Evidence;
+
+#[derive(Clone, Copy, Debug)]
+struct Hoped;
+
+impl Evidence for Hoped {}
+
+fn main() {}

@@ -1,0 +1,10 @@
+// A downstream crate can't add a phase.
+use winddown::{Phase, PhaseKind};
+
+struct AlmostStopped;
+
+impl Phase for AlmostStopped {
+    const KIND: PhaseKind = PhaseKind::StoppedKilled;
+}
+
+fn main() {}

@@ -1,0 +1,11 @@
+// Every successor has to be dealt with.
+use winddown::{AfterCheckpointStopping, JobContext, JobController, Scheduler};
+
+async fn finish<C: JobController, S: Scheduler>(after: AfterCheckpointStopping, job: &mut JobContext<C, S>) {
+    match after {
+        AfterCheckpointStopping::Stopped(stopped) => drop(stopped),
+        AfterCheckpointStopping::Immediate(stopping) => drop(stopping.next(job).await),
+    }
+}
+
+fn main() {}
