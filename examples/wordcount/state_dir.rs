@@ -10,6 +10,7 @@
 //! | `wordcount.wiping` | `--fresh` is at work; the next start finishes it if it was interrupted |
 
 use std::{
+    collections::HashSet,
     fmt,
     fs::{self, File},
     io,
@@ -49,19 +50,23 @@ impl fmt::Display for Identity {
 }
 
 impl Identity {
-    /// The first file that is not the same.
+    /// What is not the same in the input, if anything.
     fn difference(&self, got: &Self) -> Option<String> {
-        let pairs = self.files.iter().zip(&got.files);
-        let changed = pairs.filter(|(expected, got)| expected != got).map(|(expected, got)| match got {
-            got if got.name != expected.name => format!("expected the file `{}`, got `{}`", expected.name, got.name),
-            _ => format!("`{}` has other contents", got.name),
-        });
-        let longer = |one: &Self, other: &Self| one.files.get(other.files.len()).map(|file| file.name.clone());
-        changed
-            .map(Some)
-            .next()
-            .unwrap_or_else(|| longer(self, got).map(|name| format!("`{name}` is missing")))
-            .or_else(|| longer(got, self).map(|name| format!("`{name}` is new")))
+        let lacks = |one: &Self, other: &Self| {
+            let names: HashSet<_> = one.files.iter().map(|file| &file.name).collect();
+            other.files.iter().find(|file| !names.contains(&file.name)).map(|file| file.name.clone())
+        };
+        let mut pairs = self.files.iter().zip(&got.files);
+        lacks(self, got)
+            .map(|new| format!("`{new}` is new"))
+            .or_else(|| lacks(got, self).map(|gone| format!("`{gone}` is missing")))
+            .or_else(|| {
+                let (expected, got) = pairs.find(|(expected, got)| expected != got)?;
+                let same_name = expected.name == got.name;
+                let what = if same_name { "has other contents" } else { "comes at another place" };
+                Some(format!("`{}` {what}", got.name))
+            })
+            .or_else(|| (self.files.len() != got.files.len()).then(|| "a file is given more or less often".to_owned()))
     }
 }
 

@@ -181,3 +181,20 @@ fn an_interrupted_fresh_start_leaves_no_mixture() {
     }
     assert!(steps > 6);
 }
+
+#[test]
+fn the_order_of_the_input_is_part_of_it() {
+    let (dir, _) = setting("a");
+    fs::write(dir.path().join("other"), "b").unwrap();
+    let paths = [dir.path().join("input"), dir.path().join("other")];
+    let collect = |order: &[usize]| {
+        let paths: Vec<_> = order.iter().map(|&at| paths[at].clone()).collect();
+        Input::collect(&paths, &|_| false).unwrap()
+    };
+    let state = dir.path().join("state");
+    StateDir::open(&state, &collect(&[0, 1]), 1, false).unwrap();
+    for (order, said) in [(&[1, 0][..], "`other` comes at another place"), (&[0, 1, 1], "more or less often")] {
+        let error = StateDir::open(&state, &collect(order), 1, false).unwrap_err().to_string();
+        assert!(error.contains(said), "{error}");
+    }
+}
