@@ -63,9 +63,16 @@ pub(crate) fn remove_folder(path: &Path) -> io::Result<()> {
 
 /// Creates a folder and those above it.
 pub(crate) fn create_folder(path: &Path) -> io::Result<()> {
-    step()?;
-    fs::create_dir_all(path)?;
-    sync_parent(path)
+    let missing: Vec<_> = path.ancestors().take_while(|folder| !folder.exists()).collect();
+    for folder in missing.into_iter().rev().filter(|folder| !folder.as_os_str().is_empty()) {
+        step()?;
+        match fs::create_dir(folder) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            created => created?,
+        }
+        sync_parent(folder)?;
+    }
+    Ok(())
 }
 
 fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {

@@ -86,35 +86,16 @@ struct Stopped {
 /// Not to be dropped: a run under way would be aborted.
 pub(crate) async fn run(args: &Args, rate: Option<u64>, input: &Input, state: &StateDir) -> Result<End, JobError> {
     let job = Job::new(args, rate, input, state)?;
-    let mut latest = job.store.latest(&job.id).await?;
+    let latest = job.store.latest(&job.id).await?;
     if job.done(latest.as_ref())?.all {
         // Nothing to run. The last run may have been killed before it had committed or merged everything.
         return Ok(End { report: job.report(None, latest.as_ref()).await?, given_up: None });
     }
     stops::climb_on_signals(&job.stops, &job.screen).map_err(|error| JobError::System(error.to_string()))?;
     stops::schedule(&job.stops, &job.screen, &args.stop, job.start);
-    let mut restarts = 0;
-    loop {
-        let stopped = job.run_once().await?;
-        latest = job.store.latest(&job.id).await?;
-        let finished = job.done(latest.as_ref())?.all;
-        let given_up = match job.why_not_again(&stopped, restarts) {
-            _ if finished => None,
-            Some(Why::Asked) => None,
-            Some(Why::Hopeless(reason)) => Some(reason),
-            None => {
-                restarts += 1;
-                job.screen.say(&format!(
-                    "{}; run {restarts} of at most {} more follows from the last checkpoint",
-                    stopped.reason(),
-                    args.restarts
-                ));
-                continue;
-            }
-        };
-        job.screen.clear();
-        return Ok(End { report: job.report(Some(&stopped.receipt), latest.as_ref()).await?, given_up });
-    }
+    let end = job.until_end().await;
+    job.screen.clear();
+    end
 }
 
 /// Why no run follows.
@@ -148,6 +129,28 @@ impl<'a> Job<'a> {
             screen: Arc::new(Screen::new(input.lines(), args.workers)),
             start: Instant::now(),
         })
+    }
+
+    /// One run after the other, as long as another one is of use.
+    async fn until_end(&self) -> Result<End, JobError> {
+        let mut restarts = 0;
+        loop {
+            let stopped = self.run_once().await?;
+            let latest = self.store.latest(&self.id).await?;
+            let finished = self.done(latest.as_ref())?.all;
+            let given_up = match self.why_not_again(&stopped, restarts) {
+                Some(Why::Hopeless(reason)) if !finished => Some(reason),
+                None if !finished => {
+                    restarts += 1;
+                    let (reason, most) = (stopped.reason(), self.args.restarts);
+                    self.screen
+                        .say(&format!("{reason}; restart {restarts} of {most} follows from the last checkpoint"));
+                    continue;
+                }
+                _ => None,
+            };
+            return Ok(End { report: self.report(Some(&stopped.receipt), latest.as_ref()).await?, given_up });
+        }
     }
 
     /// One run, from the last complete checkpoint to `Stopped`.

@@ -2,12 +2,13 @@
 
 use std::{
     convert::Infallible,
+    fmt,
     io::{IsTerminal, stderr},
     sync::Arc,
     time::Duration,
 };
 
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use tokio::{
     sync::watch,
     time::{Instant, MissedTickBehavior, interval_at},
@@ -54,7 +55,10 @@ impl Screen {
     /// Removes the bars.
     pub(crate) fn clear(&self) {
         if let Some(bars) = &self.bars {
-            let _ = bars.all.clear();
+            // Not `MultiProgress::clear`: bars that have not ended are drawn once more when they are dropped.
+            for bar in [&bars.phase, &bars.lines, &bars.acks, &bars.workers] {
+                bar.finish_and_clear();
+            }
         }
     }
 
@@ -98,11 +102,14 @@ impl Bars {
         let all = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
         let bar = |length, template: &str| {
             let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+            let style = style.with_key("speed", |state: &ProgressState, out: &mut dyn fmt::Write| {
+                let _ = write!(out, "{:.0}", state.per_sec());
+            });
             all.add(ProgressBar::new(length).with_style(style.progress_chars("=> ")))
         };
         Self {
             phase: bar(0, "{spinner} {msg}"),
-            lines: bar(lines, "  input       [{bar:32}] {human_pos} of {human_len} lines, {per_sec}"),
+            lines: bar(lines, "  input       [{bar:32}] {human_pos} of {human_len} lines, {speed}/s"),
             acks: bar(0, "  checkpoint  [{bar:32}] {pos} of {len} {msg}"),
             workers: bar(u64::from(workers), "  workers     [{bar:32}] {pos} of {len} alive"),
             all,
@@ -166,5 +173,45 @@ impl Shown {
             lines.push(format!("[{:>8.3} s] {} · {}", elapsed.as_secs_f64(), progress.phase, stops.hint()));
         }
         lines
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use winddown::{Detached, Epoch, JobContext, PhaseKind, RunId, StopRequest};
+
+    use super::*;
+
+    /// What a job shows that has just started.
+    fn progress() -> Progress {
+        JobContext::builder("words", RunId::new(1)).build(Detached, ()).0.progress_now()
+    }
+
+    #[tokio::test]
+    async fn each_phase_and_each_error_is_said_once() {
+        let (mut shown, mut now, stops) = (Shown::default(), progress(), Stops::default());
+        let mut said = |now: &Progress, stops: &Stops| shown.news(now, Duration::from_millis(1500), stops);
+        assert_eq!(said(&now, &stops), ["[   1.500 s] Running · Ctrl-C: stop with a checkpoint"]);
+        now.retries = 1;
+        assert_eq!(said(&now, &stops), [""; 0]);
+        (now.phase, now.last_error) = (PhaseKind::CheckpointStopping, Some("no".into()));
+        stops.ask(StopRequest::Checkpoint);
+        let hint = "Ctrl-C again: stop at once, without the checkpoint";
+        let expected = ["error: no".to_owned(), format!("[   1.500 s] CheckpointStopping · {hint}")];
+        assert_eq!(said(&now, &stops), expected);
+        assert_eq!(said(&now, &stops), [""; 0]);
+    }
+
+    #[tokio::test]
+    async fn the_figures_tell_lines_epoch_and_tasks() {
+        let mut now = progress();
+        now.status.tasks = Count::new(3, 12);
+        let line = "Running: 7 of 9 lines read, last complete checkpoint: none yet, 3/12 tasks finished";
+        assert_eq!(figures(&now, 7, 9), line);
+        let epoch = Epoch::new(4);
+        now.status.checkpoint = CheckpointStage::Committing { epoch, acks: Count::new(1, 4) };
+        assert_eq!(acks(&now), (Count::new(1, 4), "commits of epoch 4".to_owned()));
+        (now.status.checkpoint, now.status.last_complete) = (CheckpointStage::Idle, Some(epoch));
+        assert_eq!(acks(&now), (Count::new(0, 12), "(last complete: epoch 4)".to_owned()));
     }
 }

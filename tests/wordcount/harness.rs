@@ -156,10 +156,7 @@ impl Case {
 
     /// How many lines the input has.
     pub(crate) fn lines(&self) -> u64 {
-        let lines = |text: &Vec<u8>| {
-            let newlines = text.iter().filter(|&&byte| byte == b'\n').count();
-            newlines + usize::from(text.last().is_some_and(|&last| last != b'\n'))
-        };
+        let lines = |text: &Vec<u8>| text.split_inclusive(|&byte| byte == b'\n').count();
         self.files().iter().map(lines).sum::<usize>() as u64
     }
 
