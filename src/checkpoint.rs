@@ -247,6 +247,7 @@ enum Appended {
 
 /// Puts `entry`, then looks whether it is the last: see the [module](self) for why the put alone proves nothing.
 async fn append(log: &Log, entry: Entry) -> Result<Appended, StoreError> {
+    let entry = Arc::new(entry);
     if log.put(&entry).await? == Put::Taken {
         return Ok(Appended::NotLast);
     }

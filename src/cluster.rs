@@ -9,6 +9,8 @@ mod courier;
 mod fan_out;
 mod periodic;
 mod publication;
+#[cfg(test)]
+mod tests;
 
 use std::{
     fmt,

@@ -52,6 +52,13 @@ impl Entry {
         self.kept.iter().copied().chain(own).collect()
     }
 
+    /// About how many bytes the object has.
+    pub(super) fn size(&self) -> usize {
+        const TASK: usize = 80;
+        let tasks = self.manifest.iter().flat_map(|manifest| &manifest.tasks);
+        tasks.map(|task| TASK + task.snapshot.len() + task.commit.as_ref().map_or(0, Bytes::len)).sum()
+    }
+
     /// The bytes of the object.
     pub(super) fn encode(&self) -> Result<Bytes, serde_json::Error> {
         let body = serde_json::to_vec(&Body::from(self))?;

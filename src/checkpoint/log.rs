@@ -22,6 +22,9 @@ const DIGITS: usize = 20;
 /// last, another writer has got further.
 const LOOKS: usize = 64;
 
+/// Up to how many bytes an entry is encoded and decoded where the call is: well below a millisecond.
+const SMALL: usize = 64 * 1024;
+
 /// The log of one job.
 pub(super) struct Log {
     store: Arc<dyn ObjectStore>,
@@ -85,15 +88,18 @@ impl Log {
             Err(Error::NotFound { .. }) => return Ok(None),
             Err(error) => return Err(unavailable(error)),
         };
-        match Entry::decode(&object, &self.job, number) {
+        let job = self.job.clone();
+        match aside(object.len(), move || Entry::decode(&object, &job, number)).await? {
             Ok(entry) => Ok(Some(entry)),
             Err(mismatch) => Err(self.damaged(number, mismatch)),
         }
     }
 
     /// Writes `entry` at its number, unless the number is taken. When it returns, the object is durable, or was before.
-    pub(super) async fn put(&self, entry: &Entry) -> Result<Put, StoreError> {
-        let object = entry.encode().map_err(|error| StoreError::Unavailable(error.into()))?;
+    pub(super) async fn put(&self, entry: &Arc<Entry>) -> Result<Put, StoreError> {
+        let owned = Arc::clone(entry);
+        let object = aside(entry.size(), move || owned.encode()).await?;
+        let object = object.map_err(|error| StoreError::Unavailable(error.into()))?;
         let create = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
         match self.store.put_opts(&self.path(entry.number), PutPayload::from(object), create).await {
             Ok(_) => Ok(Put::Done),
@@ -156,6 +162,15 @@ fn folder(prefix: &Path, job: &JobId) -> Result<Path, StoreError> {
 /// The number that an entry's name stands for, or `None` if it is not the name of one.
 pub(super) fn number_of(name: &str) -> Option<u64> {
     (name.len() == DIGITS && name.bytes().all(|byte| byte.is_ascii_digit())).then(|| name.parse().ok()).flatten()
+}
+
+/// Does work on `size` bytes, on a thread of its own if they are many: the manifest of a hundred thousand tasks takes a
+/// tenth of a second, and meanwhile a stop request may arrive on this one.
+async fn aside<T: Send + 'static>(size: usize, work: impl FnOnce() -> T + Send + 'static) -> Result<T, StoreError> {
+    if size <= SMALL {
+        return Ok(work());
+    }
+    tokio::task::spawn_blocking(work).await.map_err(|error| StoreError::Unavailable(error.into()))
 }
 
 fn unavailable(error: Error) -> StoreError {

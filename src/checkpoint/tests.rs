@@ -189,6 +189,25 @@ async fn only_the_last_manifests_are_kept() {
 }
 
 #[tokio::test]
+async fn a_large_manifest_leaves_the_thread_to_others() {
+    let (_memory, store) = in_memory();
+    let task = |subtask| TaskSnapshot { task: TaskId::new(0, subtask), ..manifest(1, 1).tasks.remove(0) };
+    let large = Manifest { tasks: (0..5_000).map(task).collect(), ..manifest(1, 1) };
+    store.open_run(&job()).await.unwrap();
+    let mut publish = std::pin::pin!(store.publish(&large));
+    let mut polls = 0;
+    // In memory nothing else is ever pending, so a call that does its own encoding would be ready at once.
+    std::future::poll_fn(|context| {
+        polls += 1;
+        publish.as_mut().poll(context)
+    })
+    .await
+    .unwrap();
+    assert!(polls > 1);
+    assert_eq!(store.latest(&job()).await.unwrap().as_ref(), Some(&large));
+}
+
+#[tokio::test]
 async fn jobs_do_not_see_each_other() {
     let names = ["a", "a/b", "a/log", "log", "", "%", "%25", "..", ".", "ü", "A b#1", "00000000000000000001", "\0"];
     for (_folder, store) in places() {

@@ -185,9 +185,8 @@ pub(super) async fn take_final_checkpoint<C: JobController, S>(
             return Err(Failure::Run(failure.clone()));
         }
         // Once per call, so that a retry sends again what failed; then as long as a periodic checkpoint is in the way.
-        if ask || status.final_checkpoint == FinalCheckpoint::NotStarted {
+        if std::mem::take(&mut ask) || status.final_checkpoint == FinalCheckpoint::NotStarted {
             job.controller.begin_checkpoint(true)?;
-            ask = false;
         }
         match news(job, phase.fulfils(), entry.deadline).await? {
             News::Status => {}

@@ -180,6 +180,8 @@ where
     }
 
     async fn stop_tasks<C: JobController, S>(&mut self, mode: WorkerStopMode, job: &mut JobContext<C, S>) -> Ended {
+        // Once per call: to give the command again is to send again what has failed, and that is for a retry to do.
+        let mut ask = true;
         loop {
             let status = job.controller.status();
             // A task that failed before an immediate stop has ended; a graceful stop can't drain through it.
@@ -195,7 +197,9 @@ where
             if status.all_ended() {
                 return Ended::All;
             }
-            job.controller.begin_stop(mode);
+            if std::mem::take(&mut ask) {
+                job.controller.begin_stop(mode);
+            }
             match news(job, Self::KIND.fulfils(), self.entry.deadline).await {
                 Ok(News::Status) => {}
                 Ok(News::Request(request)) => return Ended::Request(request),

@@ -1,6 +1,8 @@
 //! Waiting for something to happen: the one place where a phase waits for its workers. A stop request comes first, then the
 //! deadline, then the controller's own work, then messages.
 
+use std::{future::poll_fn, task::Poll};
+
 use tokio::time::{Instant, sleep_until};
 
 use crate::{
@@ -51,9 +53,9 @@ pub(crate) async fn news<C: JobController, S>(
         biased;
         // Before messages, so that a flood of them does not keep orders from being sent.
         result = controller.progress() => result.map(|()| News::Status),
-        // Messages were taken in: there is something to look at.
-        () = std::future::ready(()), if taken > 0 => Ok(News::Status),
-        incoming = mailbox.next(level) => Ok(match incoming {
+        // Messages were taken in, so there is something to look at; others may run first, or a flood would let nobody else run.
+        () = yield_once(), if taken > 0 => Ok(News::Status),
+        incoming = mailbox.next(level), if taken == 0 => Ok(match incoming {
             Incoming::Request(request) => News::Request(request),
             Incoming::Worker(event) => {
                 take_in(controller, event);
@@ -73,6 +75,19 @@ pub(crate) async fn pause<C: JobController, S>(job: &mut JobContext<C, S>, level
             Err(error) => job.note_error(&error),
         }
     }
+}
+
+/// Gives the executor's other tasks a turn. Tokio's own needs a feature that the pure machine does without.
+async fn yield_once() {
+    let mut yielded = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// Hands a message to the controller. What it rejects has changed nothing, so it is only told.

@@ -29,13 +29,18 @@ struct Checkpoint {
     epoch: Epoch,
     then_stop: bool,
     can_complete: bool,
-    durable: bool,
+    reached: Reached,
     take_part: BTreeSet<TaskId>,
     acks: BTreeSet<TaskId>,
     to_commit: BTreeSet<TaskId>,
     commits: BTreeSet<TaskId>,
-    /// It had every snapshot while it could still complete.
-    collected: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Reached {
+    Started,
+    Collected,
+    Durable,
 }
 
 impl Naive {
@@ -65,8 +70,12 @@ impl Naive {
         }
     }
 
+    pub(super) fn newest(&self) -> Option<Epoch> {
+        self.newest
+    }
+
     pub(super) fn publishing(&self) -> Option<Epoch> {
-        self.checkpoint.as_ref().filter(|it| it.collected && it.can_complete && !it.durable).map(|it| it.epoch)
+        self.checkpoint.as_ref().filter(|it| it.reached == Reached::Collected && it.can_complete).map(|it| it.epoch)
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
@@ -172,7 +181,7 @@ impl Naive {
             return Err(Rejection::FutureEpoch { newest: self.newest, got: epoch });
         }
         let Some(checkpoint) = self.checkpoint.as_mut().filter(|it| it.epoch == epoch) else { return Ok(false) };
-        if !checkpoint.durable || !checkpoint.to_commit.contains(&task) {
+        if checkpoint.reached != Reached::Durable || !checkpoint.to_commit.contains(&task) {
             return Err(Rejection::NothingToCommit { task, epoch });
         }
         if checkpoint.commits.contains(&task) {
@@ -188,7 +197,10 @@ impl Naive {
     }
 
     fn complete_if_committed(&mut self) {
-        if let Some(done) = self.checkpoint.take_if(|it| it.durable && it.can_complete && it.to_commit == it.commits) {
+        if let Some(done) = self
+            .checkpoint
+            .take_if(|it| it.reached == Reached::Durable && it.can_complete && it.to_commit == it.commits)
+        {
             self.last_complete = Some(done.epoch);
             if done.then_stop {
                 self.final_complete = Some(done.epoch);
@@ -200,7 +212,10 @@ impl Naive {
         if self.uncommitted.contains(&task) {
             return if self.is_over() { self.give_up() } else { self.fail() };
         }
-        let misses = self.checkpoint.as_ref().filter(|it| it.can_complete && !it.collected && !it.acks.contains(&task));
+        let misses = self
+            .checkpoint
+            .as_ref()
+            .filter(|it| it.can_complete && it.reached == Reached::Started && !it.acks.contains(&task));
         match misses.map(|it| it.then_stop) {
             Some(true) => self.fail(),
             Some(false) => self.give_up(),
@@ -261,7 +276,7 @@ impl Naive {
         if self.stop < Some(mode) && !nothing_to_stop {
             self.stop = Some(mode);
             self.released = false;
-            if !self.checkpoint.as_ref().is_some_and(|it| it.durable) {
+            if self.checkpoint.as_ref().is_none_or(|it| it.reached != Reached::Durable) {
                 self.give_up();
             }
         }
@@ -274,7 +289,7 @@ impl Naive {
 
     pub(super) fn published(&mut self, epoch: Epoch) {
         if self.publishing() == Some(epoch) {
-            self.checkpoint.as_mut().unwrap().durable = true;
+            self.checkpoint.as_mut().unwrap().reached = Reached::Durable;
             self.complete_if_committed();
         }
     }
@@ -291,17 +306,18 @@ impl Checkpoint {
             epoch,
             then_stop,
             can_complete: true,
-            durable: false,
+            reached: Reached::Started,
             take_part,
             acks: none.clone(),
             to_commit: none.clone(),
             commits: none,
-            collected: false,
         }
     }
 
     fn collect(&mut self) {
-        self.collected |= self.can_complete && self.acks == self.take_part;
+        if self.can_complete && self.acks == self.take_part {
+            self.reached = self.reached.max(Reached::Collected);
+        }
     }
 
     fn stage(&self) -> CheckpointStage {
@@ -309,12 +325,10 @@ impl Checkpoint {
         let count = |done: &BTreeSet<_>, total: &BTreeSet<_>| {
             Count::new(u32::try_from(done.len()).unwrap(), u32::try_from(total.len()).unwrap())
         };
-        if self.durable {
-            CheckpointStage::Committing { epoch, acks: count(&self.commits, &self.to_commit) }
-        } else if self.collected {
-            CheckpointStage::Publishing { epoch }
-        } else {
-            CheckpointStage::Collecting { epoch, acks: count(&self.acks, &self.take_part) }
+        match self.reached {
+            Reached::Started => CheckpointStage::Collecting { epoch, acks: count(&self.acks, &self.take_part) },
+            Reached::Collected => CheckpointStage::Publishing { epoch },
+            Reached::Durable => CheckpointStage::Committing { epoch, acks: count(&self.commits, &self.to_commit) },
         }
     }
 }
