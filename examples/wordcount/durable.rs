@@ -1,0 +1,163 @@
+//! File operations that survive a crash: what has returned is on the disk, and what was interrupted is either whole or
+//! not there.
+//!
+//! Every operation that changes the disk passes [`step`], at which the tests of the modules above stop the world: so they can
+//! try a crash between any two system calls.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+/// The ending of files that are being written; such a file means nothing and may be deleted.
+pub(crate) const UNFINISHED: &str = "tmp";
+
+/// The crashes of the tests are crashes of the process and not of the system: they would only be slower.
+const SYNCED: bool = !cfg!(test);
+
+/// Writes a file that is on the disk, name and contents, when this returns. An interrupted call leaves a partial file:
+/// use it only for names that nobody trusts yet.
+pub(crate) fn write(path: &Path, contents: &[u8]) -> io::Result<()> {
+    step()?;
+    let mut file = File::create(path)?;
+    let (first, second) = contents.split_at(contents.len() / 2);
+    file.write_all(first)?;
+    step()?;
+    file.write_all(second)?;
+    if SYNCED {
+        file.sync_all()?;
+    }
+    sync_parent(path)
+}
+
+/// Replaces a file in one step: a reader sees the old contents or the new ones, whole.
+pub(crate) fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
+    let mut unfinished = path.as_os_str().to_owned();
+    unfinished.push(".");
+    unfinished.push(UNFINISHED);
+    let unfinished = PathBuf::from(unfinished);
+    write(&unfinished, contents)?;
+    rename(&unfinished, path)
+}
+
+/// Renames a file inside its folder.
+pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    step()?;
+    fs::rename(from, to)?;
+    sync_parent(to)
+}
+
+/// Removes a file; one that is not there is removed already.
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
+    step()?;
+    absent_is_fine(fs::remove_file(path))
+}
+
+/// Removes a folder with all that is in it; one that is not there is removed already.
+pub(crate) fn remove_folder(path: &Path) -> io::Result<()> {
+    step()?;
+    absent_is_fine(fs::remove_dir_all(path))?;
+    sync_parent(path)
+}
+
+/// Creates a folder and those above it.
+pub(crate) fn create_folder(path: &Path) -> io::Result<()> {
+    let missing: Vec<_> = path.ancestors().take_while(|folder| !folder.exists()).collect();
+    for folder in missing.into_iter().rev().filter(|folder| !folder.as_os_str().is_empty()) {
+        step()?;
+        match fs::create_dir(folder) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            created => created?,
+        }
+        sync_parent(folder)?;
+    }
+    Ok(())
+}
+
+fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// A name is durable only when its folder is.
+fn sync_parent(path: &Path) -> io::Result<()> {
+    step()?;
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    // Other systems can't open a folder for this.
+    if SYNCED && cfg!(unix) {
+        File::open(parent)?.sync_all()?;
+    }
+    Ok(())
+}
+
+#[cfg(not(test))]
+#[expect(clippy::unnecessary_wraps, reason = "in tests it can fail")]
+fn step() -> io::Result<()> {
+    Ok(())
+}
+
+#[cfg(test)]
+use crash::step;
+
+#[cfg(test)]
+pub(crate) mod crash {
+    //! Stops the world before the n-th change of the disk.
+
+    use std::{cell::Cell, io};
+
+    thread_local! {
+        static LEFT: Cell<Option<u32>> = const { Cell::new(None) };
+    }
+
+    pub(super) fn step() -> io::Result<()> {
+        LEFT.with(|left| match left.get() {
+            Some(0) => Err(io::Error::other("crash")),
+            Some(more) => {
+                left.set(Some(more - 1));
+                Ok(())
+            }
+            None => Ok(()),
+        })
+    }
+
+    /// Runs `work` in a world that ends after `steps` changes of the disk. `Err` means that it ended.
+    pub(crate) fn after<T, E>(steps: u32, work: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+        LEFT.set(Some(steps));
+        let result = work();
+        LEFT.set(None);
+        result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replaced_file_is_old_or_new_whatever_the_moment() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        replace(&path, b"old").unwrap();
+        let mut steps = 0;
+        while crash::after(steps, || replace(&path, b"new and longer")).is_err() {
+            let now = fs::read(&path).unwrap();
+            assert!(now == b"old" || now == b"new and longer", "{now:?}");
+            steps += 1;
+        }
+        assert!(steps > 3, "a crash was tried between the steps");
+        assert_eq!(fs::read(&path).unwrap(), b"new and longer");
+    }
+
+    #[test]
+    fn what_is_gone_is_removed_already() {
+        let dir = tempfile::tempdir().unwrap();
+        remove(&dir.path().join("none")).unwrap();
+        remove_folder(&dir.path().join("none")).unwrap();
+    }
+}

@@ -1,0 +1,232 @@
+//! One input, one state directory, and the program on them.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    sync::OnceLock,
+    thread::sleep,
+    time::Duration,
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+/// The program. Cargo builds examples before tests; it does not where only one test was asked for.
+fn program() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        let test = std::env::current_exe().unwrap();
+        let profile = test.parent().and_then(Path::parent).unwrap();
+        let program = profile.join("examples/wordcount");
+        if !program.exists() {
+            let mut cargo = Command::new(env!("CARGO"));
+            cargo.args(["build", "--example", "wordcount", "--manifest-path"]);
+            cargo.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"));
+            if profile.ends_with("release") {
+                cargo.arg("--release");
+            }
+            assert!(cargo.status().unwrap().success(), "the example does not build");
+        }
+        program
+    })
+}
+
+pub(crate) struct Case {
+    dir: tempfile::TempDir,
+}
+
+/// How a call ended.
+#[derive(Debug)]
+pub(crate) struct End {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl End {
+    pub(crate) fn last_line(&self) -> &str {
+        self.stdout.lines().last().unwrap_or_else(|| panic!("nothing on stdout: {self:?}"))
+    }
+
+    /// The JSON report.
+    pub(crate) fn report(&self) -> serde_json::Value {
+        serde_json::from_str(self.last_line()).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    pub(crate) fn phases(&self) -> Vec<String> {
+        let report = self.report();
+        let phases = report["phases"].as_array().unwrap();
+        phases.iter().map(|phase| phase["phase"].as_str().unwrap().to_owned()).collect()
+    }
+}
+
+impl From<Output> for End {
+    fn from(output: Output) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        Self { code: output.status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
+    }
+}
+
+impl Case {
+    /// Without any file in the input.
+    pub(crate) fn empty() -> Self {
+        let case = Self { dir: tempfile::tempdir().unwrap() };
+        fs::create_dir_all(case.input()).unwrap();
+        case
+    }
+
+    /// With about `lines` lines in three files.
+    pub(crate) fn new(lines: u64) -> Self {
+        let case = Self::empty();
+        fs::create_dir_all(case.input().join("deep")).unwrap();
+        let mut random = Random::new(lines);
+        for name in ["one.txt", "deep/two", "zz"] {
+            fs::write(case.input().join(name), random.text(lines / 3)).unwrap();
+        }
+        case
+    }
+
+    pub(crate) fn input(&self) -> PathBuf {
+        self.dir.path().join("input")
+    }
+
+    pub(crate) fn state(&self) -> PathBuf {
+        self.dir.path().join("state")
+    }
+
+    fn command(&self, line: &str) -> Command {
+        let mut command = Command::new(program());
+        command.arg(self.input()).arg("--state-dir").arg(self.state()).args(line.split_whitespace());
+        command.current_dir(self.dir.path()).stdout(Stdio::piped()).stderr(Stdio::piped()).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs the program to its end.
+    pub(crate) fn run(&self, line: &str) -> End {
+        self.command(line).output().unwrap().into()
+    }
+
+    /// Starts the program.
+    pub(crate) fn start(&self, line: &str) -> Child {
+        self.command(line).spawn().unwrap()
+    }
+
+    /// Runs a command as a user pastes it.
+    pub(crate) fn shell(&self, command: &str) -> End {
+        Command::new("sh").args(["-c", command]).current_dir(self.dir.path()).output().unwrap().into()
+    }
+
+    /// Waits for the first checkpoint.
+    pub(crate) fn await_checkpoint(&self) {
+        self.await_state("a checkpoint", |state| {
+            fs::read_dir(state.join("output/worker-0")).is_ok_and(|entries| entries.count() > 0)
+        });
+    }
+
+    /// Waits until a run has been claimed, and its signal handlers stand.
+    pub(crate) fn await_run(&self, run: u64) {
+        let claim = format!("\"run\":{run}");
+        self.await_state("the run", |state| {
+            let log = fs::read_dir(state.join("checkpoints/wordcount/log"));
+            log.is_ok_and(|entries| {
+                entries.flatten().any(|entry| {
+                    fs::read_to_string(entry.path()).is_ok_and(|text| text.replace(' ', "").contains(&claim))
+                })
+            })
+        });
+    }
+
+    fn await_state(&self, what: &str, there: impl Fn(&Path) -> bool) {
+        for _ in 0..2000 {
+            if there(&self.state()) {
+                return;
+            }
+            sleep(Duration::from_millis(5));
+        }
+        panic!("no sign of {what} in ten seconds");
+    }
+
+    fn files(&self) -> Vec<Vec<u8>> {
+        contents(&self.input()).into_values().collect()
+    }
+
+    /// How many lines the input has.
+    pub(crate) fn lines(&self) -> u64 {
+        let lines = |text: &Vec<u8>| text.split_inclusive(|&byte| byte == b'\n').count();
+        self.files().iter().map(lines).sum::<usize>() as u64
+    }
+
+    /// The result is exact, to the last word.
+    pub(crate) fn assert_exact(&self) {
+        let mut counts: BTreeMap<Vec<u8>, u64> = BTreeMap::new();
+        for text in self.files() {
+            for word in text.split(|byte| !byte.is_ascii_alphabetic()).filter(|word| !word.is_empty()) {
+                *counts.entry(word.to_ascii_lowercase()).or_default() += 1;
+            }
+        }
+        let lines = counts.iter().map(|(word, count)| format!("{}\t{count}\n", str::from_utf8(word).unwrap()));
+        assert_eq!(fs::read_to_string(self.state().join("counts.tsv")).unwrap(), lines.collect::<String>());
+    }
+}
+
+pub(crate) fn wait(child: Child) -> End {
+    child.wait_with_output().unwrap().into()
+}
+
+pub(crate) fn signal(child: &Child, signal: Signal) {
+    kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
+}
+
+/// Every file under a folder, by its path in it, with its contents.
+pub(crate) fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    fn walk(top: &Path, folder: &Path, found: &mut BTreeMap<PathBuf, Vec<u8>>) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                walk(top, &path, found);
+            } else {
+                found.insert(path.strip_prefix(top).unwrap().to_owned(), fs::read(&path).unwrap());
+            }
+        }
+    }
+    let mut found = BTreeMap::new();
+    walk(folder, folder, &mut found);
+    found
+}
+
+/// Random numbers that are the same every time (xorshift).
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % end
+    }
+
+    /// Lines of words in both cases, digits, other alphabets, broken UTF-8 and nothing; no newline at the end.
+    fn text(&mut self, lines: u64) -> Vec<u8> {
+        const SEPARATORS: [&[u8]; 8] = [b" ", b" ", b"  ", b", ", b"-", b"7", b"\xff\xfe", "\u{df}".as_bytes()];
+        let mut text = Vec::new();
+        for line in 0..lines {
+            for _ in 0..self.below(8) {
+                for _ in 0..=self.below(3) {
+                    let letter = b"abcdXYZA"[usize::try_from(self.below(8)).unwrap()];
+                    text.push(letter);
+                }
+                text.extend_from_slice(SEPARATORS[usize::try_from(self.below(8)).unwrap()]);
+            }
+            text.push(if line + 1 == lines { b'q' } else { b'\n' });
+        }
+        text
+    }
+}

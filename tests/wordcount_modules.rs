@@ -1,0 +1,37 @@
+//! Runs the unit tests that lie in the modules of `examples/wordcount`. A plain `cargo test` builds examples as programs
+//! (`tests/wordcount.rs` runs this one), and does not run what is tested inside of them.
+#![cfg(all(feature = "embedded", feature = "object-store"))]
+#![allow(dead_code)] // `main` is not here, and it uses what then looks unused
+
+#[path = "../examples/wordcount/cli.rs"]
+mod cli;
+#[path = "../examples/wordcount/count.rs"]
+mod count;
+#[path = "../examples/wordcount/durable.rs"]
+mod durable;
+#[path = "../examples/wordcount/input.rs"]
+mod input;
+#[path = "../examples/wordcount/output.rs"]
+mod output;
+#[path = "../examples/wordcount/report.rs"]
+mod report;
+#[path = "../examples/wordcount/run_loop.rs"]
+mod run_loop;
+#[path = "../examples/wordcount/screen.rs"]
+mod screen;
+#[path = "../examples/wordcount/share.rs"]
+mod share;
+#[path = "../examples/wordcount/sink.rs"]
+mod sink;
+#[path = "../examples/wordcount/source.rs"]
+mod source;
+#[path = "../examples/wordcount/state_dir.rs"]
+mod state_dir;
+#[path = "../examples/wordcount/stops.rs"]
+mod stops;
+#[path = "../examples/wordcount/table.rs"]
+mod table;
+#[path = "../examples/wordcount/tasks.rs"]
+mod tasks;
+#[path = "../examples/wordcount/words.rs"]
+mod words;
