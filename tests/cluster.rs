@@ -20,7 +20,9 @@ const JOB: &str = "numbers";
 
 /// What the world sees: per worker, the stretches of numbers published. Publishing one again is nothing; a gap or an overlap is a fault.
 #[derive(Clone, Default)]
-struct World(Arc<Mutex<BTreeMap<WorkerId, Vec<(u64, u64)>>>>);
+struct World(Arc<Mutex<Published>>);
+
+type Published = BTreeMap<WorkerId, Vec<(u64, u64)>>;
 
 impl World {
     fn publish(&self, worker: WorkerId, (from, to): (u64, u64)) {
