@@ -1,4 +1,89 @@
-//! winddown
+//! Stops a distributed streaming job safely, and makes an unsafe order of steps a compile error.
+//!
+//! A streaming job runs as tasks on many workers. Stopping it means to take a final checkpoint and let every task finish, or to tell
+//! all workers to stop and wait, or to have the scheduler kill them; and to say "stopped" only when nothing is left alive. Here, each
+//! phase of that is a type, and its consuming `next` returns only legal successors:
+#![doc = ""]
+#![doc = include_str!("../docs/transitions.svg")]
+#![doc = ""]
+//! # An illegal step does not compile
+//!
+//! ```compile_fail,E0277
+//! use winddown::*;
+//!
+//! async fn once_more<C: JobController, S: Scheduler>(stopped: Stopped<Checkpointed>, job: &mut JobContext<C, S>) {
+//!     edge::<Stopped<Checkpointed>, CheckpointStopping>(); // take another checkpoint of a job that has stopped
+//! }
+//! ```
+//!
+//! The compiler says what is wrong in the words of the machine:
+//!
+//! ```text
+//! error[E0277]: illegal shutdown transition: `winddown::Stopped<winddown::Checkpointed>` -> `winddown::CheckpointStopping`
+//!  |
+//!  |     edge::<Stopped<Checkpointed>, CheckpointStopping>();
+//!  |                                   ^^^^^^^^^^^^^^^^^^ the shutdown machine has no edge from
+//!  |                                   `winddown::Stopped<winddown::Checkpointed>` to `winddown::CheckpointStopping`
+//!  = note: docs/transitions.md lists every legal step; docs/errors.md says what to do instead
+//! ```
+//!
+//! A legal step is taken by a method of the phase that is left, and uses it up:
+//!
+//! ```
+//! use winddown::*;
+//!
+//! async fn stop<C: JobController, S: Scheduler>(
+//!     job: &mut JobContext<C, S>,
+//!     running: Running,
+//! ) -> Result<(), Box<dyn std::error::Error>> {
+//!     let stopping = running.stop_with_checkpoint(job)?;
+//!     match stopping.next(job).await? {
+//!         AfterCheckpointStopping::Stopped(stopped) => println!("resume from {}", stopped.evidence().epoch()),
+//!         AfterCheckpointStopping::Immediate(stopping) => drop(stopping.next(job).await?),
+//!         AfterCheckpointStopping::Force(stopping) => drop(stopping.next(job).await?),
+//!     }
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # Where to start
+//!
+//! - [`drive`]: one call from any phase to `Stopped`, with retries, a stated [`Policy`] and live [`Progress`].
+//! - [`JobContext::new`]: the only way to a [`Running`]. [`JobSender`] is how the world reaches the job: clone it to the API server, the
+//!   signal handler, the transport.
+//! - [`JobController`] and [`Scheduler`]: what you implement, or pick. [`ClusterController`] is a controller over any [`Transport`]; a job
+//!   without one is [`Detached`], and can only be stopped by force.
+//! - [`Stopped`]: what the end proves, by the type of its [`Evidence`].
+//! - [`Limits`]: every bound, and [`Limits::worst_case`], which follows from them.
+//! - [`model`]: what is known of a run, as a machine without I/O or clock.
+//!
+//! # Features
+//!
+//! | feature | default | what it adds |
+//! |---|---|---|
+//! | `worker` | with `embedded` | the worker kit: tasks as async code |
+//! | `embedded` | yes | an in-process cluster: a transport and a scheduler |
+//! | `object-store` | yes | checkpoint manifests on a local folder or any object store |
+//!
+//! Without default features it is the pure machine, with few dependencies.
+//!
+//! # Invariants
+//!
+//! The documentation refers to these by number; `docs/invariants.md` lists the tests that hold each.
+//!
+//! | | |
+//! |---|---|
+//! | I1 reachability | a phase exists only because its edge was taken |
+//! | I2 nothing alive | `Stopped` exists only after the scheduler, asked after the last order, listed no worker of the run |
+//! | I3 durable | `Stopped<Checkpointed>`: the manifest is durable, every task is in it, every commit is done, every task has finished |
+//! | I4 monotone | none < checkpoint < graceful < immediate < force; a weaker request never undoes a stronger one |
+//! | I5 bounded | no await without a deadline; the worst case is a formula of the limits |
+//! | I6 nothing lost | a failure gives the phase back; a stop request overtakes any backlog and is never dropped |
+//! | I7 write-ahead | a phase's record is durable before its first effect (not there yet: it needs the journal) |
+//! | I8 stop means stop | a job that was asked to stop is never restarted or reported running |
+//! | I9 independence | a slow, dead or refusing worker delays the order to no other |
+//! | I10 cancel safety | dropping a `run` future at any await loses nothing |
+//! | I11 fencing | a message, worker or controller of another run changes nothing |
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "object-store")]
@@ -48,3 +133,8 @@ pub use worker::{
     Barrier, EventSink, SinkClosed, TaskContext, TaskControl, TaskEvents, TaskOrder, TaskSpec, Worker, WorkerOptions,
     WorkerSpec,
 };
+
+// The README's examples run as doctests, where the features they use are on.
+#[cfg(all(doctest, feature = "embedded", feature = "object-store"))]
+#[doc = include_str!("../README.md")]
+struct Readme;
