@@ -138,3 +138,7 @@ pub use worker::{
 #[cfg(all(doctest, feature = "embedded", feature = "object-store"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+#[cfg(all(doctest, feature = "embedded"))]
+#[doc = include_str!("../docs/implementing.md")]
+struct Implementing;

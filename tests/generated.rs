@@ -4,7 +4,7 @@
 #[path = "support/diagram.rs"]
 mod diagram;
 
-use std::{env, fs, path::Path};
+use std::{collections::BTreeMap, env, fmt::Write as _, fs, path::Path};
 
 fn check(file: &str, expected: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
@@ -32,4 +32,53 @@ fn the_picture_of_transitions_is_what_the_table_says() {
 #[test]
 fn the_picture_has_no_blank_line() {
     assert!(diagram::svg().lines().all(|line| !line.trim().is_empty()));
+}
+
+/// Each invariant's tests, found by their names.
+#[test]
+fn the_page_of_invariants_lists_every_test_that_carries_a_name() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut tests: BTreeMap<String, Vec<(String, String)>> = BTreeMap::new();
+    for folder in ["src", "tests", "examples"] {
+        collect(root, &root.join(folder), &mut tests);
+    }
+    let page = fs::read_to_string(root.join("docs/invariants.md")).unwrap();
+    let mut expected = String::new();
+    let mut skipping = false;
+    for line in page.lines() {
+        skipping &= line != "<!-- end -->";
+        if !skipping {
+            expected.push_str(line);
+            expected.push('\n');
+        }
+        if let Some(invariant) = line.strip_prefix("<!-- tests:").and_then(|rest| rest.strip_suffix(" -->")) {
+            skipping = true;
+            let mut found = tests.remove(invariant).unwrap_or_default();
+            found.sort();
+            for (file, test) in found {
+                let _ = writeln!(expected, "- `{test}` ({file})");
+            }
+        }
+    }
+    assert!(tests.is_empty(), "tests of an invariant that the page does not have: {tests:?}");
+    check("docs/invariants.md", &expected);
+}
+
+fn collect(root: &Path, folder: &Path, tests: &mut BTreeMap<String, Vec<(String, String)>>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            collect(root, &path, tests);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let file = path.strip_prefix(root).unwrap().display().to_string();
+            for line in fs::read_to_string(&path).unwrap().lines() {
+                let Some((_, name)) = line.split_once("fn i") else { continue };
+                let Some((test, _)) = name.split_once('(') else { continue };
+                let Some((number, _)) = test.split_once('_') else { continue };
+                if number.parse::<u8>().is_ok() {
+                    tests.entry(format!("i{number}")).or_default().push((file.clone(), format!("i{test}")));
+                }
+            }
+        }
+    }
 }
