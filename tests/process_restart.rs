@@ -84,7 +84,7 @@ fn start_scheduler(stage: &Stage, guarded: bool, scripts: &[&str]) -> Child {
 /// Names and contents of the workers' records.
 fn records(stage: &Stage) -> Vec<(String, Value)> {
     let folder = stage.state().join("workers");
-    let names = files(&folder).into_iter().filter(|name| name.ends_with(".json"));
+    let names = files(&folder).into_iter().filter(|name| !name.ends_with("tmp"));
     let read =
         |name: String| Some((name.clone(), serde_json::from_slice(&fs::read(folder.join(&name)).ok()?).unwrap()));
     names.filter_map(read).collect()
@@ -132,6 +132,26 @@ async fn i2_a_scheduler_killed_while_it_starts_workers_leaves_none() {
         scheduler.wait().unwrap();
         stage.nothing_is_left().await;
     }
+}
+
+#[tokio::test]
+async fn i2_a_worker_that_appears_after_its_scheduler_died_is_ended() {
+    let stage = Stage::new();
+    let scheduler = stage.builder().orphan_grace(Duration::ZERO).open().await.unwrap();
+    // The scheduler dies between the record and the process: the process shows its token only after its exec.
+    let lifeline = files(&stage.state()).into_iter().find(|name| name.starts_with("lifeline-")).unwrap();
+    let schedulers = [lifeline.trim_start_matches("lifeline-")];
+    write_record(
+        &stage,
+        "late",
+        &json!({ "job": "words", "run": 7, "worker": 1, "token": "late", "schedulers": schedulers, "boot": boot(), "process": null }),
+    );
+    drop(scheduler);
+    sleep(Duration::from_millis(100)).await;
+    let mut late = stage.sh("exec sleep 600").env("WINDDOWN_SPAWN", "late").spawn().unwrap();
+    stage.nothing_is_left().await;
+    assert!(!late.wait().unwrap().success());
+    assert_eq!(stage.records(), 0);
 }
 
 #[tokio::test]
@@ -213,12 +233,8 @@ async fn a_watchdog_that_does_not_answer_is_an_error_and_leaves_nothing() {
 async fn i2_the_next_scheduler_finds_and_stops_the_workers_of_one_that_died() {
     for force in [true, false] {
         let stage = Stage::new();
-        scheduler_that_dies(
-            &stage,
-            false,
-            &[STAYS, DEAF, "setsid sleep 600 & touch up-$WINDDOWN_WORKER", "kill -STOP $$"][..3],
-        )
-        .await;
+        let workers = [STAYS, DEAF, "setsid sleep 600 & touch up-$WINDDOWN_WORKER"];
+        scheduler_that_dies(&stage, false, &workers).await;
         let scheduler = stage.builder().grace(Duration::from_millis(500)).open().await.unwrap();
         let all = [1, 2, 3].map(WorkerId::new);
         assert_eq!(scheduler.workers_for_job(&job(), Some(RUN)).await.unwrap(), all);
@@ -240,14 +256,10 @@ async fn i2_adopted_workers_are_under_the_new_watchdog() {
     scheduler_that_dies(&stage, false, &[DEAF]).await;
     let second = stage.builder().watchdog(Watchdog::Off).open().await.unwrap();
     assert_eq!(second.workers_for_job(&job(), None).await.unwrap(), [WorkerId::new(1)]);
-    let third = stage.builder().open().await;
-    assert!(third.is_err(), "the second one is there");
-    let third = async {
-        // Without a watchdog its closing waits for the worker, and can't get rid of it: it holds the folder.
-        assert!(timeout(Duration::from_millis(200), second.close()).await.is_err());
-        signal(stage.processes()[0], Signal::KILL);
-    };
-    third.await;
+    // Without a watchdog, closing waits for workers that may stay, but a stop ends them.
+    assert!(timeout(Duration::from_millis(200), second.clone().close()).await.is_err());
+    stop(&second, true).await;
+    drop(second);
     stage.nothing_is_left().await;
 
     let stage = Stage::new();
