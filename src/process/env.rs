@@ -2,6 +2,7 @@
 
 use std::{
     env,
+    ffi::OsString,
     fs::File,
     io::{self, Read},
     path::PathBuf,
@@ -67,15 +68,29 @@ impl WorkerEnv {
     /// # Errors
     /// [`WorkerEnvError`] names the first variable that is missing or can't be read.
     pub fn from_env() -> Result<Option<Self>, WorkerEnvError> {
-        if env::var_os(WORKER).is_none() {
+        Self::read(|variable| env::var_os(variable))
+    }
+
+    fn read(get: impl Fn(&str) -> Option<OsString>) -> Result<Option<Self>, WorkerEnvError> {
+        if get(WORKER).is_none() {
             return Ok(None);
         }
+        let text = |variable, expected| {
+            let error = |got| WorkerEnvError { variable, expected, got };
+            let value = get(variable).ok_or_else(|| error("nothing".to_owned()))?;
+            value.into_string().map_err(|value| error(format!("{:?}", value.display().to_string())))
+        };
+        let number = |variable| {
+            let expected = "a decimal number";
+            let value = text(variable, expected)?;
+            value.parse().map_err(|_| WorkerEnvError { variable, expected, got: format!("{value:?}") })
+        };
         Ok(Some(Self {
             job: JobId::new(text(JOB, "the job's name")?),
             run: RunId::new(number(RUN)?),
             worker: WorkerId::new(number(WORKER)?),
             controller: text(CONTROLLER, "the controller's address")?,
-            lifeline: env::var_os(LIFELINE).map(PathBuf::from),
+            lifeline: get(LIFELINE).map(PathBuf::from),
         }))
     }
 
@@ -113,12 +128,31 @@ impl WorkerEnv {
     }
 }
 
-fn text(variable: &'static str, expected: &'static str) -> Result<String, WorkerEnvError> {
-    env::var(variable).map_err(|error| WorkerEnvError { variable, expected, got: error.to_string() })
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn number(variable: &'static str) -> Result<u64, WorkerEnvError> {
-    let expected = "a decimal number";
-    let value = text(variable, expected)?;
-    value.parse().map_err(|_| WorkerEnvError { variable, expected, got: format!("{value:?}") })
+    fn read(run: &str, without: &str) -> Result<Option<WorkerEnv>, WorkerEnvError> {
+        let variables = [(JOB, "words"), (RUN, run), (WORKER, "3"), (CONTROLLER, "http://127.0.0.1:1")];
+        let set = |variable: &str| variables.iter().find(|(name, _)| *name == variable && variable != without);
+        WorkerEnv::read(|variable| set(variable).map(|(_, value)| value.into()))
+    }
+
+    #[test]
+    fn what_the_scheduler_passes_is_what_the_worker_reads() {
+        let sent = WorkerEnv::new("words", RunId::new(7), WorkerId::new(3), "http://127.0.0.1:1");
+        assert_eq!(read("7", ""), Ok(Some(sent)));
+        assert_eq!(read("7", WORKER), Ok(None), "no worker");
+    }
+
+    #[test]
+    fn a_variable_that_is_missing_or_wrong_is_named() {
+        assert_eq!(
+            read("7", CONTROLLER).unwrap_err().to_string(),
+            "expected the environment variable `WINDDOWN_CONTROLLER` to hold the controller's address, got nothing; the scheduler \
+             that starts the worker sets it"
+        );
+        let error = read("-1", "").unwrap_err();
+        assert_eq!((error.variable, error.expected, error.got.as_str()), (RUN, "a decimal number", "\"-1\""));
+    }
 }

@@ -10,8 +10,3 @@ async fn a_program_that_is_not_initialised_can_not_be_its_own_watchdog() {
     let error = ProcessScheduler::builder(folder.path()).watchdog(Watchdog::Off).open().await;
     assert!(error.is_ok(), "the failed attempt has let go of the folder");
 }
-
-#[test]
-fn a_process_without_the_variables_is_no_worker() {
-    assert_eq!(WorkerEnv::from_env(), Ok(None));
-}
