@@ -100,6 +100,8 @@ mod limits;
 mod machine;
 pub mod model;
 mod phases;
+#[cfg(all(feature = "process", target_os = "linux"))]
+pub mod process;
 mod topology;
 #[cfg(feature = "worker")]
 pub mod worker;
@@ -127,6 +129,8 @@ pub use phases::{
     AnyStopped, CheckpointStopping, Checkpointed, Drained, Evidence, Finishing, Halted, Killed, Recovering, Running,
     Stopped, Stopping,
 };
+#[cfg(all(feature = "process", target_os = "linux"))]
+pub use process::{ProcessScheduler, WorkerEnv};
 pub use topology::{Operator, Role, Topology, TopologyBuilder, TopologyError};
 #[cfg(feature = "worker")]
 pub use worker::{

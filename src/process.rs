@@ -1,0 +1,74 @@
+//! Workers as child processes: a [`Scheduler`](crate::Scheduler) that starts, stops, kills and verifies them. Linux only.
+//!
+//! Each worker leads a process group of its own, so that Ctrl-C in a terminal reaches the scheduler alone, and a kill reaches what the
+//! worker has forked. A worker is listed until its process is reaped and no child of it is left.
+//!
+//! ```no_run
+//! use std::process::Command;
+//! use winddown::{ProcessScheduler, RunId, Scheduler, WorkerEnv, WorkerId};
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     winddown::process::init(); // first: the watchdog is this program, started a second time
+//!     match WorkerEnv::from_env()? {
+//!         Some(worker) => work(worker),
+//!         None => tokio::runtime::Runtime::new()?.block_on(control()),
+//!     }
+//! }
+//!
+//! fn work(worker: WorkerEnv) -> Result<(), Box<dyn std::error::Error>> {
+//!     println!("{} of job `{}`", worker.worker, worker.job); // to a file in the state folder
+//!     Ok(())
+//! }
+//!
+//! async fn control() -> Result<(), Box<dyn std::error::Error>> {
+//!     let scheduler = ProcessScheduler::open("state").await?;
+//!     let run = RunId::new(1);
+//!     for number in 1..=4 {
+//!         let worker = WorkerEnv::new("words", run, WorkerId::new(number), "http://127.0.0.1:7000");
+//!         scheduler.start(worker, Command::new(std::env::current_exe()?)).await?;
+//!     }
+//!     scheduler.stop_workers(&"words".into(), Some(run), true).await?;
+//!     assert_eq!(scheduler.workers_for_job(&"words".into(), Some(run)).await?, []);
+//!     scheduler.close().await;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # What is kept
+//! - **Stop.** Without force: SIGTERM to all groups at once (and SIGCONT, so that a frozen worker can take it in), then SIGKILL to what is
+//!   left after the grace period. With force: SIGKILL at once. Both return when every process is reaped and every group empty.
+//! - **Children.** What a worker has forked belongs to it, in its group or not: it carries [`SPAWN`] in its environment. Only a
+//!   child that has left the group *and* cleared its environment, or that runs as a user who may not be looked at, gets away.
+//! - **The scheduler's death.** However it dies, its workers get SIGTERM at once and SIGKILL after the orphan grace period; nothing of
+//!   them is left one second later. See [`Watchdog`] for how, and [`WorkerEnv::lifeline`] for workers that want to leave by themselves.
+//!   It fails to hold if the watchdog is killed together with the scheduler (as `systemctl stop` does, which then kills the workers too),
+//!   and while a process that the scheduler's program forked without exec lives on and so keeps the scheduler's end open.
+//! - **Restart.** A scheduler opened on the state folder of one that died finds the workers that are still there, and lists and stops
+//!   them. They are known by number, start time and boot; a number that is in use again is left alone.
+//!
+//! # The state folder
+//! | path | what it holds |
+//! |---|---|
+//! | `lock` | locked (`flock`) while a scheduler uses the folder |
+//! | `workers/<token>.json` | one worker: job, run, id, process id, start time, boot; removed when it is gone |
+//! | `output/<job>/<run>/<worker>.stdout`, `.stderr` | what the worker wrote; appended to if it is started again, never removed |
+//! | `lifeline-<token>` | the named pipe of this scheduler |
+//! | `watchdog.log` | what a watchdog had to complain of |
+
+mod env;
+mod error;
+mod keeper;
+mod members;
+mod proc;
+mod record;
+mod scheduler;
+mod start;
+mod table;
+#[cfg(test)]
+mod tests;
+mod watchdog;
+
+pub use env::{CONTROLLER, JOB, LIFELINE, RUN, SPAWN, WORKER, WorkerEnv};
+pub use error::{ProcessError, WorkerEnvError};
+pub use scheduler::{ProcessScheduler, ProcessSchedulerBuilder, WorkerProcess};
+pub use watchdog::{Watchdog, init};

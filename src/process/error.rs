@@ -1,0 +1,108 @@
+//! What can go wrong when workers are started as processes.
+
+use std::{io, path::PathBuf, time::Duration};
+
+use crate::ids::{JobId, RunId, WorkerId};
+
+/// Why a process scheduler could not be opened, or a worker not be started.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProcessError {
+    /// The state folder, or something in it, can't be used.
+    #[error("can't use `{}` of the process scheduler's state folder: {source}", path.display())]
+    State {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// A file among the workers' records is none.
+    #[error(
+        "expected the record of a worker in `{}`, got something else ({reason}); a worker may be alive that can't be found \
+         without it: make sure that none is, then remove the file",
+        path.display()
+    )]
+    Record {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Another scheduler uses the state folder.
+    #[error(
+        "the state folder `{}` is in use by another process scheduler; give each its own, or close that one first",
+        path.display()
+    )]
+    InUse {
+        /// The state folder.
+        path: PathBuf,
+    },
+    /// The kernel's view of processes can't be read, or signals about them not be had.
+    #[error("can't watch processes (is /proc mounted?): {0}")]
+    Proc(#[source] io::Error),
+    /// This program can't be its own watchdog, since its `main` never called [`init`](super::init).
+    #[error(
+        "expected `winddown::process::init()` as the first call of `main`: the watchdog is this program, started a second \
+         time; call it, or choose another `Watchdog`"
+    )]
+    NotInitialised,
+    /// The watchdog could not be started, or is gone and could not be started again.
+    #[error("no watchdog, so no worker is started: {reason}")]
+    Watchdog {
+        /// What happened.
+        reason: String,
+    },
+    /// A worker of that name is alive.
+    #[error("{worker} of job `{job}`, {run}, is alive already; stop it first, or use another id")]
+    AlreadyAlive {
+        /// The job.
+        job: JobId,
+        /// The run.
+        run: RunId,
+        /// The worker.
+        worker: WorkerId,
+    },
+    /// The worker's program could not be started. Nothing of the attempt is left.
+    #[error("can't start {worker} of job `{job}`, {run}: program `{program}`: {source}")]
+    Spawn {
+        /// The job.
+        job: JobId,
+        /// The run.
+        run: RunId,
+        /// The worker.
+        worker: WorkerId,
+        /// The program, as it was given.
+        program: String,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The scheduler was closed.
+    #[error("the process scheduler is closed: open another one to start workers")]
+    Closed,
+    /// The async runtime is shutting down.
+    #[error("the runtime is shutting down, so nothing can be started")]
+    Runtime,
+}
+
+/// A worker's environment that is incomplete or can't be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "expected the environment variable `{variable}` to hold {expected}, got {got}; the scheduler that starts the worker sets it"
+)]
+pub struct WorkerEnvError {
+    /// The variable.
+    pub variable: &'static str,
+    /// What it is to hold.
+    pub expected: &'static str,
+    /// What it holds.
+    pub got: String,
+}
+
+/// How long a new watchdog may take to say that it is there.
+pub(super) const WATCHDOG_ANSWER: Duration = Duration::from_secs(5);
+
+/// An error about `path`, ready for `map_err`.
+pub(super) fn state(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> ProcessError {
+    let path = path.into();
+    move |source| ProcessError::State { path, source }
+}

@@ -1,0 +1,215 @@
+//! A small process that outlives a killed scheduler just long enough to kill its workers.
+//!
+//! # Why a process of its own
+//! The kernel's own means, `PR_SET_PDEATHSIG`, has to be set in the child between fork and exec (which takes `unsafe`), follows the
+//! *thread* that forked and not the process, reaches the worker alone and not its children, and is lost at an exec that changes
+//! privileges. A lifeline that the worker reads needs a worker that cooperates. So a watchdog holds one end of a socket whose other
+//! end only the scheduler has: the kernel closes it however the scheduler dies.
+//!
+//! # Why this program a second time
+//! A shell is not everywhere (images without a distribution have none), and a second implementation of "kill exactly these" in it
+//! would be checked by nobody. A separate binary would have to be installed. The price is one line in `main`: [`init`].
+
+use std::{
+    env,
+    ffi::OsString,
+    fs::{self, File},
+    io::{self, Read, Write},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::{net::UnixStream, process::CommandExt},
+    },
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    env::SPAWN,
+    error::{ProcessError, WATCHDOG_ANSWER, state},
+    members::{Marks, survey_twice},
+    proc,
+    record::{Record, Records, Token},
+    table::signal_all,
+};
+
+/// Set in the watchdog alone: what it is to watch.
+const PLAN: &str = "WINDDOWN_WATCHDOG";
+const READY: &[u8] = b"ready\n";
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// A worker whose start was cut off by the scheduler's death carries its token by then.
+pub(super) const START_SETTLES: Duration = Duration::from_secs(1);
+/// Workers that are not gone so long after SIGKILL hang in the kernel; a next scheduler finds them by their records.
+const GIVE_UP: Duration = Duration::from_secs(60);
+
+static INITIALISED: AtomicBool = AtomicBool::new(false);
+
+/// Which program watches over the workers in case that the scheduler is killed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Watchdog {
+    /// This program, started a second time. Its `main` must call [`init`] first; [`open`](super::ProcessSchedulerBuilder::open)
+    /// fails if it has not.
+    #[default]
+    ThisProgram,
+    /// A program that calls [`init`] first, for a scheduler inside a program whose `main` is not yours (a test).
+    Program {
+        /// The program.
+        program: PathBuf,
+        /// Its arguments.
+        args: Vec<OsString>,
+    },
+    /// None. A worker that does not watch its [lifeline](super::WorkerEnv::lifeline) outlives a killed scheduler, until the next one is
+    /// opened on the same state folder and told to stop it.
+    Off,
+}
+
+/// Lets this program be its own watchdog: call it first in `main`, before anything is started or read. In the scheduler and in workers it
+/// returns at once; in the watchdog it never returns.
+///
+/// ```
+/// winddown::process::init();
+/// println!("not the watchdog, so this is the program itself");
+/// ```
+pub fn init() {
+    INITIALISED.store(true, Ordering::Release);
+    if let Ok(plan) = env::var(PLAN) {
+        let result = serde_json::from_str(&plan).map_err(|error| ProcessError::Watchdog { reason: error.to_string() });
+        let failed = result.and_then(|plan: Plan| plan.watch()).is_err_and(|error| {
+            // Its standard error is `watchdog.log` in the state folder.
+            eprintln!("winddown watchdog: {error}");
+            true
+        });
+        std::process::exit(i32::from(failed));
+    }
+}
+
+/// What a watchdog is told. Its working folder is the state folder.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Plan {
+    pub(super) scheduler: Token,
+    pub(super) orphan_grace: Duration,
+    /// The name of the lifeline, to be removed at the end.
+    pub(super) lifeline: String,
+}
+
+/// A watchdog that has said that it is there. It acts when `line` is closed.
+pub(super) struct Running {
+    pub(super) child: Child,
+    pub(super) line: UnixStream,
+}
+
+impl Watchdog {
+    /// Starts it and waits until it answers; blocks.
+    pub(super) fn start(&self, folder: &Path, plan: &Plan) -> Result<Option<Running>, ProcessError> {
+        let mut command = match self {
+            Self::Off => return Ok(None),
+            Self::ThisProgram if !INITIALISED.load(Ordering::Acquire) => return Err(ProcessError::NotInitialised),
+            Self::ThisProgram => {
+                // The link leads to this program even if its file was replaced meanwhile.
+                let mut command = Command::new("/proc/self/exe");
+                command.arg0("winddown-watchdog");
+                command
+            }
+            Self::Program { program, args } => {
+                let mut command = Command::new(program);
+                command.args(args);
+                command
+            }
+        };
+        let failed = |reason: String| ProcessError::Watchdog { reason };
+        let log = folder.join("watchdog.log");
+        let open = || File::options().append(true).create(true).open(&log).map_err(state(&log));
+        let plan = serde_json::to_string(plan).map_err(|error| failed(error.to_string()))?;
+        let (mut line, theirs) = UnixStream::pair().map_err(|error| failed(error.to_string()))?;
+        command
+            .env(PLAN, plan)
+            // It is none of the worker's children, where this scheduler itself runs in a worker.
+            .env_remove(SPAWN)
+            .current_dir(folder)
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .stdout(open()?)
+            .stderr(open()?)
+            // Ctrl-C in the terminal must not reach it.
+            .process_group(0);
+        let mut child =
+            command.spawn().map_err(|error| failed(format!("{}: {error}", command.get_program().display())))?;
+        // The command holds the other end too; without it the end of a watchdog that failed is seen at once.
+        drop(command);
+        let answer = await_answer(&mut line);
+        if let Err(error) = answer {
+            // It has been told nothing yet, so it can be killed at any moment.
+            let _ = child.kill();
+            let status = child.wait().map_err(|error| failed(error.to_string()))?;
+            return Err(failed(format!("it did not answer ({error}; {status}); see {}", log.display())));
+        }
+        Ok(Some(Running { child, line }))
+    }
+}
+
+fn await_answer(line: &mut UnixStream) -> io::Result<()> {
+    line.set_read_timeout(Some(WATCHDOG_ANSWER))?;
+    let mut answer = [0; READY.len()];
+    line.read_exact(&mut answer)?;
+    if answer != READY {
+        return Err(io::Error::other(format!("expected {:?}, got {:?}", READY.escape_ascii(), answer.escape_ascii())));
+    }
+    line.set_read_timeout(None)?;
+    line.set_nonblocking(true)
+}
+
+impl Plan {
+    fn watch(&self) -> Result<(), ProcessError> {
+        let line = io::stdin().as_fd().try_clone_to_owned().map_err(ProcessError::Proc)?;
+        let mut line = UnixStream::from(line);
+        let answered = line.write_all(READY);
+        // Nothing is ever sent. An error is an end as well: nobody is there any more.
+        while answered.is_ok() && matches!(line.read(&mut [0; 16]), Ok(1..)) {}
+        let result = self.end_workers();
+        let _ = fs::remove_file(&self.lifeline);
+        result
+    }
+
+    /// SIGTERM at once, SIGKILL after the grace period, until no process of this scheduler's workers is left.
+    fn end_workers(&self) -> Result<(), ProcessError> {
+        let records = Records::below(Path::new(""));
+        let began = Instant::now();
+        let mut told = std::collections::HashSet::new();
+        loop {
+            let mut ours = records.load()?;
+            ours.retain(|record| record.schedulers.contains(&self.scheduler));
+            let marks: Vec<Marks> = ours.iter().map(Marks::from).collect();
+            let members = survey_twice(&marks.iter().collect::<Vec<_>>()).map_err(ProcessError::Proc)?;
+            let kill = began.elapsed() >= self.orphan_grace;
+            let mut left = 0;
+            for (record, members) in ours.iter().zip(members) {
+                let may_appear = record.process.is_none() && began.elapsed() < START_SETTLES;
+                if members.is_empty() && !may_appear {
+                    records.remove(&record.token);
+                    continue;
+                }
+                left += 1;
+                for member in members.into_iter().filter(|member| kill || told.insert(member.id)) {
+                    if let Err(error) = signal_all(kill, |signal| proc::signal(member.id, signal)) {
+                        eprintln!("winddown watchdog: {}: process {}: {error}", name(record), member.id.pid);
+                    }
+                }
+            }
+            if left == 0 {
+                return Ok(());
+            }
+            if began.elapsed() >= self.orphan_grace + GIVE_UP {
+                return Err(ProcessError::Watchdog { reason: format!("{left} workers are alive after SIGKILL") });
+            }
+            sleep(LOOK_EVERY);
+        }
+    }
+}
+
+fn name(record: &Record) -> String {
+    format!("{} of job `{}`, {}", record.worker, record.job, record.run)
+}
