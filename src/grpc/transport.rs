@@ -142,6 +142,11 @@ impl GrpcTransport {
         self.workers.contains_key(&worker)
     }
 
+    /// Where a worker takes orders, if that is known.
+    pub fn address(&self, worker: WorkerId) -> Option<String> {
+        Some(self.workers.get(&worker)?.borrow().as_ref()?.endpoint.uri().to_string())
+    }
+
     /// The newest checkpoint that any worker was sent an order of; epoch 0 if there was none.
     pub fn newest_epoch(&self) -> Epoch {
         Epoch::new(self.newest.load(Ordering::Acquire))

@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::{net::TcpListener, runtime::Handle, sync::oneshot, task::JoinHandle};
+use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 use winddown::{grpc::*, *};
 
 pub const JOB: &str = "words";
@@ -183,7 +183,8 @@ pub struct Bench {
     pub topology: Arc<Topology>,
     pub transport: Arc<GrpcTransport>,
     pub committed: Committed,
-    registration: Registration,
+    departures: Arc<Mutex<Vec<Departure>>>,
+    registration: Option<Registration>,
 }
 
 impl Bench {
@@ -201,29 +202,39 @@ impl Bench {
             .build();
         let (job, running) = JobContext::builder(JOB, RUN).limits(limits).build(controller, fleet.clone());
         let registration = port.server.register(Arc::clone(&transport), job.sender()).unwrap();
-        let committed = Committed::default();
-        (Self { port, fleet, store, topology, transport, committed, registration }, job, running)
+        let (committed, departures, registration) = (Committed::default(), Arc::default(), Some(registration));
+        (Self { port, fleet, store, topology, transport, committed, departures, registration }, job, running)
     }
 
     /// Adds a worker that hosts the kit.
     pub async fn healthy(&self, number: u64) {
-        self.healthy_with(number, worker_options(), Departure::Released).await;
-    }
-
-    pub async fn healthy_with(&self, number: u64, options: GrpcWorkerOptions, departure: Departure) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let worker = kit_worker(number, &self.topology, self.port.address.to_string()).options(options);
-        let committed = self.committed.clone();
+        let worker = kit_worker(number, &self.topology, self.port.address.to_string());
+        let (committed, departures) = (self.committed.clone(), Arc::clone(&self.departures));
         self.fleet.add(number, async move {
             let left = worker.serve(listener, move |ctx| exactly_once(ctx, committed.clone())).await.unwrap();
-            assert_eq!(left, departure);
+            departures.lock().unwrap().push(left);
         });
     }
 
-    /// Unregisters the job.
-    pub fn unregister(self) -> (Port, Fleet) {
-        drop(self.registration);
-        (self.port, self.fleet)
+    /// Why the workers that host the kit left.
+    pub fn departures(&self) -> Vec<Departure> {
+        self.departures.lock().unwrap().clone()
+    }
+
+    /// Waits until no worker is alive.
+    pub async fn all_gone(&self, within: Duration) {
+        let gone = async {
+            while !self.fleet.workers_for_job(&JOB.into(), None).await.unwrap().is_empty() {
+                tokio::time::sleep(ms(10)).await;
+            }
+        };
+        assert!(tokio::time::timeout(within, gone).await.is_ok(), "a worker is alive after {within:?}");
+    }
+
+    /// The server forgets the job.
+    pub fn unregister(&mut self) {
+        self.registration = None;
     }
 }
 
@@ -273,9 +284,4 @@ pub async fn eventually(what: &str, is_so: impl Fn() -> bool) {
         }
     };
     assert!(tokio::time::timeout(Duration::from_secs(20), wait).await.is_ok(), "expected {what} within 20 s");
-}
-
-/// The runtime that tests run on has a timer.
-pub fn runtime() -> Handle {
-    Handle::current()
 }
