@@ -94,6 +94,8 @@ mod drive;
 #[cfg(feature = "embedded")]
 pub mod embedded;
 mod error;
+#[cfg(feature = "grpc")]
+pub mod grpc;
 mod ids;
 mod job;
 mod limits;

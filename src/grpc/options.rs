@@ -1,0 +1,138 @@
+//! The bounds of the gRPC part, in one place (invariant I5).
+
+use std::time::Duration;
+
+use tonic::transport::Endpoint;
+
+/// How a peer that has gone silent is noticed: HTTP/2 pings, also while nothing else is under way.
+///
+/// Without them a connection whose other end was cut off is never found out: calls on it time out, but none opens a new one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeepAlive {
+    /// How often a ping is sent. 5 s.
+    pub every: Duration,
+    /// How long its answer may take before the connection is given up. 5 s.
+    pub timeout: Duration,
+}
+
+impl Default for KeepAlive {
+    fn default() -> Self {
+        Self { every: Duration::from_secs(5), timeout: Duration::from_secs(5) }
+    }
+}
+
+/// How calls to one peer are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CallOptions {
+    /// How long a connection may take to open. 2 s.
+    pub connect: Duration,
+    /// How long one call may take, the opening of the connection included. It is sent along (`grpc-timeout`), so that the
+    /// other side can give up too. 5 s, as [`Limits::order`](crate::Limits::order).
+    pub call: Duration,
+    /// How a silent peer is noticed.
+    pub keep_alive: KeepAlive,
+}
+
+impl Default for CallOptions {
+    fn default() -> Self {
+        Self { connect: Duration::from_secs(2), call: Duration::from_secs(5), keep_alive: KeepAlive::default() }
+    }
+}
+
+impl CallOptions {
+    /// How many calls to one peer may wait for its connection. Each kind of order is sent to a worker once at a time.
+    const WAITING: usize = 16;
+
+    pub(super) fn apply(&self, endpoint: Endpoint) -> Endpoint {
+        endpoint
+            .connect_timeout(self.connect)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(self.keep_alive.every)
+            .keep_alive_timeout(self.keep_alive.timeout)
+            .keep_alive_while_idle(true)
+            .buffer_size(Self::WAITING)
+    }
+}
+
+/// How a [`ControllerServer`](super::ControllerServer) treats those who call it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ControllerOptions {
+    /// How long a call waits for room in its job's mailbox before it is answered `RESOURCE_EXHAUSTED`. 4 s, less than the 5 s
+    /// that a worker gives a call, so that the worker hears the reason.
+    pub mailbox_wait: Duration,
+    /// How many calls may wait for room in one job's mailbox; more are answered `RESOURCE_EXHAUSTED` at once. 1024.
+    pub waiting_per_job: u32,
+    /// How many calls of one connection are handled at a time; more wait in that connection. 64.
+    pub calls_per_connection: u32,
+    /// The largest message, in bytes. A task's state belongs into a durable store, and only its place into the message.
+    /// 4 MiB.
+    pub max_message: usize,
+    /// How a silent worker's connection is noticed and freed.
+    pub keep_alive: KeepAlive,
+    /// How long calls under way may take to end once the server is told to shut down. 2 s.
+    pub drain: Duration,
+}
+
+impl Default for ControllerOptions {
+    fn default() -> Self {
+        Self {
+            mailbox_wait: Duration::from_secs(4),
+            waiting_per_job: 1024,
+            calls_per_connection: 64,
+            max_message: 4 << 20,
+            keep_alive: KeepAlive::default(),
+            drain: Duration::from_secs(2),
+        }
+    }
+}
+
+/// How a [`GrpcWorker`](super::GrpcWorker) behaves in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GrpcWorkerOptions {
+    /// How often it says that it is alive. 5 s, a sixth of the silence after which
+    /// [`Limits::heartbeat`](crate::Limits::heartbeat) takes it for lost.
+    pub heartbeat: Duration,
+    /// How long tasks may take to end by themselves when the worker has to leave, before they are aborted. 5 s.
+    pub grace: Duration,
+    /// How long the worker goes on while no controller accepts anything from it; then it stops by itself. 30 s: a controller
+    /// that does not hear of a worker for [`Limits::heartbeat`](crate::Limits::heartbeat) has given it up for lost, so from
+    /// then on it works for nobody.
+    pub orphan: Duration,
+    /// How calls to the controller are made.
+    pub calls: CallOptions,
+    /// The wait before a report is tried again; it doubles up to `backoff_max`, and is lengthened by a random share. 100 ms.
+    pub backoff_min: Duration,
+    /// The longest wait before a report is tried again, without the random share. 2 s.
+    pub backoff_max: Duration,
+    /// The largest order, in bytes: that of a commit holds what the worker's tasks gave as commit data. 16 MiB.
+    pub max_message: usize,
+}
+
+impl Default for GrpcWorkerOptions {
+    fn default() -> Self {
+        Self {
+            heartbeat: Duration::from_secs(5),
+            grace: Duration::from_secs(5),
+            orphan: Duration::from_secs(30),
+            calls: CallOptions::default(),
+            backoff_min: Duration::from_millis(100),
+            backoff_max: Duration::from_secs(2),
+            max_message: 16 << 20,
+        }
+    }
+}
+
+impl GrpcWorkerOptions {
+    /// The longest that the worker's tasks go on after the last message that a controller accepted from it: `orphan`, or the
+    /// next heartbeat and its call where that is longer, and then `grace`.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use winddown::grpc::GrpcWorkerOptions;
+    ///
+    /// assert_eq!(GrpcWorkerOptions::default().worst_orphan(), Duration::from_secs(30 + 5));
+    /// ```
+    pub fn worst_orphan(&self) -> Duration {
+        self.orphan.max(self.heartbeat.saturating_add(self.calls.call)).saturating_add(self.grace)
+    }
+}

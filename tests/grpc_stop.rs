@@ -1,0 +1,174 @@
+//! Jobs whose workers speak gRPC, stopped in every mode.
+#![cfg(feature = "grpc")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "support/arroyo.rs"]
+mod arroyo;
+#[path = "support/grpc.rs"]
+mod support;
+
+use std::sync::Arc;
+
+use arroyo::{Diary, Manners, arroyo_worker};
+use prost::Message as _;
+use support::*;
+use winddown::{
+    grpc::{Departure, GrpcTransport, proto::arroyo_rpc::SubtaskCheckpointMetadata},
+    *,
+};
+
+const FIRST: Epoch = Epoch::new(1);
+
+fn arroyo(bench: &Bench, number: u64, manners: Manners) -> Diary {
+    let diary = Diary::default();
+    bench.fleet.add(number, arroyo_worker(number, bench.port.address, manners, diary.clone()));
+    diary
+}
+
+#[tokio::test]
+async fn a_final_checkpoint_is_complete_and_the_workers_leave_by_themselves() {
+    let (bench, mut job, running) = Bench::new(3).await;
+    for number in 1..=3 {
+        bench.healthy(number).await;
+    }
+    let stopping = running.stop_with_checkpoint(&mut job).unwrap();
+    let AfterCheckpointStopping::Stopped(stopped) = stopping.next(&mut job).await.unwrap() else { panic!() };
+
+    assert_eq!(stopped.evidence().epoch(), FIRST);
+    assert!(!stopped.killed_workers());
+    assert_eq!(bench.departures(), [Departure::Released; 3]);
+    let manifest = bench.store.last().unwrap();
+    assert!(manifest.then_stop);
+    for (number, snapshot) in (1..=3).zip(&manifest.tasks) {
+        let task = task(number);
+        assert_eq!(snapshot.task, task);
+        assert_eq!(snapshot.snapshot, format!("state of {task}"), "what the task gave, and nothing around it");
+        assert_eq!(snapshot.commit.as_ref().unwrap(), &format!("rows of {task}"));
+        assert_eq!(bench.committed.all()[&(FIRST, task)], format!("rows of {task}"));
+    }
+}
+
+#[tokio::test]
+async fn graceful_and_immediate_stops_end_in_their_evidence_and_nobody_is_killed() {
+    for request in [StopRequest::Graceful, StopRequest::Immediate] {
+        let (bench, mut job, running) = Bench::new(2).await;
+        bench.healthy(1).await;
+        bench.healthy(2).await;
+        job.sender().request(request).unwrap();
+        let receipt = drive(running, &mut job, &Policy::give_back()).await.unwrap();
+        match (request, &receipt.stopped) {
+            (StopRequest::Graceful, AnyStopped::Drained(stopped)) => assert!(!stopped.killed_workers()),
+            (StopRequest::Immediate, AnyStopped::Halted(stopped)) => assert!(!stopped.killed_workers()),
+            (request, stopped) => panic!("{request:?} ended in {stopped:?}"),
+        }
+    }
+}
+
+/// A worker that knows nothing of winddown is stopped with a final checkpoint, its commit included.
+#[tokio::test]
+async fn arroyo_style_workers_are_stopped_with_a_final_checkpoint() {
+    let (bench, mut job, running) = Bench::new(3).await;
+    let diaries: Vec<_> = (1..=2).map(|number| arroyo(&bench, number, Manners::default())).collect();
+    bench.healthy(3).await;
+    let stopping = running.stop_with_checkpoint(&mut job).unwrap();
+    let AfterCheckpointStopping::Stopped(stopped) = stopping.next(&mut job).await.unwrap() else { panic!() };
+
+    assert_eq!((stopped.evidence().epoch(), stopped.killed_workers()), (FIRST, false));
+    for diary in diaries {
+        let told: Vec<_> = diary.entries().into_iter().filter(|entry| !entry.starts_with("heartbeat")).collect();
+        let expected = [
+            "register: Ok",
+            "checkpoint 1 then_stop=true",
+            "STARTED_ALIGNMENT: Ok",
+            "FINISHED_SYNC: Ok",
+            "completed: Ok",
+            "commit 1",
+            "FINISHED_COMMIT: Ok",
+            "finished: Ok",
+            "job finished",
+            "worker finished: Ok",
+        ];
+        assert_eq!(told, expected);
+    }
+    let manifest = bench.store.last().unwrap();
+    let handed_back = SubtaskCheckpointMetadata::decode(manifest.tasks[1].snapshot.clone()).unwrap();
+    assert_eq!((handed_back.subtask_index, handed_back.table_metadata.len()), (1, 1), "as the worker gave it");
+}
+
+#[tokio::test]
+async fn arroyo_style_workers_are_stopped_gracefully_and_at_once() {
+    for (request, order) in [(StopRequest::Graceful, "stop Graceful"), (StopRequest::Immediate, "stop Immediate")] {
+        let (bench, mut job, running) = Bench::new(2).await;
+        let diaries: Vec<_> = (1..=2).map(|number| arroyo(&bench, number, Manners::default())).collect();
+        job.sender().request(request).unwrap();
+        let receipt = drive(running, &mut job, &Policy::give_back()).await.unwrap();
+        assert!(matches!(receipt.stopped, AnyStopped::Drained(_) | AnyStopped::Halted(_)), "{:?}", receipt.stopped);
+        for diary in diaries {
+            assert!(diary.has(order) && diary.has("finished: Ok") && diary.has("worker finished: Ok"), "{order}");
+        }
+    }
+}
+
+/// A controller that is away for a while costs time, and nothing else.
+#[tokio::test]
+async fn a_controller_port_that_closes_in_the_middle_loses_no_completion() {
+    let (mut bench, mut job, running) = Bench::new(2).await;
+    bench.healthy(1).await;
+    bench.healthy(2).await;
+    let transport = Arc::clone(&bench.transport);
+    let both = || transport.address(worker(1)).is_some() && transport.address(worker(2)).is_some();
+    eventually("both workers to register", both).await;
+    bench.port.close().await;
+
+    let stopping = running.stop_with_checkpoint(&mut job).unwrap();
+    let stop = tokio::spawn(async move {
+        let next = stopping.next(&mut job).await;
+        (next.map_err(|failed| failed.to_string()), job)
+    });
+    let transport = Arc::clone(&bench.transport);
+    eventually("the order to go out", || transport.newest_epoch() == FIRST).await;
+    tokio::time::sleep(ms(500)).await;
+    assert!(!stop.is_finished() && bench.store.last().is_none(), "nothing was heard while the port was closed");
+    bench.port.open_again().await;
+
+    let (next, _job) = stop.await.unwrap();
+    let AfterCheckpointStopping::Stopped(stopped) = next.unwrap() else { panic!() };
+    assert_eq!((stopped.evidence().epoch(), stopped.killed_workers()), (FIRST, false));
+    assert_eq!(bench.committed.all().len(), 2);
+}
+
+/// No orphan: a worker whose controller never comes back, or does not know its job, stops by itself within the documented time.
+#[tokio::test]
+async fn a_worker_without_a_controller_stops_by_itself() {
+    for port_closes in [true, false] {
+        let (mut bench, ..) = Bench::new(1).await;
+        bench.healthy(1).await;
+        let transport = Arc::clone(&bench.transport);
+        eventually("the worker to register", || transport.address(worker(1)).is_some()).await;
+        if port_closes {
+            bench.port.close().await;
+        } else {
+            bench.unregister();
+        }
+        // The time of a call is for its server to end, and a second for a busy machine.
+        let options = worker_options();
+        bench.all_gone(options.worst_orphan() + options.calls.call + ms(1000)).await;
+        assert_eq!(bench.departures(), [Departure::Orphaned]);
+    }
+}
+
+#[tokio::test]
+async fn i11_a_worker_refuses_the_order_of_another_run_and_goes_on() {
+    let (bench, mut job, running) = Bench::new(1).await;
+    bench.healthy(1).await;
+    let ours = Arc::clone(&bench.transport);
+    eventually("the worker to register", || ours.address(worker(1)).is_some()).await;
+    let newer = GrpcTransport::new(JOB, RUN.next(), Arc::clone(&bench.topology)).options(calls());
+    newer.set_address(worker(1), &ours.address(worker(1)).unwrap()).unwrap();
+    let stop = Order { run: RUN.next(), command: Command::Stop(WorkerStopMode::Immediate) };
+    let error = newer.send(worker(1), stop).await.unwrap_err();
+    assert_eq!(error.to_string(), "rejected: expected an order for run 3, got one for run 4");
+
+    let stopping = running.stop_with_checkpoint(&mut job).unwrap();
+    let AfterCheckpointStopping::Stopped(_) = stopping.next(&mut job).await.unwrap() else { panic!() };
+}
