@@ -27,6 +27,7 @@ impl EventSink for Events {
 struct Job {
     dir: tempfile::TempDir,
     plan: Plan,
+    meter: Arc<Meter>,
     cluster: EmbeddedCluster,
     manifest: Option<Manifest>,
     runs: u64,
@@ -58,7 +59,7 @@ impl Job {
         };
         let plan = Plan { works: (0..).zip(input.shares(WORKERS).unwrap()).map(work).collect() };
         let cluster = EmbeddedCluster::new(WorkerOptions { heartbeat: None, ..WorkerOptions::default() });
-        Self { dir, plan, cluster, manifest: None, runs: 0 }
+        Self { dir, plan, meter: Meter::new(WORKERS), cluster, manifest: None, runs: 0 }
     }
 
     fn start(&mut self) -> Run {
@@ -72,7 +73,7 @@ impl Job {
             &topology,
             self.manifest.as_ref(),
             Events(sink),
-            self.plan.start(from, &Meter::new(WORKERS)),
+            self.plan.start(from, &self.meter),
         );
         Run {
             hosted: hosted.unwrap(),
@@ -196,7 +197,7 @@ async fn all_input_is_counted_once() {
     finish(&mut job, 1).await;
     assert_eq!(job.committed(), naive(TEXT));
     assert_eq!(job.plan.done(job.manifest.as_ref()).unwrap(), Done { lines: 7, all: true });
-    assert_eq!(job.plan.meter.lines(), 7);
+    assert_eq!(job.meter.lines(), 7);
     // A run that starts at the end has nothing to add.
     finish(&mut job, 2).await;
     assert_eq!(job.committed(), naive(TEXT));
