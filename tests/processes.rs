@@ -1,7 +1,7 @@
 //! Real worker processes and real gRPC: whatever befalls a worker, the job ends in `Stopped` inside the worst-case formula, no process is
 //! left, and the next run goes on to the end without losing or doubling anything.
 #![cfg(all(target_os = "linux", feature = "grpc", feature = "object-store", feature = "process"))]
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "support/counting.rs"]
 mod counting;

@@ -8,7 +8,6 @@
     feature = "process"
 ))]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![allow(dead_code, reason = "the harness serves another test as well")]
 
 #[path = "wordcount/harness.rs"]
 mod harness;
