@@ -83,6 +83,8 @@ fn after_spent<C: Attachment, S: Scheduler>(
     policy: &Policy,
 ) -> Result<AnyPhase, DriveError> {
     match phase {
+        // What can't be written down can't be done, and a conflict says that another controller drives the job.
+        phase if matches!(failure, Failure::Journal(_)) => Err(DriveError::new(phase, failure)),
         // The evidence is not proven yet, so there is something to decide.
         AnyPhase::CheckpointStopping(phase) if phase.complete().is_none() => {
             after_spent_checkpoint(phase, failure, job, policy)

@@ -3,7 +3,7 @@
 use std::{error::Error, fmt, time::Duration};
 
 use crate::{
-    contracts::{ControllerError, RunFailure, RunStatus, SchedulerError},
+    contracts::{ControllerError, JournalError, RunFailure, RunStatus, SchedulerError},
     ids::{JobId, WorkerId},
     machine::{Phase, PhaseKind},
 };
@@ -71,6 +71,9 @@ pub enum Failure {
     /// The scheduler could not do its part.
     #[error(transparent)]
     Scheduler(#[from] SchedulerError),
+    /// What the phase is about to do could not be written down, so it has not been done (invariant I7).
+    #[error(transparent)]
+    Journal(#[from] JournalError),
     /// The phase's budget is spent.
     #[error(
         "{phase} is not done within {}: {} tasks finished, checkpoint {:?}, {} workers left; give it more time, or escalate",
@@ -106,6 +109,7 @@ impl Failure {
         match self {
             Self::Controller(error) => error.is_retryable(),
             Self::Scheduler(error) => error.is_retryable(),
+            Self::Journal(error) => error.is_retryable(),
             Self::StillAlive { .. } => true,
             Self::Run(_) | Self::BudgetSpent { .. } | Self::WrongJob(_) => false,
         }

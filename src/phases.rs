@@ -24,4 +24,5 @@ pub use running::Running;
 pub use stopped::{AnyStopped, Checkpointed, Drained, Evidence, Halted, Killed, Stopped};
 pub use stopping::Stopping;
 
+pub(crate) use release::NothingAlive;
 pub(crate) use wait::pause;

@@ -80,6 +80,7 @@ impl CheckpointStopping {
         if let Some(exit) = self.decided {
             return Ok(exit);
         }
+        job.write_down_status(PhaseKind::CheckpointStopping).await?;
         let span = job.span(PhaseKind::CheckpointStopping);
         let exit = self.work(job).instrument(span).await?;
         self.decided = Some(exit);
@@ -98,6 +99,7 @@ impl CheckpointStopping {
         };
         self.proven = Some(checkpointed);
         let gone = release(job, &mut self.releasing).await?;
+        job.write_down_end(PhaseKind::StoppedCheckpointed, gone).await?;
         Ok(Exit::Stopped(checkpointed, gone))
     }
 
@@ -187,6 +189,8 @@ pub(super) async fn take_final_checkpoint<C: JobController, S>(
         // Once per call, so that a retry sends again what failed; then as long as a periodic checkpoint is in the way.
         if std::mem::take(&mut ask) || status.final_checkpoint == FinalCheckpoint::NotStarted {
             job.controller.begin_checkpoint(true)?;
+            // Its epoch is durable before the first order of it goes out: `begin_` sends nothing itself.
+            job.write_down_status(phase).await?;
         }
         match news(job, phase.fulfils(), entry.deadline).await? {
             News::Status => {}

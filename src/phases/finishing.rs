@@ -67,6 +67,7 @@ impl Finishing {
         if let Some(exit) = self.decided {
             return Ok(exit);
         }
+        job.write_down_status(PhaseKind::Finishing).await?;
         let span = job.span(PhaseKind::Finishing);
         let exit = match take_final_checkpoint(job, PhaseKind::Finishing, self.entry).instrument(span).await {
             Ok(Final::Complete(_)) => Exit::Done,

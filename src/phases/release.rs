@@ -20,7 +20,7 @@ pub(crate) struct NothingAlive {
 
 impl NothingAlive {
     /// Whether workers had to be killed.
-    pub(super) fn forced(self) -> bool {
+    pub(crate) fn forced(self) -> bool {
         self.forced
     }
 }

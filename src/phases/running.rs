@@ -68,6 +68,7 @@ impl Running {
         if let Some(exit) = self.decided {
             return Ok(exit);
         }
+        job.write_down_status(PhaseKind::Running).await?;
         let span = job.span(PhaseKind::Running);
         let exit = wait(job, self.entry).instrument(span).await;
         self.decided = Some(exit);

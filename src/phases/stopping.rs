@@ -5,7 +5,7 @@ use std::{fmt, marker::PhantomData, time::Duration};
 use tracing::Instrument;
 
 use super::{
-    Drained, Halted, Killed,
+    Drained, Halted, Killed, Stopped,
     release::{NothingAlive, Releasing, kill, release},
     running::step_to,
     sealed::{Entry, Mint, Token},
@@ -111,7 +111,7 @@ macro_rules! cooperative {
             /// # Cancel safety
             /// Safe: call it again to go on. No worker gets its order twice for it.
             pub async fn run<C: JobController, S: Scheduler>(&mut self, job: &mut JobContext<C, S>) -> Result<(), Failure> {
-                self.decide($worker_mode, job).await.map(drop)
+                self.decide($worker_mode, <Stopped<$evidence> as Phase>::KIND, job).await.map(drop)
             }
 
             /// Runs, then steps.
@@ -125,7 +125,7 @@ macro_rules! cooperative {
                 mut self,
                 job: &mut JobContext<C, S>,
             ) -> Result<$after, Failed<Self>> {
-                match self.decide($worker_mode, job).await {
+                match self.decide($worker_mode, <Stopped<$evidence> as Phase>::KIND, job).await {
                     Ok(exit) => Ok(self.step(exit, job)),
                     Err(failure) => Err(Failed::new(self, failure)),
                 }
@@ -156,16 +156,22 @@ where
     async fn decide<C: JobController, S: Scheduler>(
         &mut self,
         mode: WorkerStopMode,
+        terminal: PhaseKind,
         job: &mut JobContext<C, S>,
     ) -> Result<Exit, Failure> {
         job.check(self)?;
         if let Some(exit) = self.decided {
             return Ok(exit);
         }
+        job.write_down_status(Self::KIND).await?;
         let span = job.span(Self::KIND);
         let work = async {
             match self.stop_tasks(mode, job).await {
-                Ended::All => Ok::<_, Failure>(Exit::Stopped(release(job, &mut self.releasing).await?)),
+                Ended::All => {
+                    let gone = release(job, &mut self.releasing).await?;
+                    job.write_down_end(terminal, gone).await?;
+                    Ok::<_, Failure>(Exit::Stopped(gone))
+                }
                 Ended::Request(request) => Ok(Exit::Request(request)),
                 Ended::Badly(reason) => {
                     tracing::warn!(%reason, "escalating to force");
@@ -241,8 +247,10 @@ impl Stopping<Force> {
         if let Some(Exit::Stopped(gone)) = self.decided {
             return Ok(gone);
         }
+        job.write_down(PhaseKind::StoppingForce).await?;
         let span = job.span(PhaseKind::StoppingForce);
         let gone = kill(job).instrument(span).await?;
+        job.write_down_end(PhaseKind::StoppedKilled, gone).await?;
         self.decided = Some(Exit::Stopped(gone));
         Ok(gone)
     }
