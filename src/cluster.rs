@@ -120,6 +120,13 @@ impl<T: Transport> ClusterBuilder<T> {
         self
     }
 
+    /// A controller before this one started the final checkpoint of this run, as `epoch`
+    /// ([`Rehydrated::final_epoch`](crate::Rehydrated::final_epoch) tells): this one goes on with it.
+    pub fn resume_final(mut self, epoch: Epoch) -> Self {
+        self.model.resume_final(epoch);
+        self
+    }
+
     /// The controller. It sends nothing until [`progress`](JobController::progress) is polled.
     pub fn build(self) -> ClusterController<T> {
         let Self { model, courier, store, limits } = self;

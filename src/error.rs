@@ -156,7 +156,7 @@ impl fmt::Display for WrongJob {
 
 impl Error for WrongJob {}
 
-fn list(workers: &[WorkerId]) -> String {
+pub(crate) fn list(workers: &[WorkerId]) -> String {
     const SHOWN: usize = 8;
     let mut text: Vec<String> = workers.iter().take(SHOWN).map(ToString::to_string).collect();
     if let Some(more @ 1..) = workers.len().checked_sub(SHOWN) {

@@ -104,6 +104,7 @@ pub mod model;
 mod phases;
 #[cfg(all(feature = "process", target_os = "linux"))]
 pub mod process;
+mod rehydrate;
 mod topology;
 #[cfg(feature = "worker")]
 pub mod worker;
@@ -133,6 +134,7 @@ pub use phases::{
 };
 #[cfg(all(feature = "process", target_os = "linux"))]
 pub use process::{ProcessScheduler, WorkerEnv};
+pub use rehydrate::{RehydrateError, Rehydrated, Unfit, rehydrate};
 pub use topology::{Operator, Role, Topology, TopologyBuilder, TopologyError};
 #[cfg(feature = "worker")]
 pub use worker::{

@@ -132,6 +132,7 @@ impl JobBuilder {
         // Identities are never reused within a process, so a phase can't be taken for another job's.
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let Self { id, run, limits, mailbox, journal } = self;
+        let (id, run) = last.map_or((id, run), |last| (last.job.clone(), last.run));
         let now = Instant::now();
         let entry = Entry::new(NEXT.fetch_add(1, Ordering::Relaxed), now, Running::budget(&limits));
         let job = JobContext {

@@ -3,12 +3,13 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::wait::{News, news, pause, take_in};
 use crate::{
-    contracts::{JobController, Scheduler, SchedulerError},
+    contracts::{JobController, PhaseRecord, Scheduler, SchedulerError},
     error::Failure,
+    ids::WorkerId,
     job::{Incoming, JobContext, StopRequest},
 };
 
@@ -150,7 +151,7 @@ pub(crate) async fn kill<C, S: Scheduler>(job: &mut JobContext<C, S>) -> Result<
 async fn alive_by<C, S: Scheduler>(
     job: &mut JobContext<C, S>,
     deadline: Instant,
-) -> Result<Vec<crate::WorkerId>, SchedulerError> {
+) -> Result<Vec<WorkerId>, SchedulerError> {
     let asked = Instant::now();
     let until = deadline.max(asked + Duration::from_millis(1));
     let alive = timeout_at(until, job.scheduler.workers_for_job(&job.id, Some(job.run)))
@@ -158,4 +159,16 @@ async fn alive_by<C, S: Scheduler>(
         .map_err(|_| SchedulerError::TimedOut { call: "workers_for_job", after: until - asked })??;
     job.publish_alive(alive.len());
     Ok(alive)
+}
+
+/// Asks a scheduler who of a run is alive; where nobody is, that is the proof.
+pub(crate) async fn listed<S: Scheduler>(
+    scheduler: &S,
+    record: &PhaseRecord,
+    within: Duration,
+) -> Result<Result<NothingAlive, Vec<WorkerId>>, SchedulerError> {
+    let alive = timeout(within, scheduler.workers_for_job(&record.job, Some(record.run)))
+        .await
+        .map_err(|_| SchedulerError::TimedOut { call: "workers_for_job", after: within })??;
+    Ok(if alive.is_empty() { Ok(NothingAlive { forced: record.killed_workers }) } else { Err(alive) })
 }
