@@ -38,6 +38,8 @@ struct Desk {
 /// The newest checkpoint that the workers of a [`Desk`] have been ordered to take.
 const ORDERED: u64 = 5;
 
+const HEARTBEAT: &str = "arroyo_rpc.JobControllerGrpc/Heartbeat";
+
 impl Desk {
     async fn new() -> Self {
         let port = Port::open().await;
@@ -215,15 +217,14 @@ async fn i9_a_full_mailbox_stalls_no_other_job() {
     let _registered = desk.port.server.register(other, other_mailbox.sender()).unwrap();
     let heartbeat =
         |job: &str| HeartbeatReq { worker_context: Some(WorkerContext { job_id: job.into(), ..context() }), time: 1 };
-    const METHOD: &str = "arroyo_rpc.JobControllerGrpc/Heartbeat";
     for _ in 0..4 {
-        desk.say(METHOD, &heartbeat(JOB)).await.unwrap();
+        desk.say(HEARTBEAT, &heartbeat(JOB)).await.unwrap();
     }
     let (full, waiting) = (heartbeat(JOB), heartbeat("other"));
-    let stuck = desk.say(METHOD, &full);
+    let stuck = desk.say(HEARTBEAT, &full);
     let other = async {
         for _ in 0..50 {
-            desk.say(METHOD, &waiting).await.unwrap();
+            desk.say(HEARTBEAT, &waiting).await.unwrap();
         }
     };
     let (stuck, ()) = tokio::join!(stuck, other);
@@ -231,32 +232,31 @@ async fn i9_a_full_mailbox_stalls_no_other_job() {
     assert_eq!(status.code(), Code::ResourceExhausted);
     assert_eq!(status.message(), "the mailbox of job `words` is full, and was so for 300ms; send it again later");
     desk.received().unwrap();
-    desk.say(METHOD, &heartbeat(JOB)).await.unwrap();
+    desk.say(HEARTBEAT, &heartbeat(JOB)).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_job_is_known_from_its_registration_until_that_is_dropped() {
     let desk = Desk::new().await;
     let heartbeat = HeartbeatReq { worker_context: Some(context()), time: 1 };
-    const METHOD: &str = "arroyo_rpc.JobControllerGrpc/Heartbeat";
-    desk.say(METHOD, &heartbeat).await.unwrap();
+    desk.say(HEARTBEAT, &heartbeat).await.unwrap();
 
     let again = Arc::new(GrpcTransport::new(JOB, RUN, topology(2)));
     let error = desk.port.server.register(again, desk.mailbox.sender()).unwrap_err();
     assert_eq!(error.to_string(), "expected a run of job `words` after run 3, which is registered, got run 3");
     let newer = Arc::new(GrpcTransport::new(JOB, RUN.next(), topology(2)));
     let newer = desk.port.server.register(newer, desk.mailbox.sender()).unwrap();
-    let status = desk.say(METHOD, &heartbeat).await.unwrap_err();
+    let status = desk.say(HEARTBEAT, &heartbeat).await.unwrap_err();
     assert_eq!(
         (status.code(), status.message()),
         (Code::FailedPrecondition, "expected generation 4 of job `words`, got 3")
     );
 
     drop(desk.registration);
-    let status = call(desk.channel.clone(), METHOD, heartbeat.encode_to_vec()).await.unwrap_err();
+    let status = call(desk.channel.clone(), HEARTBEAT, heartbeat.encode_to_vec()).await.unwrap_err();
     assert_eq!(status.code(), Code::FailedPrecondition, "the older registration does not take the newer one with it");
     drop(newer);
-    let status = call(desk.channel.clone(), METHOD, heartbeat.encode_to_vec()).await.unwrap_err();
+    let status = call(desk.channel.clone(), HEARTBEAT, heartbeat.encode_to_vec()).await.unwrap_err();
     assert_eq!(status.code(), Code::NotFound);
 }
 

@@ -261,6 +261,8 @@ impl WorkerGrpc for Worker {
         let message = request.into_inner();
         let subtasks = &message.committing_data["count"].committing_data["p"].commit_data_by_subtask;
         assert_eq!(subtasks[&self.subtask()], format!("files of {}", self.number), "what this task gave");
+        // Some sinks let their first subtask commit for all.
+        self.diary.write(format!("commit data of subtasks {:?}", subtasks.keys().collect::<Vec<_>>()));
         self.diary.write(format!("commit {}", message.epoch));
         let worker = self.clone();
         let then_stop = *self.then_stop.lock().unwrap();
