@@ -1,10 +1,9 @@
 //! The smallest worker and controller of one's own: `cargo run --example custom_worker`. It starts itself again as the worker, in a
 //! second process, lets it count for a second, and stops it with a final checkpoint.
-use std::{
-    error::Error, future::pending, process::Child, process::Command as Process, sync::Arc, sync::Mutex, time::Duration,
-};
+#![allow(clippy::wildcard_imports, reason = "short")]
+use std::{error::Error, future::pending, sync::Arc, sync::Mutex, time::Duration};
 
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, process::Child, process::Command as Process};
 use winddown::{grpc::*, *};
 
 type Outcome = Result<(), Box<dyn Error>>;
@@ -62,7 +61,7 @@ struct OneProcess(Mutex<Child>);
 
 impl Scheduler for OneProcess {
     async fn stop_workers(&self, _: &JobId, _: Option<RunId>, force: bool) -> Result<(), SchedulerError> {
-        let kill = || self.0.lock().map_or(Ok(()), |mut child| child.kill());
+        let kill = || self.0.lock().map_or(Ok(()), |mut child| child.start_kill());
         if force { kill().map_err(|error| SchedulerError::Unavailable(error.into())) } else { Ok(()) }
     }
 
@@ -76,7 +75,8 @@ impl Scheduler for OneProcess {
 /// The controller's process.
 async fn controller() -> Outcome {
     let listener = TcpListener::bind("127.0.0.1:0").await?; // where workers report
-    let worker = Process::new(std::env::current_exe()?).arg(listener.local_addr()?.to_string()).spawn()?;
+    let worker =
+        Process::new(std::env::current_exe()?).arg(listener.local_addr()?.to_string()).kill_on_drop(true).spawn()?;
     let folder = tempfile::tempdir()?; // where checkpoints become durable
     let store = Arc::new(ObjectStoreCheckpoints::local(folder.path())?);
     store.open_run(&JOB.into()).await?; // fences out older controllers

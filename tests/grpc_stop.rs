@@ -295,3 +295,22 @@ async fn controller_and_worker_answer_health_checks() {
         assert_eq!(answer.status(), ServingStatus::Serving, "{service}");
     }
 }
+
+#[cfg(feature = "grpc-reflection")]
+#[tokio::test]
+async fn reflection_lists_the_services() {
+    use tonic_reflection::pb::v1::{
+        ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+        server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+    };
+    let (bench, ..) = Bench::new(1).await;
+    let address = format!("http://{}", bench.port.address);
+    let channel = winddown::grpc::tonic::transport::Endpoint::from_shared(address).unwrap().connect_lazy();
+    let message_request = Some(MessageRequest::ListServices(String::new()));
+    let request = tokio_stream::once(ServerReflectionRequest { host: String::new(), message_request });
+    let mut answers = ServerReflectionClient::new(channel).server_reflection_info(request).await.unwrap().into_inner();
+    let answer = answers.message().await.unwrap().unwrap().message_response.unwrap();
+    let MessageResponse::ListServicesResponse(list) = answer else { panic!("{answer:?}") };
+    let names: Vec<_> = list.service.iter().map(|service| service.name.as_str()).collect();
+    assert!(names.contains(&"arroyo_rpc.JobControllerGrpc"), "{names:?}");
+}

@@ -72,10 +72,14 @@ mod tests {
         commits.note(Epoch::new(3), there, &Bytes::from_static(b"arroyo-commit/1\nolder"));
         let by_table = commit(here, b"arroyo-commit/1\nx");
         assert_eq!(
-            commits.completed(epoch, &[by_table.clone()]),
+            commits.completed(epoch, std::slice::from_ref(&by_table)),
             [by_table.clone(), commit(there, b"arroyo-commit/1\nx")]
         );
-        assert_eq!(commits.completed(Epoch::new(3), &[by_table.clone()]), [by_table], "of another checkpoint");
+        assert_eq!(
+            commits.completed(Epoch::new(3), std::slice::from_ref(&by_table)),
+            [by_table],
+            "of another checkpoint"
+        );
     }
 
     #[test]
@@ -83,6 +87,6 @@ mod tests {
         let commits = Commits::default();
         commits.note(Epoch::new(4), TaskId::new(1, 1), &Bytes::from_static(b"rows"));
         let own = commit(TaskId::new(1, 0), b"rows");
-        assert_eq!(commits.completed(Epoch::new(4), &[own.clone()]), [own]);
+        assert_eq!(commits.completed(Epoch::new(4), std::slice::from_ref(&own)), [own]);
     }
 }
