@@ -18,7 +18,7 @@ use crate::{
     limits::Limits,
     machine::{AnyPhase, Phase, PhaseKind, SuccessorOf},
     phases::{
-        Running,
+        HealthWatch, Running,
         sealed::{Entry, Mint},
     },
 };
@@ -35,7 +35,7 @@ pub struct JobContext<C, S> {
     pub(crate) mailbox: Mailbox,
     pub(crate) limits: Arc<Limits>,
     pub(crate) parked: Option<AnyPhase>,
-    pub(crate) last_health: Option<Instant>,
+    pub(crate) health: HealthWatch,
     identity: u64,
     trail: Trail,
     progress: watch::Sender<Progress>,
@@ -119,7 +119,7 @@ impl JobBuilder {
             mailbox: mailbox.unwrap_or_else(|| Mailbox::new(limits.mailbox_capacity)),
             limits,
             parked: None,
-            last_health: None,
+            health: HealthWatch::default(),
             identity: entry.identity,
             trail: Trail::new(Visit { phase: PhaseKind::Running, entered: now }),
             progress: watch::Sender::new(Progress::new(PhaseKind::Running, now, entry.deadline)),
@@ -204,8 +204,7 @@ impl<C, S> JobContext<C, S> {
 
     /// The same job without its controller, which is handed back. What is left is to kill the workers.
     pub fn detach(self) -> (JobContext<Detached, S>, C) {
-        let Self { id, run, controller, scheduler, mailbox, limits, parked, last_health, identity, trail, progress } =
-            self;
+        let Self { id, run, controller, scheduler, mailbox, limits, parked, health, identity, trail, progress } = self;
         let controller_less = JobContext {
             id,
             run,
@@ -214,7 +213,7 @@ impl<C, S> JobContext<C, S> {
             mailbox,
             limits,
             parked,
-            last_health,
+            health,
             identity,
             trail,
             progress,
