@@ -24,4 +24,4 @@ pub use running::Running;
 pub use stopped::{AnyStopped, Checkpointed, Drained, Evidence, Halted, Killed, Stopped};
 pub use stopping::Stopping;
 
-pub(crate) use wait::pause;
+pub(crate) use wait::{HealthWatch, MOMENT, after, pause};
