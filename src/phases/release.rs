@@ -1,8 +1,12 @@
 //! The end of every shutdown: workers leave or are killed, and then the scheduler is asked whether any is alive (invariant I2).
 //! By the time workers are released the evidence is proven, so killing one that does not leave loses nothing.
 
-use std::time::Duration;
+use std::{
+    pin::{Pin, pin},
+    time::Duration,
+};
 
+use futures_util::FutureExt;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::wait::{MOMENT, News, after, news, pause, take_in};
@@ -71,10 +75,10 @@ async fn leave<C: JobController, S: Scheduler>(
     tell_workers(job, deadline).await?;
     let JobContext { id, run, controller, scheduler, mailbox, limits, .. } = job;
     let asked = in_time("stop_workers", limits.release, deadline, scheduler.stop_workers(id, Some(*run), false));
-    attended(controller, mailbox, asked).await?;
+    attended(controller, mailbox, pin!(asked)).await?;
     loop {
         let JobContext { id, run, controller, scheduler, mailbox, .. } = job;
-        let alive = attended(controller, mailbox, alive_by(deadline, id, *run, scheduler)).await?;
+        let alive = attended(controller, mailbox, pin!(alive_by(deadline, id, *run, scheduler))).await?;
         job.publish_alive(alive.len());
         if alive.is_empty() {
             return Ok(NothingAlive { forced: false });
@@ -110,9 +114,8 @@ async fn tell_workers<C: JobController, S>(job: &mut JobContext<C, S>, deadline:
 async fn attended<C: JobController, T>(
     controller: &mut C,
     mailbox: &mut Mailbox,
-    call: impl Future<Output = Result<T, SchedulerError>>,
+    mut call: Pin<&mut impl Future<Output = Result<T, SchedulerError>>>,
 ) -> Result<T, NotLeft> {
-    let mut call = std::pin::pin!(call);
     loop {
         if mailbox.stronger_than(Some(StopRequest::Immediate)).is_some() {
             return Err(NotLeft::Forced);
@@ -149,23 +152,24 @@ pub(crate) async fn kill<C, S: Scheduler>(job: &mut JobContext<C, S>) -> Result<
 }
 
 /// Asks the scheduler who is alive. The question gets a moment of its own even at the deadline: "not asked" is no answer.
-async fn alive_by<S: Scheduler>(
+fn alive_by<S: Scheduler>(
     deadline: Instant,
     job: &JobId,
     run: RunId,
     scheduler: &S,
-) -> Result<Vec<WorkerId>, SchedulerError> {
+) -> impl Future<Output = Result<Vec<WorkerId>, SchedulerError>> {
     let until = deadline.max(after(MOMENT));
     let given = until - Instant::now();
-    in_time("workers_for_job", given, until, scheduler.workers_for_job(job, Some(run))).await
+    in_time("workers_for_job", given, until, scheduler.workers_for_job(job, Some(run)))
 }
 
-/// A call of the scheduler, which is given up at the deadline.
-async fn in_time<T>(
+/// A call of the scheduler, which is given up at the deadline. No `async fn`: that would hold the call twice.
+fn in_time<T>(
     call: &'static str,
     given: Duration,
     deadline: Instant,
     answer: impl Future<Output = Result<T, SchedulerError>>,
-) -> Result<T, SchedulerError> {
-    timeout_at(deadline, answer).await.unwrap_or(Err(SchedulerError::TimedOut { call, after: given }))
+) -> impl Future<Output = Result<T, SchedulerError>> {
+    timeout_at(deadline, answer)
+        .map(move |answer| answer.unwrap_or(Err(SchedulerError::TimedOut { call, after: given })))
 }
