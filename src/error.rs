@@ -119,14 +119,6 @@ impl Failure {
     pub(crate) fn is_schedulers(&self) -> bool {
         matches!(self, Self::Scheduler(_) | Self::StillAlive { .. })
     }
-
-    /// Whether a worker is gone, so that no order can reach it.
-    pub(crate) fn is_lost_worker(&self) -> bool {
-        match self {
-            Self::Run(failure) | Self::Controller(ControllerError::Run(failure)) => failure.is_lost_worker(),
-            _ => false,
-        }
-    }
 }
 
 /// A phase was used with a job that is not in it: the one thing that the types can't see.

@@ -176,6 +176,7 @@ impl RunModel {
             tasks_failed: self.failed,
             sources: self.sources,
             workers_left: self.workers.expected(),
+            workers_lost: self.workers.lost(),
             workers: as_count(self.topology.workers().len()),
             checkpoint: self.in_flight.as_ref().map(InFlight::stage).unwrap_or_default(),
             final_checkpoint: match (&self.in_flight, self.final_complete) {

@@ -31,6 +31,7 @@ mod tasks;
 mod words;
 
 use std::{
+    io::{ErrorKind, Write, stderr, stdout},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -52,7 +53,7 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let (input, state) = match prepare(&args) {
         Ok(prepared) => prepared,
-        Err(error) => return fail(USAGE, &*error),
+        Err(error) => return fail(USAGE, &error),
     };
     let demo = args.inputs.is_empty().then(|| (input.lines() / u64::from(args.workers) / DEMO_SECONDS).max(1));
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -62,9 +63,16 @@ fn main() -> ExitCode {
     match runtime.block_on(run_loop::run(&args, args.rate.or(demo), &input, &state)) {
         Ok(end) => {
             let program = std::env::args().next().unwrap_or_else(|| "wordcount".to_owned());
-            println!("{}", end.report.render(&args, &program, &state.counts()));
+            let report = end.report.render(&args, &program, &state.counts());
+            match writeln!(stdout(), "{report}") {
+                // Who closes the pipe does not want to know.
+                Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+                    return fail(FAILED, &format!("the report can't be written: {error}"));
+                }
+                _ => {}
+            }
             match end.given_up {
-                Some(reason) => fail(FAILED, &*Box::<dyn std::error::Error>::from(reason)),
+                Some(reason) => fail(FAILED, &reason),
                 None => ExitCode::SUCCESS,
             }
         }
@@ -88,7 +96,8 @@ fn own_sources() -> Vec<PathBuf> {
     folders.into_iter().filter(|folder| folder.exists()).collect()
 }
 
-fn fail(code: u8, error: &dyn std::error::Error) -> ExitCode {
-    eprintln!("wordcount: {error}");
+fn fail(code: u8, error: &dyn std::fmt::Display) -> ExitCode {
+    // Where nobody listens the exit code still tells.
+    let _ = writeln!(stderr(), "wordcount: {error}");
     ExitCode::from(code)
 }

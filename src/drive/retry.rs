@@ -19,9 +19,10 @@ pub(super) enum Verdict {
 pub(super) struct Retries {
     limits: Arc<Limits>,
     jitter_seed: Option<u64>,
-    controller: Option<ExponentialBackoff>,
-    scheduler: Option<ExponentialBackoff>,
-    journal: Option<ExponentialBackoff>,
+    // Boxed: most drives need none, and their futures stay small.
+    controller: Option<Box<ExponentialBackoff>>,
+    scheduler: Option<Box<ExponentialBackoff>>,
+    journal: Option<Box<ExponentialBackoff>>,
     used: u32,
 }
 
@@ -53,7 +54,7 @@ impl Retries {
         };
         // Every phase and every drive gets waits of its own from one seed.
         let seed = self.jitter_seed.map(|seed| seed ^ phase as u64);
-        match backoff.get_or_insert_with(|| exponential(limits, most, seed)).next() {
+        match backoff.get_or_insert_with(|| exponential(limits, most, seed).into()).next() {
             Some(delay) => {
                 self.used += 1;
                 Verdict::Retry(delay)

@@ -172,7 +172,7 @@ impl RunModel {
     }
 
     /// The run has been told to end, so that a task may end with its work half done.
-    fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.stop.is_some() || self.released
     }
 }

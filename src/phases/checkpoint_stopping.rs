@@ -139,7 +139,9 @@ impl CheckpointStopping {
     /// Gives the phase more time, counted from now.
     pub fn extend<C, S>(&mut self, by: Duration, job: &mut JobContext<C, S>) {
         self.entry.deadline = Instant::now().checked_add(by);
-        job.publish_deadline(self.entry.deadline);
+        if job.check(self).is_ok() {
+            job.publish_deadline(self.entry.deadline);
+        }
     }
 
     /// Gives the final checkpoint up, and stops the tasks where they are.

@@ -77,7 +77,7 @@ impl Finishing {
             Err(failure) => {
                 tracing::warn!(%failure, "the final checkpoint can't complete");
                 job.note_error(&failure);
-                if failure.is_lost_worker() { Exit::Force } else { Exit::Immediate }
+                if job.controller.has_lost_worker() { Exit::Force } else { Exit::Immediate }
             }
         };
         self.decided = Some(exit);

@@ -6,7 +6,7 @@ use super::{
     sealed::{Entry, Mint},
 };
 use crate::{
-    contracts::{JobController, RunFailure, Scheduler},
+    contracts::{JobController, Scheduler},
     error::{Failed, Failure},
     job::{JobContext, StopRequest},
     machine::{AfterRecovering, Force, PhaseKind},
@@ -64,8 +64,7 @@ impl Recovering {
     }
 
     fn step<C: JobController, S>(self, job: &mut JobContext<C, S>) -> AfterRecovering {
-        let lost = job.controller.failure().is_some_and(RunFailure::is_lost_worker);
-        if lost || job.requested() == Some(StopRequest::Force) {
+        if job.controller.has_lost_worker() || job.requested() == Some(StopRequest::Force) {
             AfterRecovering::Force(job.enter(self, ()))
         } else {
             let budget = job.limits.recover;

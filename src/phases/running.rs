@@ -97,7 +97,11 @@ impl Running {
             Exit::Request(request) => self.on_request(request, job),
             Exit::RunFailed => AfterRunning::Recovering(job.enter(self, ())),
             Exit::SourcesExhausted => AfterRunning::Finishing(job.enter(self, ())),
-            Exit::TtlExpired => AfterRunning::Immediate(job.enter(self, ())),
+            // The end of its time is a stop that was asked for in advance: no run follows (invariant I8).
+            Exit::TtlExpired => {
+                record(job, StopRequest::Immediate);
+                AfterRunning::Immediate(job.enter(self, ()))
+            }
         }
     }
 

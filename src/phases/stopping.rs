@@ -196,7 +196,7 @@ where
                 WorkerStopMode::Immediate => *self.failures_before.get_or_insert(status.failures),
             };
             if let Some(failure) = job.controller.failure()
-                && (status.failures > tolerated || failure.is_lost_worker())
+                && (status.failures > tolerated || job.controller.has_lost_worker())
             {
                 return Ended::Badly(failure.clone().into());
             }

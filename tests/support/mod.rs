@@ -85,6 +85,8 @@ pub(crate) struct Script {
     pub(crate) told: Vec<(Told, Instant)>,
     pub(crate) events: u64,
     pub(crate) health_checks: u32,
+    /// At each health check, how many events had come in.
+    pub(crate) events_before_check: Vec<u64>,
     reactions: Vec<(Told, Duration, Does)>,
     due: Vec<(Instant, Does)>,
 }
@@ -189,7 +191,10 @@ impl JobController for Scripted {
     }
 
     fn check_health(&mut self, _: std::time::Instant) {
-        self.script().health_checks += 1;
+        let mut script = self.script();
+        script.health_checks += 1;
+        let events = script.events;
+        script.events_before_check.push(events);
     }
 
     fn begin_checkpoint(&mut self, then_stop: bool) -> Result<CheckpointStart, ControllerError> {

@@ -98,7 +98,7 @@ impl Case {
         self.dir.path().join("state")
     }
 
-    fn command(&self, line: &str) -> Command {
+    pub(crate) fn command(&self, line: &str) -> Command {
         let mut command = Command::new(program());
         command.arg(self.input()).arg("--state-dir").arg(self.state()).args(line.split_whitespace());
         command.current_dir(self.dir.path()).stdout(Stdio::piped()).stderr(Stdio::piped()).stdin(Stdio::null());
