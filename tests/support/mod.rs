@@ -1,6 +1,8 @@
 //! A controller and a scheduler that do as the test says, on the paused clock. What they were told is in their logs.
 #![allow(dead_code, reason = "each test crate uses what it needs")]
 
+pub(crate) mod journal;
+
 use std::{
     future::pending,
     sync::{Arc, Mutex, MutexGuard},
@@ -85,6 +87,8 @@ pub(crate) struct Script {
     pub(crate) told: Vec<(Told, Instant)>,
     pub(crate) events: u64,
     pub(crate) health_checks: u32,
+    /// How often the controller did its work.
+    pub(crate) progressed: u32,
     /// At each health check, how many events had come in.
     pub(crate) events_before_check: Vec<u64>,
     reactions: Vec<(Told, Duration, Does)>,
@@ -227,6 +231,7 @@ impl JobController for Scripted {
     }
 
     async fn progress(&mut self) -> Result<(), ControllerError> {
+        self.script().progressed += 1;
         loop {
             if let Some(does) = self.take_due() {
                 return self.apply(does);
