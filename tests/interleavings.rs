@@ -97,6 +97,40 @@ async fn i6_force_cuts_through_a_scheduler_that_does_not_say_who_is_alive() {
     assert_eq!(start.elapsed(), secs(2));
 }
 
+/// The checkpoint is complete and every task has finished in the moment in which somebody loses patience.
+#[tokio::test(start_paused = true)]
+async fn a_request_that_comes_too_late_does_not_throw_away_what_is_proven() {
+    for (request, killed) in [(StopRequest::Immediate, false), (StopRequest::Force, true)] {
+        let (mut job, running, controller, _) = job(Limits::default());
+        let stopping = running.stop_with_checkpoint(&mut job).unwrap();
+        controller.script().status.final_checkpoint = FinalCheckpoint::Complete(FINAL);
+        controller.script().status.tasks.done = 4;
+        job.sender().request(request).unwrap();
+        let receipt = drive(stopping, &mut job, &Policy::escalate()).await.unwrap();
+        assert_eq!((receipt.stopped.name(), receipt.stopped.killed_workers()), ("checkpointed", killed));
+    }
+}
+
+/// Nobody drove the job around its deadline, and the last message had come in time.
+#[tokio::test(start_paused = true)]
+async fn what_has_arrived_by_the_deadline_counts() {
+    let (mut job, running, controller, _) = job(Limits::default());
+    controller.script().events_end_it = true;
+    let stopping = running.stop_with_checkpoint(&mut job).unwrap();
+    job.sender().event(heartbeat(1)).await.unwrap();
+    advance(secs(3600)).await;
+    let receipt = drive(stopping, &mut job, &Policy::escalate()).await.unwrap();
+    assert_eq!((receipt.stopped.name(), receipt.last_error), ("checkpointed", None));
+
+    let (mut job, running, controller, _) = self::job(Limits::default());
+    controller.script().events_end_it = true;
+    let stopping = running.stop_gracefully(&mut job).unwrap();
+    job.sender().event(heartbeat(1)).await.unwrap();
+    advance(secs(3600)).await;
+    let receipt = drive(stopping, &mut job, &Policy::escalate()).await.unwrap();
+    assert_eq!((receipt.stopped.name(), receipt.last_error), ("drained", None));
+}
+
 #[tokio::test(start_paused = true)]
 async fn i8_a_job_whose_time_is_over_is_not_restarted() {
     let (mut job, running, controller, _) = job(Limits { ttl: Some(secs(5)), ..Limits::default() });

@@ -86,6 +86,8 @@ pub(crate) struct Script {
     pub(crate) busy: u32,
     pub(crate) told: Vec<(Told, Instant)>,
     pub(crate) events: u64,
+    /// An event says that the final checkpoint is complete and that all tasks have finished.
+    pub(crate) events_end_it: bool,
     pub(crate) health_checks: u32,
     /// How often the controller did its work.
     pub(crate) progressed: u32,
@@ -190,7 +192,12 @@ impl JobController for Scripted {
     }
 
     fn handle(&mut self, _: WorkerEvent, _: std::time::Instant) -> Result<Applied, Rejection> {
-        self.script().events += 1;
+        let mut script = self.script();
+        script.events += 1;
+        if script.events_end_it {
+            script.status.tasks.done = script.status.tasks.total;
+            script.status.final_checkpoint = FinalCheckpoint::Complete(FINAL);
+        }
         Ok(Applied::Changed)
     }
 
