@@ -120,6 +120,13 @@ impl<T: Transport> ClusterBuilder<T> {
         self
     }
 
+    /// A controller before this one started the final checkpoint of this run, as `epoch`
+    /// ([`Rehydrated::final_epoch`](crate::Rehydrated::final_epoch) tells): this one goes on with it.
+    pub fn resume_final(mut self, epoch: Epoch) -> Self {
+        self.model.resume_final(epoch);
+        self
+    }
+
     /// The controller. It sends nothing until [`progress`](JobController::progress) is polled.
     pub fn build(self) -> ClusterController<T> {
         let Self { model, courier, store, limits } = self;
@@ -210,8 +217,11 @@ impl<T: Transport> ClusterController<T> {
             changed |= fan_out.poll(cx);
         }
         changed |= self.poll_periodic(cx);
-        if let Some(error) = self.take_error() {
-            return Poll::Ready(Err(error));
+        while let Some((error, of_checkpoint)) = self.take_store_error().or_else(|| self.take_report()) {
+            changed = true;
+            if self.has_failed(&error, of_checkpoint) {
+                return Poll::Ready(Err(error));
+            }
         }
         if changed { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
@@ -244,18 +254,19 @@ impl<T: Transport> ClusterController<T> {
         true
     }
 
-    /// An error that has not been told yet. One of a periodic checkpoint ends it: the next starts afresh, and a final one
-    /// need not wait for it.
-    fn take_error(&mut self) -> Option<ControllerError> {
-        let (error, of_checkpoint) = self.take_store_error().or_else(|| self.take_report())?;
+    /// Whether an error is one of what is asked for now; it is told then. One of a periodic checkpoint ends that: the next
+    /// starts afresh, and a final one need not wait for it. A checkpoint that a stop has overtaken may fail.
+    fn has_failed(&mut self, error: &ControllerError, of_checkpoint: bool) -> bool {
         let (job, run) = (self.courier.job(), self.model.run());
         tracing::warn!(%job, %run, %error, "the controller could not carry out what it was told");
-        if let Some(epoch) = self.model.periodic().filter(|_| of_checkpoint) {
-            tracing::warn!(%job, %run, %epoch, "periodic checkpoint abandoned");
-            self.model.abandon(epoch);
-            self.settle();
+        if !of_checkpoint {
+            return true;
         }
-        Some(error)
+        let Some(epoch) = self.model.periodic() else { return !self.model.is_over() };
+        tracing::warn!(%job, %run, %epoch, "periodic checkpoint abandoned");
+        self.model.abandon(epoch);
+        self.settle();
+        self.model.may_start_periodic()
     }
 
     fn take_store_error(&mut self) -> Option<(ControllerError, bool)> {

@@ -4,6 +4,7 @@
 
 mod event;
 mod job_controller;
+mod journal;
 mod order;
 mod scheduler;
 mod status;
@@ -12,6 +13,7 @@ mod transport;
 
 pub use event::{Event, TaskError, WorkerEvent};
 pub use job_controller::{Applied, CheckpointStart, ControllerError, Detached, JobController, Rejection};
+pub use journal::{BoxJournal, DynJournal, Journal, JournalError, NoJournal, PhaseRecord, Write, may_write};
 pub use order::{Command, Order, TaskCommit, WorkerStopMode};
 pub use scheduler::{BoxScheduler, DynScheduler, Scheduler, SchedulerError};
 pub use status::{CheckpointStage, Count, FinalCheckpoint, RunFailure, RunStatus};

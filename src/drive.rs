@@ -16,9 +16,9 @@ use retry::{Retries, Verdict};
 use crate::{
     contracts::Scheduler,
     error::Failure,
-    job::JobContext,
+    job::{JobContext, StopRequest},
     machine::AnyPhase,
-    phases::{AnyStopped, CheckpointStopping},
+    phases::{AnyStopped, CheckpointStopping, MOMENT, after},
 };
 
 /// Drives a job from any phase to `Stopped`.
@@ -58,15 +58,23 @@ pub async fn drive<C: Attachment, S: Scheduler>(
             Verdict::Retry(delay) => {
                 tracing::warn!(%failure, ?delay, phase = %phase.kind(), "will try again");
                 parking.job.note_retry();
-                let level = phase.kind().fulfils();
-                C::pause(parking.job, level, phase.deadline_before(tokio::time::Instant::now() + delay)).await;
+                // Nothing is stronger than a kill, so no request makes it worth trying earlier.
+                let level = if failure.is_schedulers() { Some(StopRequest::Force) } else { phase.kind().fulfils() };
+                C::pause(parking.job, level, phase.deadline_before(after(delay))).await;
             }
             Verdict::Spent => {
+                let kind = phase.kind();
                 let Some(spent) = parking.phase.take() else { continue };
                 match after_spent(spent, failure, parking.job, policy) {
                     Ok(next) => {
+                        let tries_on = next.kind() == kind;
                         parking.phase = Some(next);
                         retries.start_over();
+                        if tries_on {
+                            // Without end, but not without a breath: retries and budget may be zero.
+                            let breath = parking.job.limits.backoff_min.max(MOMENT);
+                            C::pause(parking.job, kind.fulfils(), after(breath)).await;
+                        }
                     }
                     Err(error) => return Err(error),
                 }
@@ -83,12 +91,14 @@ fn after_spent<C: Attachment, S: Scheduler>(
     policy: &Policy,
 ) -> Result<AnyPhase, DriveError> {
     match phase {
+        // What can't be written down can't be done, and a conflict says that another controller drives the job.
+        phase if matches!(failure, Failure::Journal(_)) => Err(DriveError::new(phase, failure)),
         // The evidence is not proven yet, so there is something to decide.
         AnyPhase::CheckpointStopping(phase) if phase.complete().is_none() => {
             after_spent_checkpoint(phase, failure, job, policy)
         }
         AnyPhase::Finishing(phase) if !failure.is_schedulers() => {
-            C::give_up(phase.into(), &failure, job).map_err(|phase| DriveError::new(phase, failure))
+            C::give_up(phase.into(), job).map_err(|phase| DriveError::new(phase, failure))
         }
         phase => Err(DriveError::new(phase, failure)),
     }
@@ -107,7 +117,7 @@ fn after_spent_checkpoint<C: Attachment, S: Scheduler>(
             Ok(phase.into())
         }
         OnSpentCheckpoint::Escalate if !matches!(failure, Failure::WrongJob(_)) => {
-            C::give_up(phase.into(), &failure, job).map_err(|phase| DriveError::new(phase, failure))
+            C::give_up(phase.into(), job).map_err(|phase| DriveError::new(phase, failure))
         }
         _ => Err(DriveError::new(phase.into(), failure)),
     }

@@ -3,7 +3,7 @@
 use std::{error::Error, fmt, time::Duration};
 
 use crate::{
-    contracts::{ControllerError, RunFailure, RunStatus, SchedulerError},
+    contracts::{ControllerError, JournalError, RunFailure, RunStatus, SchedulerError},
     ids::{JobId, WorkerId},
     machine::{Phase, PhaseKind},
 };
@@ -71,6 +71,9 @@ pub enum Failure {
     /// The scheduler could not do its part.
     #[error(transparent)]
     Scheduler(#[from] SchedulerError),
+    /// What the phase is about to do could not be written down, so it has not been done (invariant I7).
+    #[error(transparent)]
+    Journal(#[from] JournalError),
     /// The phase's budget is spent.
     #[error(
         "{phase} is not done within {}: {} tasks finished, checkpoint {:?}, {} workers left; give it more time, or escalate",
@@ -106,6 +109,7 @@ impl Failure {
         match self {
             Self::Controller(error) => error.is_retryable(),
             Self::Scheduler(error) => error.is_retryable(),
+            Self::Journal(error) => error.is_retryable(),
             Self::StillAlive { .. } => true,
             Self::Run(_) | Self::BudgetSpent { .. } | Self::WrongJob(_) => false,
         }
@@ -114,14 +118,6 @@ impl Failure {
     /// Whether it is the killing of workers that failed, and not the stopping of tasks.
     pub(crate) fn is_schedulers(&self) -> bool {
         matches!(self, Self::Scheduler(_) | Self::StillAlive { .. })
-    }
-
-    /// Whether a worker is gone, so that no order can reach it.
-    pub(crate) fn is_lost_worker(&self) -> bool {
-        match self {
-            Self::Run(failure) | Self::Controller(ControllerError::Run(failure)) => failure.is_lost_worker(),
-            _ => false,
-        }
     }
 }
 
@@ -152,7 +148,7 @@ impl fmt::Display for WrongJob {
 
 impl Error for WrongJob {}
 
-fn list(workers: &[WorkerId]) -> String {
+pub(crate) fn list(workers: &[WorkerId]) -> String {
     const SHOWN: usize = 8;
     let mut text: Vec<String> = workers.iter().take(SHOWN).map(ToString::to_string).collect();
     if let Some(more @ 1..) = workers.len().checked_sub(SHOWN) {

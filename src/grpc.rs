@@ -12,6 +12,7 @@
 //! The example `custom_worker` shows both sides in two processes.
 
 mod address;
+mod commits;
 mod controller;
 mod fence;
 mod options;

@@ -1,6 +1,7 @@
 //! A job as the machine sees it: its context, and the two lanes by which the world reaches it.
 
 mod context;
+mod journaling;
 mod mailbox;
 mod progress;
 mod request;

@@ -55,6 +55,7 @@
 //!   without one is [`Detached`], and can only be stopped by force.
 //! - [`Stopped`]: what the end proves, by the type of its [`Evidence`].
 //! - [`Limits`]: every bound, and [`Limits::worst_case`], which follows from them.
+//! - [`Journal`] and [`rehydrate`]: a controller that crashes during a shutdown is followed by one that finishes it.
 //! - [`model`]: what is known of a run, as a machine without I/O or clock.
 //!
 //! # Features
@@ -79,7 +80,7 @@
 //! | I4 monotone | none < checkpoint < graceful < immediate < force; a weaker request never undoes a stronger one |
 //! | I5 bounded | no await without a deadline; the worst case is a formula of the limits |
 //! | I6 nothing lost | a failure gives the phase back; a stop request overtakes any backlog and is never dropped |
-//! | I7 write-ahead | a phase's record is durable before its first effect (not there yet: it needs the journal) |
+//! | I7 write-ahead | with a [`Journal`], a phase's record is durable before its first effect, and [`rehydrate`] goes on after a crash |
 //! | I8 stop means stop | a job that was asked to stop is never restarted or reported running |
 //! | I9 independence | a slow, dead or refusing worker delays the order to no other |
 //! | I10 cancel safety | dropping a `run` future at any await loses nothing |
@@ -104,6 +105,7 @@ pub mod model;
 mod phases;
 #[cfg(all(feature = "process", target_os = "linux"))]
 pub mod process;
+mod rehydrate;
 mod topology;
 #[cfg(feature = "worker")]
 pub mod worker;
@@ -133,6 +135,7 @@ pub use phases::{
 };
 #[cfg(all(feature = "process", target_os = "linux"))]
 pub use process::{ProcessScheduler, WorkerEnv};
+pub use rehydrate::{RehydrateError, Rehydrated, Unfit, rehydrate};
 pub use topology::{Operator, Role, Topology, TopologyBuilder, TopologyError};
 #[cfg(feature = "worker")]
 pub use worker::{

@@ -47,6 +47,9 @@ pub struct Limits {
     /// One order to one worker, from sending to answer. 5 s.
     #[serde(with = "duration_text")]
     pub order: Duration,
+    /// One write of a phase's record into the journal. 5 s.
+    #[serde(with = "duration_text")]
+    pub journal: Duration,
     /// Silence after which a worker is lost. 30 s.
     #[serde(with = "duration_text")]
     pub heartbeat: Duration,
@@ -60,6 +63,8 @@ pub struct Limits {
     pub checkpoint_retries: u32,
     /// How often one order to one worker is tried again. 10.
     pub order_retries: u32,
+    /// How often a write into the journal is tried again. 10.
+    pub journal_retries: u32,
     /// How often a kill by the scheduler is tried again. 20.
     pub scheduler_retries: u32,
     /// The wait before the first retry. It doubles each time, up to `backoff_max`; each wait is lengthened by a random
@@ -78,6 +83,8 @@ impl Limits {
     pub const CHECKPOINT_RETRIES: u32 = 10;
     /// Retries of an order to one worker (the original contract's figure).
     pub const ORDER_RETRIES: u32 = 10;
+    /// Retries of a write into the journal.
+    pub const JOURNAL_RETRIES: u32 = 10;
     /// Retries of a kill by the scheduler (the original contract's figure).
     pub const SCHEDULER_RETRIES: u32 = 20;
     /// Time for all tasks to finish after a stop order (the original contract's figure).
@@ -95,11 +102,13 @@ impl Default for Limits {
             kill: Duration::from_secs(30),
             verify_every: Duration::from_millis(50),
             order: Duration::from_secs(5),
+            journal: Duration::from_secs(5),
             heartbeat: Duration::from_secs(30),
             health_every: Duration::from_secs(1),
             checkpoint_every: Some(Duration::from_secs(10)),
             checkpoint_retries: Self::CHECKPOINT_RETRIES,
             order_retries: Self::ORDER_RETRIES,
+            journal_retries: Self::JOURNAL_RETRIES,
             scheduler_retries: Self::SCHEDULER_RETRIES,
             backoff_min: Duration::from_millis(500),
             backoff_max: Duration::from_secs(60),

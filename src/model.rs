@@ -93,6 +93,8 @@ pub struct RunModel {
     final_complete: Option<Epoch>,
     /// The final checkpoint has been asked for, so no periodic one starts any more.
     final_asked: bool,
+    /// The epoch under which a controller before this one started the final checkpoint of this run.
+    resumed_final: Option<Epoch>,
     stop: Option<WorkerStopMode>,
     released: bool,
     queue: VecDeque<Queued>,
@@ -128,6 +130,7 @@ impl RunModel {
             in_flight: None,
             final_complete: None,
             final_asked: false,
+            resumed_final: None,
             stop: None,
             released: false,
             // As many as can wait at a time, so that handling an event never allocates.
@@ -148,6 +151,14 @@ impl RunModel {
         }
     }
 
+    /// A controller before this one started the final checkpoint of this run, as `epoch`: it goes on under that number, and no periodic
+    /// one starts any more. Workers answer the repeated order with what they have said before.
+    pub fn resume_final(&mut self, epoch: Epoch) {
+        self.newest = self.newest.max(Some(epoch));
+        self.final_asked = true;
+        self.resumed_final = Some(epoch);
+    }
+
     /// Sets the last complete checkpoint of earlier runs; only before the first one of this run.
     pub(crate) fn set_last_complete(&mut self, epoch: Option<Epoch>) {
         self.last_complete = epoch;
@@ -165,6 +176,7 @@ impl RunModel {
             tasks_failed: self.failed,
             sources: self.sources,
             workers_left: self.workers.expected(),
+            workers_lost: self.workers.lost(),
             workers: as_count(self.topology.workers().len()),
             checkpoint: self.in_flight.as_ref().map(InFlight::stage).unwrap_or_default(),
             final_checkpoint: match (&self.in_flight, self.final_complete) {

@@ -11,6 +11,7 @@ mod checkpoint_stopping;
 mod finishing;
 mod recovering;
 mod release;
+mod replay;
 mod running;
 pub(crate) mod sealed;
 mod stopped;
@@ -24,4 +25,6 @@ pub use running::Running;
 pub use stopped::{AnyStopped, Checkpointed, Drained, Evidence, Halted, Killed, Stopped};
 pub use stopping::Stopping;
 
-pub(crate) use wait::pause;
+pub(crate) use release::{NothingAlive, listed};
+pub(crate) use replay::{Replay, replay};
+pub(crate) use wait::{HealthWatch, MOMENT, after, pause};

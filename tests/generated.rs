@@ -14,7 +14,7 @@ fn check(file: &str, expected: &str) {
     let found = fs::read_to_string(&path).unwrap_or_default();
     assert!(
         found == expected,
-        "{file} does not say what src/machine/table.rs says. Write it anew: WINDDOWN_REGENERATE=1 cargo test --test generated"
+        "{file} is out of date: it is generated from the code. Write it anew: WINDDOWN_REGENERATE=1 cargo test --test generated"
     );
 }
 

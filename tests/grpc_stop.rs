@@ -82,6 +82,7 @@ async fn arroyo_style_workers_are_stopped_with_a_final_checkpoint() {
             "STARTED_ALIGNMENT: Ok",
             "FINISHED_SYNC: Ok",
             "completed: Ok",
+            "commit data of subtasks [0, 1]",
             "commit 1",
             "FINISHED_COMMIT: Ok",
             "finished: Ok",
@@ -171,4 +172,145 @@ async fn i11_a_worker_refuses_the_order_of_another_run_and_goes_on() {
 
     let stopping = running.stop_with_checkpoint(&mut job).unwrap();
     let AfterCheckpointStopping::Stopped(_) = stopping.next(&mut job).await.unwrap() else { panic!() };
+}
+
+/// A source that has read its input says so, stays, and takes part in the final checkpoint of the end.
+#[tokio::test]
+async fn sources_that_end_are_drained_with_a_last_checkpoint() {
+    let (bench, mut job, running) = Bench::new(2).await;
+    for number in 1..=2 {
+        let committed = bench.committed.clone();
+        bench
+            .kit(number, move |ctx| {
+                let committed = committed.clone();
+                async move {
+                    ctx.events().source_exhausted().await?;
+                    exactly_once(ctx, committed).await
+                }
+            })
+            .await;
+    }
+    let receipt = drive(running, &mut job, &Policy::give_back()).await.unwrap();
+    let AnyStopped::Drained(stopped) = &receipt.stopped else { panic!("{:?}", receipt.stopped) };
+    assert_eq!((stopped.evidence().last_epoch(), stopped.killed_workers()), (Some(FIRST), false));
+    assert_eq!(bench.committed.all().len(), 2);
+}
+
+#[tokio::test]
+async fn a_failed_task_says_why_and_whether_another_run_may_get_past_it() {
+    for error in [TaskError::retryable("disk full"), TaskError::fatal("bad record")] {
+        let (bench, mut job, mut running) = Bench::new(1).await;
+        let failure = error.clone();
+        bench.kit(1, move |_| std::future::ready(Err(failure.clone()))).await;
+        running.run(&mut job).await.unwrap();
+        let expected = RunFailure::TaskFailed { task: task(1), worker: worker(1), error };
+        assert_eq!(job.controller().failure(), Some(&expected));
+    }
+}
+
+/// The answer to the first order may have been lost, and the reports with it.
+#[tokio::test]
+async fn a_repeated_order_is_answered_again_with_its_reports() {
+    let (bench, job, _running) = Bench::new(1).await;
+    drop(job);
+    let mut bench = bench;
+    bench.unregister();
+    let mut mailbox = Mailbox::new(100);
+    let _registration = bench.port.server.register(Arc::clone(&bench.transport), mailbox.sender()).unwrap();
+    bench.healthy(1).await;
+    let order = Order { run: RUN, command: Command::Checkpoint { epoch: FIRST, then_stop: false } };
+    let completed = Event::CheckpointCompleted {
+        task: task(1),
+        epoch: FIRST,
+        snapshot: format!("state of {}", task(1)).into(),
+        commit: Some(format!("rows of {}", task(1)).into()),
+    };
+    for _ in 0..2 {
+        let transport = Arc::clone(&bench.transport);
+        eventually("the worker to register", || transport.address(worker(1)).is_some()).await;
+        bench.transport.send(worker(1), order.clone()).await.unwrap();
+        let report = async {
+            loop {
+                match mailbox.next(None).await {
+                    Incoming::Worker(WorkerEvent { event: Event::Heartbeat, .. }) => {}
+                    Incoming::Worker(event) => return event.event,
+                    Incoming::Request(request) => panic!("{request:?}"),
+                }
+            }
+        };
+        assert_eq!(tokio::time::timeout(ms(20_000), report).await.unwrap(), completed);
+    }
+}
+
+/// What a process does on SIGTERM: its tasks end, the controller hears of it, and `serve` returns.
+#[tokio::test]
+async fn a_worker_leaves_when_its_process_is_told_to() {
+    let (bench, job, _running) = Bench::new(1).await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (told, signal) = tokio::sync::oneshot::channel::<()>();
+    let serving = kit_worker(1, &bench.topology, bench.port.address.to_string())
+        .leave_on(async { drop(signal.await) })
+        .serve(listener, |ctx| exactly_once(ctx, bench.committed.clone()));
+    let transport = Arc::clone(&bench.transport);
+    let tell = async {
+        eventually("the worker to register", || transport.address(worker(1)).is_some()).await;
+        drop(told);
+    };
+    let (departure, ()) = tokio::join!(serving, tell);
+    assert_eq!(departure.unwrap(), Departure::Released);
+    drop(job);
+}
+
+#[tokio::test]
+async fn a_worker_on_all_interfaces_must_say_where_it_is_reached() {
+    let (bench, ..) = Bench::new(1).await;
+    for advertised in [None, Some("127.0.0.1:9")] {
+        let listener = tokio::net::TcpListener::bind("0.0.0.0:0").await.unwrap();
+        let mut kit = kit_worker(1, &bench.topology, bench.port.address.to_string()).leave_on(std::future::ready(()));
+        if let Some(address) = advertised {
+            kit = kit.advertise(address);
+        }
+        let served = kit.serve(listener, |ctx| exactly_once(ctx, bench.committed.clone())).await;
+        match advertised {
+            None => assert!(served.unwrap_err().to_string().contains("say it with `advertise`")),
+            Some(_) => assert_eq!(bench.transport.address(worker(1)).unwrap(), "http://127.0.0.1:9/"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn controller_and_worker_answer_health_checks() {
+    use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+    let (bench, ..) = Bench::new(1).await;
+    bench.healthy(1).await;
+    let transport = Arc::clone(&bench.transport);
+    eventually("the worker to register", || transport.address(worker(1)).is_some()).await;
+    for (address, service) in [
+        (format!("http://{}", bench.port.address), "arroyo_rpc.JobControllerGrpc"),
+        (transport.address(worker(1)).unwrap(), "arroyo_rpc.WorkerGrpc"),
+    ] {
+        let channel = winddown::grpc::tonic::transport::Endpoint::from_shared(address).unwrap().connect_lazy();
+        let request = HealthCheckRequest { service: service.into() };
+        let answer = HealthClient::new(channel).check(request).await.unwrap().into_inner();
+        assert_eq!(answer.status(), ServingStatus::Serving, "{service}");
+    }
+}
+
+#[cfg(feature = "grpc-reflection")]
+#[tokio::test]
+async fn reflection_lists_the_services() {
+    use tonic_reflection::pb::v1::{
+        ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+        server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+    };
+    let (bench, ..) = Bench::new(1).await;
+    let address = format!("http://{}", bench.port.address);
+    let channel = winddown::grpc::tonic::transport::Endpoint::from_shared(address).unwrap().connect_lazy();
+    let message_request = Some(MessageRequest::ListServices(String::new()));
+    let request = tokio_stream::once(ServerReflectionRequest { host: String::new(), message_request });
+    let mut answers = ServerReflectionClient::new(channel).server_reflection_info(request).await.unwrap().into_inner();
+    let answer = answers.message().await.unwrap().unwrap().message_response.unwrap();
+    let MessageResponse::ListServicesResponse(list) = answer else { panic!("{answer:?}") };
+    let names: Vec<_> = list.service.iter().map(|service| service.name.as_str()).collect();
+    assert!(names.contains(&"arroyo_rpc.JobControllerGrpc"), "{names:?}");
 }

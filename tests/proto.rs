@@ -155,7 +155,10 @@ fn type_of(message: &DescriptorProto, field: &FieldDescriptorProto) -> String {
         Type::Message | Type::Enum => {
             let nested = field.type_name().rsplit('.').next().unwrap();
             if let Some(entry) = message.nested_type.iter().find(|entry| entry.name() == nested) {
-                assert!(entry.options.as_ref().is_some_and(|options| options.map_entry()), "only maps are nested");
+                assert!(
+                    entry.options.as_ref().is_some_and(prost_types::MessageOptions::map_entry),
+                    "only maps are nested"
+                );
                 return format!("map<{}, {}>", type_of(entry, &entry.field[0]), type_of(entry, &entry.field[1]));
             }
             short(field.type_name()).to_owned()

@@ -255,3 +255,37 @@ fn more_workers_than_lines_and_empty_files_are_no_trouble() {
     assert_eq!((end.code, &end.report()["input_lines_total"]), (Some(0), &1.into()), "{end:?}");
     case.assert_exact();
 }
+
+/// As in `wordcount 2>&1 | head -1`: a listener that leaves is no reason for a job to die.
+#[test]
+fn nobody_has_to_listen() {
+    let case = Case::new(300);
+    let mut child = case.start("--rate 200 --checkpoint-every 20ms");
+    case.await_run(1);
+    drop((child.stdout.take(), child.stderr.take()));
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    case.assert_exact();
+}
+
+#[test]
+fn a_report_that_can_not_be_written_is_an_error() {
+    let full = "/dev/full";
+    if !std::path::Path::new(full).exists() {
+        return eprintln!("skipped: this system has no {full}");
+    }
+    let case = Case::new(30);
+    let mut command = case.command("--report json");
+    let end: harness::End =
+        command.stdout(fs::File::options().write(true).open(full).unwrap()).output().unwrap().into();
+    assert_eq!(end.code, Some(1), "{end:?}");
+    assert!(end.stderr.contains("the report can't be written") && !end.stderr.contains("panicked"), "{end:?}");
+    case.assert_exact();
+}
+
+#[test]
+fn a_stop_beyond_all_time_never_comes() {
+    let case = Case::new(30);
+    let end = case.run("--stop force@500000000000y");
+    assert!(end.code == Some(0) && !end.stderr.contains("panicked"), "{end:?}");
+    case.assert_exact();
+}

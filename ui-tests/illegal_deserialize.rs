@@ -1,12 +1,13 @@
 // A stored record does not become a phase by parsing it.
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
 use winddown::{CheckpointStopping, Checkpointed, Stopped};
 
-fn parse<T: DeserializeOwned>(_: &str) -> Option<T> {
-    None
+fn checkpoint_stopping<'de, D: Deserializer<'de>>(record: D) -> Result<CheckpointStopping, D::Error> {
+    CheckpointStopping::deserialize(record)
 }
 
-fn main() {
-    let _ = parse::<CheckpointStopping>("{}");
-    let _ = parse::<Stopped<Checkpointed>>("{}");
+fn stopped<'de, D: Deserializer<'de>>(record: D) -> Result<Stopped<Checkpointed>, D::Error> {
+    Stopped::<Checkpointed>::deserialize(record)
 }
+
+fn main() {}

@@ -36,6 +36,7 @@ mod tasks;
 mod words;
 
 use std::{
+    io::{ErrorKind, Write, stderr, stdout},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -69,7 +70,7 @@ fn main() -> ExitCode {
     trace("off");
     let (input, state) = match prepare(&args) {
         Ok(prepared) => prepared,
-        Err(error) => return fail(USAGE, &*error),
+        Err(error) => return fail(USAGE, &error),
     };
     let demo = args.inputs.is_empty().then(|| (input.lines() / u64::from(args.workers) / DEMO_SECONDS).max(1));
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -79,9 +80,16 @@ fn main() -> ExitCode {
     match runtime.block_on(run_loop::run(&args, args.rate.or(demo), &input, &state)) {
         Ok(end) => {
             let program = std::env::args().next().unwrap_or_else(|| "wordcount".to_owned());
-            println!("{}", end.report.render(&args, &program, &state.counts()));
+            let report = end.report.render(&args, &program, &state.counts());
+            match writeln!(stdout(), "{report}") {
+                // Who closes the pipe does not want to know.
+                Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+                    return fail(FAILED, &format!("the report can't be written: {error}"));
+                }
+                _ => {}
+            }
             match end.given_up {
-                Some(reason) => fail(FAILED, &*Box::<dyn std::error::Error>::from(reason)),
+                Some(reason) => fail(FAILED, &reason),
                 None => ExitCode::SUCCESS,
             }
         }
@@ -111,7 +119,8 @@ fn own_sources() -> Vec<PathBuf> {
     folders.into_iter().filter(|folder| folder.exists()).collect()
 }
 
-fn fail(code: u8, error: &dyn std::error::Error) -> ExitCode {
-    eprintln!("wordcount: {error}");
+fn fail(code: u8, error: &dyn std::fmt::Display) -> ExitCode {
+    // Where nobody listens the exit code still tells.
+    let _ = writeln!(stderr(), "wordcount: {error}");
     ExitCode::from(code)
 }

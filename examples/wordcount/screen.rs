@@ -3,7 +3,7 @@
 use std::{
     convert::Infallible,
     fmt,
-    io::{IsTerminal, stderr},
+    io::{IsTerminal, Write, stderr},
     sync::Arc,
     time::Duration,
 };
@@ -46,9 +46,9 @@ impl Screen {
     /// Says one line.
     pub(crate) fn say(&self, line: &str) {
         match &self.bars {
-            // A terminal that is gone is no reason to stop.
+            // A terminal or a listener that is gone is no reason to stop.
             Some(bars) => drop(bars.all.println(line)),
-            None => eprintln!("{line}"),
+            None => drop(writeln!(stderr(), "{line}")),
         }
     }
 

@@ -77,9 +77,11 @@ impl State {
 /// Asks for the stops of the command line, at their times after `start`.
 pub(crate) fn schedule(stops: &Arc<Stops>, screen: &Arc<Screen>, times: &[StopAt], start: Instant) {
     for &StopAt { request, after } in times {
+        // A time beyond the clock never comes.
+        let Some(at) = start.checked_add(after) else { continue };
         let (stops, screen) = (Arc::clone(stops), Arc::clone(screen));
         tokio::spawn(async move {
-            sleep_until(start + after).await;
+            sleep_until(at).await;
             if stops.ask(request) {
                 screen.say(&format!("stop asked for: {request} (--stop); {}", stops.hint()));
             }

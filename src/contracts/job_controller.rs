@@ -36,6 +36,12 @@ pub trait JobController: Send {
     /// The first failure of the run, if there has been one. It stays; [`RunStatus::failures`] counts.
     fn failure(&self) -> Option<&RunFailure>;
 
+    /// Whether a worker is gone, so that no order reaches all tasks any more. The first failure need not say so: that a task
+    /// can't reach its neighbour is often noticed before the worker's silence.
+    fn has_lost_worker(&self) -> bool {
+        self.status().workers_lost > 0 || self.failure().is_some_and(RunFailure::is_lost_worker)
+    }
+
     /// Takes in what a worker says. `now` is the time of arrival.
     ///
     /// # Errors

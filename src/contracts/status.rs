@@ -92,6 +92,8 @@ pub struct RunStatus {
     pub sources: Count,
     /// Workers that are still expected to speak: not finished, and at least one task has not ended.
     pub workers_left: u32,
+    /// Workers that no order can reach although a task of theirs has not ended: silent for too long, or gone before time.
+    pub workers_lost: u32,
     /// Workers of the run.
     pub workers: u32,
     /// The checkpoint in flight.

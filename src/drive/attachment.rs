@@ -40,11 +40,7 @@ pub(super) mod sealed {
         ) -> impl Future<Output = ()> + Send;
 
         /// Gives a final checkpoint up.
-        fn give_up<S: Scheduler>(
-            phase: AnyPhase,
-            failure: &Failure,
-            job: &mut JobContext<Self, S>,
-        ) -> Result<AnyPhase, AnyPhase>;
+        fn give_up<S: Scheduler>(phase: AnyPhase, job: &mut JobContext<Self, S>) -> Result<AnyPhase, AnyPhase>;
     }
 
     impl<C: JobController> Drive for C {
@@ -84,12 +80,8 @@ pub(super) mod sealed {
             pause(job, level, until).await;
         }
 
-        fn give_up<S: Scheduler>(
-            phase: AnyPhase,
-            failure: &Failure,
-            job: &mut JobContext<Self, S>,
-        ) -> Result<AnyPhase, AnyPhase> {
-            if failure.is_lost_worker() {
+        fn give_up<S: Scheduler>(phase: AnyPhase, job: &mut JobContext<Self, S>) -> Result<AnyPhase, AnyPhase> {
+            if job.controller.has_lost_worker() {
                 return force(phase, job).map_err(Failed::into_phase);
             }
             match phase {
@@ -106,6 +98,11 @@ pub(super) mod sealed {
         async fn run<S: Scheduler>(phase: &mut AnyPhase, job: &mut JobContext<Self, S>) -> Result<(), Failure> {
             match phase {
                 AnyPhase::StoppingForce(phase) => phase.run(job).await,
+                AnyPhase::StoppedCheckpointed(phase) => job.check(phase),
+                AnyPhase::StoppedDrained(phase) => job.check(phase),
+                AnyPhase::StoppedHalted(phase) => job.check(phase),
+                AnyPhase::StoppedKilled(phase) => job.check(phase),
+                // The step to force checks it.
                 _ => Ok(()),
             }
         }
@@ -128,11 +125,7 @@ pub(super) mod sealed {
             }
         }
 
-        fn give_up<S: Scheduler>(
-            phase: AnyPhase,
-            _: &Failure,
-            job: &mut JobContext<Self, S>,
-        ) -> Result<AnyPhase, AnyPhase> {
+        fn give_up<S: Scheduler>(phase: AnyPhase, job: &mut JobContext<Self, S>) -> Result<AnyPhase, AnyPhase> {
             force(phase, job).map_err(Failed::into_phase)
         }
     }

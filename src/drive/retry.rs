@@ -15,19 +15,21 @@ pub(super) enum Verdict {
     Spent,
 }
 
-/// The retries of the phase that the job is in. What the workers refuse and what the scheduler refuses are counted apart.
+/// The retries of the phase that the job is in. What workers, scheduler and journal refuse is counted apart.
 pub(super) struct Retries {
     limits: Arc<Limits>,
     jitter_seed: Option<u64>,
-    controller: Option<ExponentialBackoff>,
-    scheduler: Option<ExponentialBackoff>,
+    // Boxed: most drives need none, and their futures stay small.
+    controller: Option<Box<ExponentialBackoff>>,
+    scheduler: Option<Box<ExponentialBackoff>>,
+    journal: Option<Box<ExponentialBackoff>>,
     used: u32,
 }
 
 impl Retries {
     pub(super) fn new(limits: &Arc<Limits>, policy: &Policy) -> Self {
         let limits = Arc::clone(limits);
-        Self { limits, jitter_seed: policy.jitter_seed, controller: None, scheduler: None, used: 0 }
+        Self { limits, jitter_seed: policy.jitter_seed, controller: None, scheduler: None, journal: None, used: 0 }
     }
 
     /// Retries used in all phases so far.
@@ -37,7 +39,7 @@ impl Retries {
 
     /// A new phase, or a new budget for this one.
     pub(super) fn start_over(&mut self) {
-        (self.controller, self.scheduler) = (None, None);
+        (self.controller, self.scheduler, self.journal) = (None, None, None);
     }
 
     pub(super) fn after(&mut self, failure: &Failure, phase: PhaseKind) -> Verdict {
@@ -45,14 +47,14 @@ impl Retries {
             return Verdict::Spent;
         }
         let limits = &self.limits;
-        let (backoff, most) = if failure.is_schedulers() {
-            (&mut self.scheduler, limits.scheduler_retries)
-        } else {
-            (&mut self.controller, limits.checkpoint_retries)
+        let (backoff, most) = match failure {
+            Failure::Journal(_) => (&mut self.journal, limits.journal_retries),
+            failure if failure.is_schedulers() => (&mut self.scheduler, limits.scheduler_retries),
+            _ => (&mut self.controller, limits.checkpoint_retries),
         };
         // Every phase and every drive gets waits of its own from one seed.
         let seed = self.jitter_seed.map(|seed| seed ^ phase as u64);
-        match backoff.get_or_insert_with(|| exponential(limits, most, seed)).next() {
+        match backoff.get_or_insert_with(|| exponential(limits, most, seed).into()).next() {
             Some(delay) => {
                 self.used += 1;
                 Verdict::Retry(delay)

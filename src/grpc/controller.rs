@@ -38,7 +38,8 @@ use crate::job::JobSender;
 /// | no context or body; an unknown worker, operator or subtask; a task of another worker; an epoch that was never ordered | `INVALID_ARGUMENT` |
 /// | the job's mailbox is full, and stays so for [`mailbox_wait`](ControllerOptions::mailbox_wait) | `RESOURCE_EXHAUSTED` |
 ///
-/// A call waits while its job's mailbox is full (back-pressure). The calls of other jobs do not wait with it.
+/// A call waits while its job's mailbox is full (back-pressure). The calls of other jobs do not wait with it, unless they share its
+/// connection, and [`calls_per_connection`](ControllerOptions::calls_per_connection) are waiting there: each worker has one of its own.
 #[derive(Clone, Default)]
 pub struct ControllerServer {
     options: ControllerOptions,

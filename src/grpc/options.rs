@@ -60,7 +60,9 @@ pub struct ControllerOptions {
     /// How long a call waits for room in its job's mailbox before it is answered `RESOURCE_EXHAUSTED`. 4 s, less than the 5 s
     /// that a worker gives a call, so that the worker hears the reason.
     pub mailbox_wait: Duration,
-    /// How many calls may wait for room in one job's mailbox; more are answered `RESOURCE_EXHAUSTED` at once. 1024.
+    /// How many calls may wait for room in one job's mailbox; more are answered `RESOURCE_EXHAUSTED` at once. 1024. So what one job's
+    /// reports hold in memory is at most this and [`Limits::mailbox_capacity`](crate::Limits::mailbox_capacity) together, times
+    /// `max_message`.
     pub waiting_per_job: u32,
     /// How many calls of one connection are handled at a time; more wait in that connection. 64.
     pub calls_per_connection: u32,

@@ -9,6 +9,7 @@ use std::{
     },
 };
 
+use bytes::Bytes;
 use tokio::{
     sync::watch,
     time::{Instant, timeout_at},
@@ -21,6 +22,7 @@ use tonic::{
 use super::{
     AddressError, CallOptions, Connect,
     address::endpoint,
+    commits::Commits,
     fence::Addressee,
     proto::arroyo_rpc::{
         CheckpointReq, JobFinishedReq, StopExecutionReq, StopMode, worker_grpc_client::WorkerGrpcClient,
@@ -29,7 +31,7 @@ use super::{
 };
 use crate::{
     contracts::{Command, Order, OrderError, OrderErrorKind, Transport, WorkerStopMode},
-    ids::{Epoch, JobId, RunId, WorkerId},
+    ids::{Epoch, JobId, RunId, TaskId, WorkerId},
     topology::Topology,
 };
 
@@ -62,6 +64,7 @@ pub struct GrpcTransport {
     workers: HashMap<WorkerId, watch::Sender<Option<Line>>>,
     /// The newest checkpoint that was ordered: whoever reports a newer one errs.
     newest: AtomicU64,
+    commits: Commits,
 }
 
 /// The way to a worker.
@@ -85,6 +88,7 @@ impl GrpcTransport {
             connect: Connect::default(),
             workers,
             newest: AtomicU64::new(0),
+            commits: Commits::default(),
         }
     }
 
@@ -152,6 +156,11 @@ impl GrpcTransport {
         Epoch::new(self.newest.load(Ordering::Acquire))
     }
 
+    /// Notes what a task has to commit, for the orders to the other workers of its operator.
+    pub(super) fn note_commit(&self, epoch: Epoch, task: TaskId, data: &Bytes) {
+        self.commits.note(epoch, task, data);
+    }
+
     async fn channel(&self, line: &watch::Sender<Option<Line>>) -> Option<Channel> {
         let line = line.subscribe().wait_for(Option::is_some).await.ok()?.clone()?;
         Some(line.channel.get_or_init(|| self.connect.open(line.endpoint)).clone())
@@ -185,7 +194,7 @@ impl GrpcTransport {
                 client.checkpoint(self.request(worker, message, deadline)).await.map(drop)
             }
             Command::Commit { epoch, tasks } => {
-                let message = wire::commit_req(&self.topology, epoch, &tasks);
+                let message = wire::commit_req(&self.topology, epoch, &self.commits.completed(epoch, &tasks));
                 client.commit(self.request(worker, message, deadline)).await.map(drop)
             }
             Command::Stop(mode) => {

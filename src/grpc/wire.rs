@@ -125,9 +125,14 @@ pub(super) fn commit_req(topology: &Topology, epoch: Epoch, tasks: &[TaskCommit]
     CommitReq { epoch: epoch.get(), committing_data }
 }
 
+/// Whether commit data is that of an Arroyo-style task.
+pub(super) fn is_by_table(data: &Bytes) -> bool {
+    data.starts_with(TABLES)
+}
+
 /// The commit data of one task by table.
 fn tables(task: TaskId, data: &Bytes) -> OperatorCommitData {
-    let arroyo = data.starts_with(TABLES).then(|| OperatorCommitData::decode(data.slice(TABLES.len()..)));
+    let arroyo = is_by_table(data).then(|| OperatorCommitData::decode(data.slice(TABLES.len()..)));
     if let Some(Ok(tables)) = arroyo {
         return tables;
     }

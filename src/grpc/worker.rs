@@ -54,6 +54,7 @@ pub struct GrpcWorker {
     controller: String,
     options: GrpcWorkerOptions,
     connect: Connect,
+    advertised: Option<String>,
     leave: BoxFuture<'static, ()>,
 }
 
@@ -82,6 +83,7 @@ impl GrpcWorker {
             controller: controller.into(),
             options: GrpcWorkerOptions::default(),
             connect: Connect::default(),
+            advertised: None,
             leave: Box::pin(std::future::pending()),
         }
     }
@@ -98,6 +100,12 @@ impl GrpcWorker {
         self
     }
 
+    /// Tells the controller this address instead of the listener's own: for a worker behind a name, or one that listens on all interfaces.
+    pub fn advertise(mut self, address: impl Into<String>) -> Self {
+        self.advertised = Some(address.into());
+        self
+    }
+
     /// Has the worker leave when `signal` resolves (SIGTERM, say): tasks are told to stop at once, and aborted after the grace period.
     ///
     /// # Cancel safety
@@ -111,7 +119,8 @@ impl GrpcWorker {
     /// the worker has left.
     ///
     /// # Errors
-    /// [`AddressError`] in [`ServeError`] when the controller's address is none; [`ServeError`] when the listener fails.
+    /// [`ServeError`]: the controller's address is none, the listener is on all interfaces and nothing was
+    /// [advertised](Self::advertise), or the listener failed.
     ///
     /// # Cancel safety
     /// Dropping it kills the worker: its tasks are aborted, and nothing is reported any more.
@@ -120,11 +129,16 @@ impl GrpcWorker {
         F: FnMut(TaskContext) -> Fut,
         Fut: Future<Output = Result<(), TaskError>> + Send + 'static,
     {
-        let here = listener.local_addr().map_err(|error| ServeError(error.into()))?.to_string();
-        self.serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)), here, factory).await
+        let here = listener.local_addr().map_err(|error| ServeError(error.into()))?;
+        if self.advertised.is_none() && here.ip().is_unspecified() {
+            let got = format!("expected an address that the controller can reach, got {here}: say it with `advertise`");
+            return Err(ServeError(got.into()));
+        }
+        self.serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)), here.to_string(), factory).await
     }
 
-    /// [`serve`](Self::serve) on connections of any kind. `address` is where the controller reaches the worker.
+    /// [`serve`](Self::serve) on connections of any kind. `address` is where the controller reaches the worker, unless another one was
+    /// [advertised](Self::advertise).
     ///
     /// # Errors
     /// As [`serve`](Self::serve).
@@ -145,7 +159,7 @@ impl GrpcWorker {
         F: FnMut(TaskContext) -> Fut,
         Fut: Future<Output = Result<(), TaskError>> + Send + 'static,
     {
-        let Self { job, spec, topology, controller, options, connect, leave } = self;
+        let Self { job, spec, topology, controller, options, connect, advertised, leave } = self;
         let controller = self::controller(&controller, &options)?;
         let addressee = Addressee { job, run: spec.run, worker: spec.worker };
         let (silence, fell_silent) = watch::channel(None);
@@ -153,7 +167,7 @@ impl GrpcWorker {
         let reports = Reports::new(
             &addressee,
             spec.tasks.len(),
-            address.into(),
+            advertised.unwrap_or_else(|| address.into()),
             Arc::clone(&topology),
             connect.open(controller),
             options,

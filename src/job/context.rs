@@ -10,15 +10,15 @@ use std::{
 
 use tokio::{sync::watch, time::Instant};
 
-use super::{JobSender, Mailbox, Progress, StopRequest};
+use super::{JobSender, Mailbox, Progress, StopRequest, journaling::Journaling};
 use crate::{
-    contracts::{Detached, JobController, RunStatus},
+    contracts::{BoxJournal, Detached, JobController, Journal, PhaseRecord, RunStatus},
     error::{Failure, WrongJob},
     ids::{JobId, RunId},
     limits::Limits,
     machine::{AnyPhase, Phase, PhaseKind, SuccessorOf},
     phases::{
-        Running,
+        HealthWatch, Running,
         sealed::{Entry, Mint},
     },
 };
@@ -35,7 +35,8 @@ pub struct JobContext<C, S> {
     pub(crate) mailbox: Mailbox,
     pub(crate) limits: Arc<Limits>,
     pub(crate) parked: Option<AnyPhase>,
-    pub(crate) last_health: Option<Instant>,
+    pub(crate) health: HealthWatch,
+    pub(super) journaling: Journaling,
     identity: u64,
     trail: Trail,
     progress: watch::Sender<Progress>,
@@ -82,13 +83,19 @@ impl Trail {
 }
 
 /// Collects what a [`JobContext`] is made of.
-#[derive(Debug)]
 #[must_use = "call `build` to get the job and its `Running` phase"]
 pub struct JobBuilder {
     id: JobId,
     run: RunId,
     limits: Arc<Limits>,
     mailbox: Option<Mailbox>,
+    journal: Option<BoxJournal>,
+}
+
+impl fmt::Debug for JobBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JobBuilder").field("id", &self.id).field("run", &self.run).finish_non_exhaustive()
+    }
 }
 
 impl JobBuilder {
@@ -104,11 +111,28 @@ impl JobBuilder {
         self
     }
 
+    /// Where each phase is written down before it acts. Without one, a shutdown is forgotten when its controller crashes.
+    pub fn journal(mut self, journal: impl Journal + 'static) -> Self {
+        self.journal = Some(Arc::new(journal));
+        self
+    }
+
     /// The job, and the only `Running` that it will ever have.
     pub fn build<C, S>(self, controller: C, scheduler: S) -> (JobContext<C, S>, Running) {
+        self.build_after(None, controller, scheduler)
+    }
+
+    /// The same, where a controller before this one has written `last` into the journal.
+    pub(crate) fn build_after<C, S>(
+        self,
+        last: Option<&PhaseRecord>,
+        controller: C,
+        scheduler: S,
+    ) -> (JobContext<C, S>, Running) {
         // Identities are never reused within a process, so a phase can't be taken for another job's.
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        let Self { id, run, limits, mailbox } = self;
+        let Self { id, run, limits, mailbox, journal } = self;
+        let (id, run) = last.map_or((id, run), |last| (last.job.clone(), last.run));
         let now = Instant::now();
         let entry = Entry::new(NEXT.fetch_add(1, Ordering::Relaxed), now, Running::budget(&limits));
         let job = JobContext {
@@ -119,7 +143,8 @@ impl JobBuilder {
             mailbox: mailbox.unwrap_or_else(|| Mailbox::new(limits.mailbox_capacity)),
             limits,
             parked: None,
-            last_health: None,
+            health: HealthWatch::default(),
+            journaling: Journaling::new(journal, last),
             identity: entry.identity,
             trail: Trail::new(Visit { phase: PhaseKind::Running, entered: now }),
             progress: watch::Sender::new(Progress::new(PhaseKind::Running, now, entry.deadline)),
@@ -131,7 +156,7 @@ impl JobBuilder {
 impl JobContext<Detached, ()> {
     /// Starts to put a job together, with limits or a mailbox of your own.
     pub fn builder(id: impl Into<JobId>, run: RunId) -> JobBuilder {
-        JobBuilder { id: id.into(), run, limits: Arc::default(), mailbox: None }
+        JobBuilder { id: id.into(), run, limits: Arc::default(), mailbox: None, journal: None }
     }
 }
 
@@ -204,8 +229,20 @@ impl<C, S> JobContext<C, S> {
 
     /// The same job without its controller, which is handed back. What is left is to kill the workers.
     pub fn detach(self) -> (JobContext<Detached, S>, C) {
-        let Self { id, run, controller, scheduler, mailbox, limits, parked, last_health, identity, trail, progress } =
-            self;
+        let Self {
+            id,
+            run,
+            controller,
+            scheduler,
+            mailbox,
+            limits,
+            parked,
+            health,
+            journaling,
+            identity,
+            trail,
+            progress,
+        } = self;
         let controller_less = JobContext {
             id,
             run,
@@ -214,7 +251,8 @@ impl<C, S> JobContext<C, S> {
             mailbox,
             limits,
             parked,
-            last_health,
+            health,
+            journaling,
             identity,
             trail,
             progress,

@@ -155,6 +155,7 @@ pub enum Incoming {
 pub struct Mailbox {
     events: mpsc::Receiver<WorkerEvent>,
     sender: JobSender,
+    taken: u64,
 }
 
 impl Mailbox {
@@ -162,7 +163,7 @@ impl Mailbox {
     pub fn new(capacity: u32) -> Self {
         let capacity = usize::try_from(capacity).unwrap_or(usize::MAX).clamp(1, tokio::sync::Semaphore::MAX_PERMITS);
         let (sender, events) = mpsc::channel(capacity);
-        Self { events, sender: JobSender { events: sender, requests: Arc::default() } }
+        Self { events, sender: JobSender { events: sender, requests: Arc::default() }, taken: 0 }
     }
 
     /// A new sender to this mailbox. The mailbox keeps one itself, so the lanes never close under a waiting job.
@@ -190,7 +191,9 @@ impl Mailbox {
 
     /// The next worker message, if one is waiting.
     pub fn try_recv(&mut self) -> Option<WorkerEvent> {
-        self.events.try_recv().ok()
+        let event = self.events.try_recv().ok()?;
+        self.taken += 1;
+        Some(event)
     }
 
     /// Waits for a stop request stronger than `level`, or for a worker message; the request comes first.
@@ -202,13 +205,26 @@ impl Mailbox {
             biased;
             request = self.sender.requests.above(level) => Incoming::Request(request),
             // The mailbox holds a sender of its own, so the lane does not close under a waiting job.
-            Some(event) = self.events.recv() => Incoming::Worker(event),
+            Some(event) = self.events.recv() => {
+                self.taken += 1;
+                Incoming::Worker(event)
+            }
         }
     }
 
-    /// Whether a worker message is waiting.
+    /// Whether no worker message is waiting.
     pub fn is_empty(&self) -> bool {
         self.events.is_empty()
+    }
+
+    /// Worker messages that have been taken out so far.
+    pub(crate) fn taken(&self) -> u64 {
+        self.taken
+    }
+
+    /// Worker messages that wait in the lane.
+    pub(crate) fn waiting(&self) -> u64 {
+        self.events.len() as u64
     }
 }
 

@@ -22,6 +22,8 @@ pub(super) struct InFlight {
     pub(super) then_stop: bool,
     phase: Phase,
     doomed: bool,
+    /// A controller before this one started it: some of its commits may have been ordered already.
+    resumed: bool,
     snapshots: Count,
     commits: Count,
 }
@@ -170,7 +172,7 @@ impl RunModel {
     }
 
     /// The run has been told to end, so that a task may end with its work half done.
-    fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.stop.is_some() || self.released
     }
 }
@@ -207,8 +209,9 @@ impl RunModel {
         let Some(checkpoint) = self.in_flight.as_mut().filter(|it| it.epoch == epoch) else {
             return Ok(Applied::Duplicate);
         };
-        // Before the manifest is durable nothing may be committed: what a crash takes back would be visible already.
-        let ordered = checkpoint.phase == Phase::Committing;
+        // Before the manifest is durable nothing may be committed: what a crash takes back would be visible already. Where a
+        // controller before this one has ordered the commit, its manifest was durable.
+        let ordered = checkpoint.phase == Phase::Committing || checkpoint.resumed;
         if !ordered || !self.tasks.has(at, ACKED) || !self.tasks.has(at, NEEDS_COMMIT) {
             return Err(Rejection::NothingToCommit { task, epoch });
         }
@@ -220,7 +223,7 @@ impl RunModel {
         }
         self.tasks.set(at, COMMITTED);
         checkpoint.commits.done += 1;
-        if checkpoint.commits.is_all() && !checkpoint.doomed {
+        if checkpoint.commits.is_all() && checkpoint.is_in(Phase::Committing, epoch) {
             self.complete();
         }
         Ok(Applied::Changed)
@@ -270,14 +273,16 @@ impl RunModel {
     }
 
     fn start(&mut self, then_stop: bool) -> Epoch {
-        let epoch = self.newest.map_or(Epoch::new(1), Epoch::next);
-        self.newest = Some(epoch);
+        let resumed = self.resumed_final.filter(|_| then_stop);
+        let epoch = resumed.unwrap_or_else(|| self.newest.map_or(Epoch::new(1), Epoch::next));
+        self.newest = self.newest.max(Some(epoch));
         let take_part = self.tasks.begin_checkpoint();
         self.in_flight = Some(InFlight {
             epoch,
             then_stop,
             phase: Phase::Collecting,
             doomed: false,
+            resumed: resumed.is_some(),
             snapshots: Count::new(0, take_part),
             commits: Count::default(),
         });

@@ -36,6 +36,15 @@ pub(super) struct Workers {
     latest: Instant,
     /// Workers that have not left and have a task that has not ended.
     expected: u32,
+    /// Workers that are lost.
+    lost: u32,
+}
+
+impl Node {
+    /// No order reaches the worker, and a task of it has not ended.
+    fn is_lost(&self) -> bool {
+        self.running > 0 && self.flags & (LEFT | LOST) != 0
+    }
 }
 
 impl Workers {
@@ -54,6 +63,7 @@ impl Workers {
             index: (0..).zip(ids).map(|(at, id)| (*id, at)).collect(),
             latest: now,
             expected: head,
+            lost: 0,
         };
         for worker in 0..head {
             workers.watch(worker);
@@ -69,6 +79,11 @@ impl Workers {
     /// Workers that are still expected to speak.
     pub(super) fn expected(&self) -> u32 {
         self.expected
+    }
+
+    /// Workers that no order can reach although a task of theirs has not ended.
+    pub(super) fn lost(&self) -> u32 {
+        self.lost
     }
 
     pub(super) fn has_left(&self, worker: u32) -> bool {
@@ -93,7 +108,7 @@ impl Workers {
             self.unwatch(worker);
             self.watch(worker);
         } else if flags & (LOST | LEFT) == LOST {
-            self.nodes[worker as usize].flags &= !LOST;
+            self.change(worker, |node| node.flags &= !LOST);
             if self.is_busy(worker) {
                 self.watch(worker);
             }
@@ -102,11 +117,9 @@ impl Workers {
 
     /// One of the worker's tasks has ended. With the last one the worker's silence means nothing any more.
     pub(super) fn task_ended(&mut self, worker: u32) {
-        let node = &mut self.nodes[worker as usize];
-        node.running = node.running.saturating_sub(1);
-        let expected_until_now = node.flags & LEFT == 0;
-        if node.running == 0 {
-            self.expected -= u32::from(expected_until_now);
+        self.change(worker, |node| node.running = node.running.saturating_sub(1));
+        if !self.is_busy(worker) {
+            self.expected -= u32::from(!self.has_left(worker));
             self.unwatch(worker);
         }
     }
@@ -114,9 +127,8 @@ impl Workers {
     /// The worker leaves; gives the number of its tasks that have not ended.
     pub(super) fn leave(&mut self, worker: u32) -> u32 {
         self.unwatch(worker);
-        let node = &mut self.nodes[worker as usize];
-        node.flags = LEFT;
-        let running = node.running;
+        self.change(worker, |node| node.flags = LEFT);
+        let running = self.node(worker).running;
         self.expected -= u32::from(running > 0);
         running
     }
@@ -140,8 +152,16 @@ impl Workers {
             return None;
         }
         self.unwatch(first);
-        self.nodes[first as usize].flags |= LOST;
+        self.change(first, |node| node.flags |= LOST);
         Some((first, silent_for))
+    }
+
+    /// Changes a worker and keeps count of those that are lost.
+    fn change(&mut self, worker: u32, change: impl FnOnce(&mut Node)) {
+        let node = &mut self.nodes[worker as usize];
+        let before = node.is_lost();
+        change(node);
+        self.lost = self.lost - u32::from(before) + u32::from(node.is_lost());
     }
 
     fn node(&self, at: u32) -> &Node {

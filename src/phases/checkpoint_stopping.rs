@@ -80,6 +80,7 @@ impl CheckpointStopping {
         if let Some(exit) = self.decided {
             return Ok(exit);
         }
+        job.write_down_status(PhaseKind::CheckpointStopping).await?;
         let span = job.span(PhaseKind::CheckpointStopping);
         let exit = self.work(job).instrument(span).await?;
         self.decided = Some(exit);
@@ -98,6 +99,7 @@ impl CheckpointStopping {
         };
         self.proven = Some(checkpointed);
         let gone = release(job, &mut self.releasing).await?;
+        job.write_down_end(PhaseKind::StoppedCheckpointed, gone).await?;
         Ok(Exit::Stopped(checkpointed, gone))
     }
 
@@ -137,7 +139,9 @@ impl CheckpointStopping {
     /// Gives the phase more time, counted from now.
     pub fn extend<C, S>(&mut self, by: Duration, job: &mut JobContext<C, S>) {
         self.entry.deadline = Instant::now().checked_add(by);
-        job.publish_deadline(self.entry.deadline);
+        if job.check(self).is_ok() {
+            job.publish_deadline(self.entry.deadline);
+        }
     }
 
     /// Gives the final checkpoint up, and stops the tasks where they are.
@@ -172,29 +176,33 @@ pub(super) async fn take_final_checkpoint<C: JobController, S>(
     phase: PhaseKind,
     entry: Entry,
 ) -> Result<Final, Failure> {
-    let mut ask = true;
+    let (mut ask, mut late) = (true, false);
     loop {
         let status = job.controller.status();
-        if let Some(request) = job.mailbox.stronger_than(phase.fulfils()) {
-            return Ok(Final::Request(request));
-        }
+        // Before the requests: nothing is left that a stronger stop could cut short, but the release, which sees it too.
         if let Some(checkpointed) = evidence(&status) {
             return Ok(Final::Complete(checkpointed));
+        }
+        if let Some(request) = job.mailbox.stronger_than(phase.fulfils()) {
+            return Ok(Final::Request(request));
         }
         if let Some(failure) = job.controller.failure() {
             return Err(Failure::Run(failure.clone()));
         }
+        if late {
+            return Err(Failure::BudgetSpent { phase, budget: entry.budget(), status });
+        }
         // Once per call, so that a retry sends again what failed; then as long as a periodic checkpoint is in the way.
         if std::mem::take(&mut ask) || status.final_checkpoint == FinalCheckpoint::NotStarted {
             job.controller.begin_checkpoint(true)?;
+            // Its epoch is durable before the first order of it goes out: `begin_` sends nothing itself.
+            job.write_down_status(phase).await?;
         }
         match news(job, phase.fulfils(), entry.deadline).await? {
             News::Status => {}
             News::Request(request) => return Ok(Final::Request(request)),
-            News::Deadline => {
-                let status = job.controller.status();
-                return Err(Failure::BudgetSpent { phase, budget: entry.budget(), status });
-            }
+            // Messages were taken in on the way: one of them may have been the last.
+            News::Deadline => late = true,
         }
     }
 }

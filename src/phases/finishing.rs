@@ -67,6 +67,7 @@ impl Finishing {
         if let Some(exit) = self.decided {
             return Ok(exit);
         }
+        job.write_down_status(PhaseKind::Finishing).await?;
         let span = job.span(PhaseKind::Finishing);
         let exit = match take_final_checkpoint(job, PhaseKind::Finishing, self.entry).instrument(span).await {
             Ok(Final::Complete(_)) => Exit::Done,
@@ -76,7 +77,7 @@ impl Finishing {
             Err(failure) => {
                 tracing::warn!(%failure, "the final checkpoint can't complete");
                 job.note_error(&failure);
-                if failure.is_lost_worker() { Exit::Force } else { Exit::Immediate }
+                if job.controller.has_lost_worker() { Exit::Force } else { Exit::Immediate }
             }
         };
         self.decided = Some(exit);

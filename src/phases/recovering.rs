@@ -6,10 +6,10 @@ use super::{
     sealed::{Entry, Mint},
 };
 use crate::{
-    contracts::{JobController, RunFailure, Scheduler},
+    contracts::{JobController, Scheduler},
     error::{Failed, Failure},
     job::{JobContext, StopRequest},
-    machine::{AfterRecovering, Force},
+    machine::{AfterRecovering, Force, PhaseKind},
 };
 
 /// A task failed or a worker was lost; what is left of the run is cleaned up.
@@ -32,17 +32,18 @@ impl Mint for Recovering {
 }
 
 impl Recovering {
-    /// Decides how to clean up; there is nothing to wait for. It exists so that every phase is driven alike.
+    /// Writes the phase down; there is nothing else to wait for.
     ///
     /// # Errors
+    /// [`Failure::Journal`] when it can't be written down.
     /// [`Failure::WrongJob`] when the job is not in this phase.
     ///
     /// # Cancel safety
-    /// Safe: it does not wait.
-    // A future like every other phase's `run`.
-    #[allow(clippy::unused_async)]
+    /// Safe: call it again.
     pub async fn run<C: JobController, S>(&mut self, job: &mut JobContext<C, S>) -> Result<(), Failure> {
-        job.check(self)
+        job.check(self)?;
+        job.write_down_status(PhaseKind::Recovering).await?;
+        Ok(())
     }
 
     /// Steps to a short immediate stop, or to force where a worker is lost and could not be told.
@@ -63,8 +64,7 @@ impl Recovering {
     }
 
     fn step<C: JobController, S>(self, job: &mut JobContext<C, S>) -> AfterRecovering {
-        let lost = job.controller.failure().is_some_and(RunFailure::is_lost_worker);
-        if lost || job.requested() == Some(StopRequest::Force) {
+        if job.controller.has_lost_worker() || job.requested() == Some(StopRequest::Force) {
             AfterRecovering::Force(job.enter(self, ()))
         } else {
             let budget = job.limits.recover;

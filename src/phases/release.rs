@@ -1,15 +1,20 @@
 //! The end of every shutdown: workers leave or are killed, and then the scheduler is asked whether any is alive (invariant I2).
 //! By the time workers are released the evidence is proven, so killing one that does not leave loses nothing.
 
-use std::time::Duration;
+use std::{
+    pin::{Pin, pin},
+    time::Duration,
+};
 
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use futures_util::FutureExt;
+use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::wait::{News, news, pause, take_in};
+use super::wait::{MOMENT, News, after, news, pause, take_in};
 use crate::{
-    contracts::{JobController, Scheduler, SchedulerError},
+    contracts::{JobController, PhaseRecord, Scheduler, SchedulerError},
     error::Failure,
-    job::{Incoming, JobContext, StopRequest},
+    ids::{JobId, RunId, WorkerId},
+    job::{Incoming, JobContext, Mailbox, StopRequest},
 };
 
 /// Proof that the scheduler, asked after the last order, listed no worker of the run. Made in this module alone.
@@ -20,7 +25,7 @@ pub(crate) struct NothingAlive {
 
 impl NothingAlive {
     /// Whether workers had to be killed.
-    pub(super) fn forced(self) -> bool {
+    pub(crate) fn forced(self) -> bool {
         self.forced
     }
 }
@@ -37,7 +42,7 @@ pub(crate) async fn release<C: JobController, S: Scheduler>(
     job: &mut JobContext<C, S>,
     state: &mut Releasing,
 ) -> Result<NothingAlive, Failure> {
-    let deadline = *state.deadline.get_or_insert_with(|| Instant::now() + job.limits.release);
+    let deadline = *state.deadline.get_or_insert_with(|| after(job.limits.release));
     if !state.forced {
         job.publish_deadline(Some(deadline));
         match leave(job, deadline).await {
@@ -68,19 +73,20 @@ async fn leave<C: JobController, S: Scheduler>(
     deadline: Instant,
 ) -> Result<NothingAlive, NotLeft> {
     tell_workers(job, deadline).await?;
-    stop_workers(job, deadline).await?;
+    let JobContext { id, run, controller, scheduler, mailbox, limits, .. } = job;
+    let asked = in_time("stop_workers", limits.release, deadline, scheduler.stop_workers(id, Some(*run), false));
+    attended(controller, mailbox, pin!(asked)).await?;
     loop {
-        let alive = alive_by(job, deadline).await?;
+        let JobContext { id, run, controller, scheduler, mailbox, .. } = job;
+        let alive = attended(controller, mailbox, pin!(alive_by(deadline, id, *run, scheduler))).await?;
+        job.publish_alive(alive.len());
         if alive.is_empty() {
             return Ok(NothingAlive { forced: false });
-        }
-        if job.mailbox.stronger_than(Some(StopRequest::Immediate)).is_some() {
-            return Err(NotLeft::Forced);
         }
         if Instant::now() >= deadline {
             return Err(NotLeft::Late(alive.len()));
         }
-        let until = deadline.min(Instant::now() + job.limits.verify_every);
+        let until = deadline.min(after(job.limits.verify_every.max(MOMENT)));
         pause(job, Some(StopRequest::Immediate), until).await;
     }
 }
@@ -88,7 +94,7 @@ async fn leave<C: JobController, S: Scheduler>(
 /// Tells every worker that it may leave; one that does not answer is the scheduler's business.
 async fn tell_workers<C: JobController, S>(job: &mut JobContext<C, S>, deadline: Instant) -> Result<(), NotLeft> {
     job.controller.begin_release();
-    let until = deadline.min(Instant::now() + job.limits.order);
+    let until = deadline.min(after(job.limits.order));
     while job.controller.status().orders_outstanding > 0 {
         match news(job, Some(StopRequest::Immediate), Some(until)).await {
             Ok(News::Status) => {}
@@ -103,15 +109,17 @@ async fn tell_workers<C: JobController, S>(job: &mut JobContext<C, S>, deadline:
     Ok(())
 }
 
-/// Has the scheduler stop the workers without force, while messages are still taken in: a worker may have something to deliver
-/// before it leaves.
-async fn stop_workers<C: JobController, S: Scheduler>(
-    job: &mut JobContext<C, S>,
-    deadline: Instant,
-) -> Result<(), NotLeft> {
-    let JobContext { id, run, controller, scheduler, mailbox, limits, .. } = job;
-    let mut call = std::pin::pin!(scheduler.stop_workers(id, Some(*run), false));
+/// Waits for the scheduler while messages are taken in, since a worker may have something to deliver before it leaves; a force
+/// request cuts it short.
+async fn attended<C: JobController, T>(
+    controller: &mut C,
+    mailbox: &mut Mailbox,
+    mut call: Pin<&mut impl Future<Output = Result<T, SchedulerError>>>,
+) -> Result<T, NotLeft> {
     loop {
+        if mailbox.stronger_than(Some(StopRequest::Immediate)).is_some() {
+            return Err(NotLeft::Forced);
+        }
         tokio::select! {
             biased;
             result = &mut call => return Ok(result?),
@@ -119,9 +127,6 @@ async fn stop_workers<C: JobController, S: Scheduler>(
                 Incoming::Request(_) => return Err(NotLeft::Forced),
                 Incoming::Worker(event) => take_in(controller, event),
             },
-            () = sleep_until(deadline) => {
-                return Err(SchedulerError::TimedOut { call: "stop_workers", after: limits.release }.into());
-            }
         }
     }
 }
@@ -129,33 +134,52 @@ async fn stop_workers<C: JobController, S: Scheduler>(
 /// One attempt to kill the run's workers: the order, then the question until the answer is "none", within the kill budget.
 pub(crate) async fn kill<C, S: Scheduler>(job: &mut JobContext<C, S>) -> Result<NothingAlive, Failure> {
     let budget = job.limits.kill;
-    let deadline = Instant::now() + budget;
+    let deadline = after(budget);
     job.publish_deadline(Some(deadline));
-    timeout_at(deadline, job.scheduler.stop_workers(&job.id, Some(job.run), true))
-        .await
-        .map_err(|_| SchedulerError::TimedOut { call: "stop_workers", after: budget })??;
+    let JobContext { id, run, scheduler, .. } = job;
+    in_time("stop_workers", budget, deadline, scheduler.stop_workers(id, Some(*run), true)).await?;
     loop {
-        let alive = alive_by(job, deadline).await?;
+        let alive = alive_by(deadline, &job.id, job.run, &job.scheduler).await?;
+        job.publish_alive(alive.len());
         if alive.is_empty() {
             return Ok(NothingAlive { forced: true });
         }
         if Instant::now() >= deadline {
             return Err(Failure::StillAlive { workers: alive, after: budget });
         }
-        sleep(job.limits.verify_every.min(deadline - Instant::now())).await;
+        sleep_until(deadline.min(after(job.limits.verify_every.max(MOMENT)))).await;
     }
 }
 
 /// Asks the scheduler who is alive. The question gets a moment of its own even at the deadline: "not asked" is no answer.
-async fn alive_by<C, S: Scheduler>(
-    job: &mut JobContext<C, S>,
+fn alive_by<S: Scheduler>(
     deadline: Instant,
-) -> Result<Vec<crate::WorkerId>, SchedulerError> {
-    let asked = Instant::now();
-    let until = deadline.max(asked + Duration::from_millis(1));
-    let alive = timeout_at(until, job.scheduler.workers_for_job(&job.id, Some(job.run)))
-        .await
-        .map_err(|_| SchedulerError::TimedOut { call: "workers_for_job", after: until - asked })??;
-    job.publish_alive(alive.len());
-    Ok(alive)
+    job: &JobId,
+    run: RunId,
+    scheduler: &S,
+) -> impl Future<Output = Result<Vec<WorkerId>, SchedulerError>> {
+    let until = deadline.max(after(MOMENT));
+    let given = until - Instant::now();
+    in_time("workers_for_job", given, until, scheduler.workers_for_job(job, Some(run)))
+}
+
+/// A call of the scheduler, which is given up at the deadline. No `async fn`: that would hold the call twice.
+fn in_time<T>(
+    call: &'static str,
+    given: Duration,
+    deadline: Instant,
+    answer: impl Future<Output = Result<T, SchedulerError>>,
+) -> impl Future<Output = Result<T, SchedulerError>> {
+    timeout_at(deadline, answer)
+        .map(move |answer| answer.unwrap_or(Err(SchedulerError::TimedOut { call, after: given })))
+}
+
+/// Asks a scheduler who of a run is alive; where nobody is, that is the proof.
+pub(crate) async fn listed<S: Scheduler>(
+    scheduler: &S,
+    record: &PhaseRecord,
+    within: Duration,
+) -> Result<Result<NothingAlive, Vec<WorkerId>>, SchedulerError> {
+    let alive = alive_by(after(within), &record.job, record.run, scheduler).await?;
+    Ok(if alive.is_empty() { Ok(NothingAlive { forced: record.killed_workers }) } else { Err(alive) })
 }

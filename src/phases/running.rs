@@ -52,7 +52,8 @@ impl Mint for Running {
 
 impl Running {
     /// Waits for a stop request, the TTL, the end of the sources, or a failure; keeps the books and takes periodic checkpoints
-    /// meanwhile. An error of a periodic checkpoint is noted in the progress, and the job runs on.
+    /// meanwhile. An error of a periodic checkpoint is noted in the progress, and the job runs on, unless no retry gets past it: a
+    /// newer run has fenced this one, say. Then the run has failed.
     ///
     /// # Errors
     /// [`Failure::WrongJob`] when the job is not in this phase.
@@ -68,6 +69,7 @@ impl Running {
         if let Some(exit) = self.decided {
             return Ok(exit);
         }
+        job.write_down_status(PhaseKind::Running).await?;
         let span = job.span(PhaseKind::Running);
         let exit = wait(job, self.entry).instrument(span).await;
         self.decided = Some(exit);
@@ -96,7 +98,11 @@ impl Running {
             Exit::Request(request) => self.on_request(request, job),
             Exit::RunFailed => AfterRunning::Recovering(job.enter(self, ())),
             Exit::SourcesExhausted => AfterRunning::Finishing(job.enter(self, ())),
-            Exit::TtlExpired => AfterRunning::Immediate(job.enter(self, ())),
+            // The end of its time is a stop that was asked for in advance: no run follows (invariant I8).
+            Exit::TtlExpired => {
+                record(job, StopRequest::Immediate);
+                AfterRunning::Immediate(job.enter(self, ()))
+            }
         }
     }
 

@@ -5,7 +5,7 @@ use std::{fmt, marker::PhantomData, time::Duration};
 use tracing::Instrument;
 
 use super::{
-    Drained, Halted, Killed,
+    Drained, Halted, Killed, Stopped,
     release::{NothingAlive, Releasing, kill, release},
     running::step_to,
     sealed::{Entry, Mint, Token},
@@ -111,7 +111,7 @@ macro_rules! cooperative {
             /// # Cancel safety
             /// Safe: call it again to go on. No worker gets its order twice for it.
             pub async fn run<C: JobController, S: Scheduler>(&mut self, job: &mut JobContext<C, S>) -> Result<(), Failure> {
-                self.decide($worker_mode, job).await.map(drop)
+                self.decide($worker_mode, <Stopped<$evidence> as Phase>::KIND, job).await.map(drop)
             }
 
             /// Runs, then steps.
@@ -125,7 +125,7 @@ macro_rules! cooperative {
                 mut self,
                 job: &mut JobContext<C, S>,
             ) -> Result<$after, Failed<Self>> {
-                match self.decide($worker_mode, job).await {
+                match self.decide($worker_mode, <Stopped<$evidence> as Phase>::KIND, job).await {
                     Ok(exit) => Ok(self.step(exit, job)),
                     Err(failure) => Err(Failed::new(self, failure)),
                 }
@@ -156,16 +156,22 @@ where
     async fn decide<C: JobController, S: Scheduler>(
         &mut self,
         mode: WorkerStopMode,
+        terminal: PhaseKind,
         job: &mut JobContext<C, S>,
     ) -> Result<Exit, Failure> {
         job.check(self)?;
         if let Some(exit) = self.decided {
             return Ok(exit);
         }
+        job.write_down_status(Self::KIND).await?;
         let span = job.span(Self::KIND);
         let work = async {
             match self.stop_tasks(mode, job).await {
-                Ended::All => Ok::<_, Failure>(Exit::Stopped(release(job, &mut self.releasing).await?)),
+                Ended::All => {
+                    let gone = release(job, &mut self.releasing).await?;
+                    job.write_down_end(terminal, gone).await?;
+                    Ok::<_, Failure>(Exit::Stopped(gone))
+                }
                 Ended::Request(request) => Ok(Exit::Request(request)),
                 Ended::Badly(reason) => {
                     tracing::warn!(%reason, "escalating to force");
@@ -181,7 +187,7 @@ where
 
     async fn stop_tasks<C: JobController, S>(&mut self, mode: WorkerStopMode, job: &mut JobContext<C, S>) -> Ended {
         // Once per call: to give the command again is to send again what has failed, and that is for a retry to do.
-        let mut ask = true;
+        let (mut ask, mut late) = (true, false);
         loop {
             let status = job.controller.status();
             // A task that failed before an immediate stop has ended; a graceful stop can't drain through it.
@@ -190,12 +196,15 @@ where
                 WorkerStopMode::Immediate => *self.failures_before.get_or_insert(status.failures),
             };
             if let Some(failure) = job.controller.failure()
-                && (status.failures > tolerated || failure.is_lost_worker())
+                && (status.failures > tolerated || job.controller.has_lost_worker())
             {
                 return Ended::Badly(failure.clone().into());
             }
             if status.all_ended() {
                 return Ended::All;
+            }
+            if late {
+                return Ended::Badly(Failure::BudgetSpent { phase: Self::KIND, budget: self.entry.budget(), status });
             }
             if std::mem::take(&mut ask) {
                 job.controller.begin_stop(mode);
@@ -203,10 +212,8 @@ where
             match news(job, Self::KIND.fulfils(), self.entry.deadline).await {
                 Ok(News::Status) => {}
                 Ok(News::Request(request)) => return Ended::Request(request),
-                Ok(News::Deadline) => {
-                    let (budget, status) = (self.entry.budget(), job.controller.status());
-                    return Ended::Badly(Failure::BudgetSpent { phase: Self::KIND, budget, status });
-                }
+                // Messages were taken in on the way: one of them may have been the last.
+                Ok(News::Deadline) => late = true,
                 Err(error) => return Ended::Badly(error.into()),
             }
         }
@@ -241,8 +248,10 @@ impl Stopping<Force> {
         if let Some(Exit::Stopped(gone)) = self.decided {
             return Ok(gone);
         }
+        job.write_down(PhaseKind::StoppingForce).await?;
         let span = job.span(PhaseKind::StoppingForce);
         let gone = kill(job).instrument(span).await?;
+        job.write_down_end(PhaseKind::StoppedKilled, gone).await?;
         self.decided = Some(Exit::Stopped(gone));
         Ok(gone)
     }

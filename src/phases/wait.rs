@@ -1,7 +1,7 @@
 //! Waiting for something to happen: the one place where a phase waits for its workers. A stop request comes first, then the
 //! deadline, then the controller's own work, then messages.
 
-use std::{future::poll_fn, task::Poll};
+use std::{future::poll_fn, task::Poll, time::Duration};
 
 use tokio::time::{Instant, sleep_until};
 
@@ -24,6 +24,18 @@ pub(crate) enum News {
 /// Messages taken in before the status is looked at again. It bounds how long a failure may go unseen in a flood; a stop request
 /// is looked for before each message.
 const BATCH: usize = 64;
+
+/// The shortest wait. A limit of zero must not become a loop that lets nobody else run.
+pub(crate) const MOMENT: Duration = Duration::from_millis(1);
+
+/// For limits that reach beyond the clock: as good as never.
+const NEVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+
+/// So much from now on.
+pub(crate) fn after(wait: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(wait).unwrap_or_else(|| now + NEVER)
+}
 
 /// Waits until the run's status may have changed, a request stronger than `level` is made, or the deadline has passed.
 ///
@@ -97,13 +109,37 @@ pub(super) fn take_in<C: JobController>(controller: &mut C, event: WorkerEvent) 
     }
 }
 
-/// Looks for silent workers when it is time; says when it is time again. Never while messages wait: a heartbeat may be among them.
+/// When silent workers are looked for.
+#[derive(Debug, Default)]
+pub(crate) struct HealthWatch {
+    /// When somebody last waited for news.
+    awake: Option<Instant>,
+    /// When it is time for the next look.
+    next: Option<Instant>,
+    /// The look is due as soon as so many messages have been taken out in all.
+    heard: Option<u64>,
+}
+
+/// Looks for silent workers when it is time; says when it is time again.
+///
+/// A heartbeat may be among the messages that wait, so those that were there when the time came are heard first: these and no
+/// more, or a flood would hide who is silent. Senders may also have been held back while nobody waited for news, so after a
+/// break they get time to come through.
 fn look_at_health<C: JobController, S>(job: &mut JobContext<C, S>, now: Instant) -> Instant {
-    let every = job.limits.health_every;
-    let due = job.last_health.is_none_or(|last| now.saturating_duration_since(last) >= every);
-    if due && job.mailbox.is_empty() {
-        job.controller.check_health(now.into_std());
-        job.last_health = Some(now);
+    let every = job.limits.health_every.max(MOMENT);
+    let JobContext { controller, mailbox, health, .. } = job;
+    let break_ended = health.awake.is_none_or(|awake| now.saturating_duration_since(awake) >= every.saturating_mul(2));
+    health.awake = Some(now);
+    if break_ended {
+        (health.next, health.heard) = (None, None);
     }
-    job.last_health.filter(|_| job.mailbox.is_empty()).unwrap_or(now) + every
+    let next = *health.next.get_or_insert_with(|| after(every));
+    if now < next {
+        return next;
+    }
+    if mailbox.taken() >= *health.heard.get_or_insert_with(|| mailbox.taken() + mailbox.waiting()) {
+        controller.check_health(now.into_std());
+        (health.next, health.heard) = (Some(after(every)), None);
+    }
+    after(every)
 }

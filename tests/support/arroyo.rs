@@ -119,14 +119,14 @@ pub async fn arroyo_worker(number: u64, controller: SocketAddr, manners: Manners
 }
 
 impl Worker {
-    fn context(&self) -> Option<WorkerContext> {
-        Some(WorkerContext {
+    fn context(&self) -> WorkerContext {
+        WorkerContext {
             machine_id: "m-1".into(),
             worker_id: self.number,
             job_id: super::support::JOB.into(),
             generation: self.manners.generation,
             pipeline_id: "p-1".into(),
-        })
+        }
     }
 
     fn reports(&self) -> JobControllerGrpcClient<Channel> {
@@ -140,7 +140,7 @@ impl Worker {
 
     async fn register(&self, address: SocketAddr) {
         let message = RegisterWorkerReq {
-            worker_context: self.context(),
+            worker_context: Some(self.context()),
             rpc_address: format!("http://{address}"),
             data_address: "127.0.0.1:0".into(),
             resources: Some(WorkerResources { slots: 16 }),
@@ -153,7 +153,7 @@ impl Worker {
 
     async fn heartbeat(&self) {
         if !*self.silent.lock().unwrap() {
-            let message = HeartbeatReq { worker_context: self.context(), time: 1 };
+            let message = HeartbeatReq { worker_context: Some(self.context()), time: 1 };
             let answer = self.reports().heartbeat(message).await;
             self.note("heartbeat", answer);
         }
@@ -183,7 +183,7 @@ impl Worker {
             ..Default::default()
         };
         let message = TaskCheckpointCompletedReq {
-            worker_context: self.context(),
+            worker_context: Some(self.context()),
             operator_id: "count".into(),
             epoch,
             metadata: Some(metadata),
@@ -196,7 +196,7 @@ impl Worker {
 
     async fn checkpoint_event(&self, epoch: u64, event_type: TaskCheckpointEventType) {
         let message = TaskCheckpointEventReq {
-            worker_context: self.context(),
+            worker_context: Some(self.context()),
             subtask_idx: self.subtask(),
             epoch,
             event_type: event_type.into(),
@@ -209,7 +209,7 @@ impl Worker {
 
     async fn finish(&self) {
         let message = TaskFinishedReq {
-            worker_context: self.context(),
+            worker_context: Some(self.context()),
             task_id: 0,
             subtask_idx: self.subtask(),
             ..Default::default()
@@ -220,7 +220,7 @@ impl Worker {
 
     async fn fail(&self) {
         let error = TaskError { subtask_idx: self.subtask(), error: "disk full".into(), ..Default::default() };
-        let message = TaskFailedReq { worker_context: self.context(), error: Some(error), ..Default::default() };
+        let message = TaskFailedReq { worker_context: Some(self.context()), error: Some(error), ..Default::default() };
         let answer = self.reports().task_failed(message).await;
         self.note("failed", answer);
     }
@@ -231,12 +231,12 @@ impl Worker {
         match does {
             Does::Obeys => drop(tokio::spawn(obey)),
             Does::Nothing => {}
-            Does::Hangs => std::future::pending().await,
+            Does::Hangs => std::future::pending::<()>().await,
             Does::Refuses(code) => return Err(Status::new(code, "no")),
             Does::Fails => drop(tokio::spawn(async move { worker.fail().await })),
             Does::Dies => {
                 self.leaves.notify_one();
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
             Does::GoesSilent => *self.silent.lock().unwrap() = true,
         }
@@ -261,6 +261,8 @@ impl WorkerGrpc for Worker {
         let message = request.into_inner();
         let subtasks = &message.committing_data["count"].committing_data["p"].commit_data_by_subtask;
         assert_eq!(subtasks[&self.subtask()], format!("files of {}", self.number), "what this task gave");
+        // Some sinks let their first subtask commit for all.
+        self.diary.write(format!("commit data of subtasks {:?}", subtasks.keys().collect::<Vec<_>>()));
         self.diary.write(format!("commit {}", message.epoch));
         let worker = self.clone();
         let then_stop = *self.then_stop.lock().unwrap();
@@ -284,7 +286,7 @@ impl WorkerGrpc for Worker {
         self.diary.write("job finished");
         let worker = self.clone();
         let obey = async move {
-            let message = WorkerFinishedReq { worker_context: worker.context(), slots: 16, ..Default::default() };
+            let message = WorkerFinishedReq { worker_context: Some(worker.context()), slots: 16, ..Default::default() };
             let answer = ControllerGrpcClient::new(worker.controller.clone()).worker_finished(message).await;
             worker.note("worker finished", answer);
             worker.leaves.notify_one();

@@ -208,11 +208,21 @@ impl Bench {
 
     /// Adds a worker that hosts the kit.
     pub async fn healthy(&self, number: u64) {
+        let committed = self.committed.clone();
+        self.kit(number, move |ctx| exactly_once(ctx, committed.clone())).await;
+    }
+
+    /// The same with a task of the test's own.
+    pub async fn kit<F, Fut>(&self, number: u64, task: F)
+    where
+        F: FnMut(TaskContext) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<(), TaskError>> + Send + 'static,
+    {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let worker = kit_worker(number, &self.topology, self.port.address.to_string());
-        let (committed, departures) = (self.committed.clone(), Arc::clone(&self.departures));
+        let departures = Arc::clone(&self.departures);
         self.fleet.add(number, async move {
-            let left = worker.serve(listener, move |ctx| exactly_once(ctx, committed.clone())).await.unwrap();
+            let left = worker.serve(listener, task).await.unwrap();
             departures.lock().unwrap().push(left);
         });
     }

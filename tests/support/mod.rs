@@ -1,6 +1,8 @@
 //! A controller and a scheduler that do as the test says, on the paused clock. What they were told is in their logs.
 #![allow(dead_code, reason = "each test crate uses what it needs")]
 
+pub(crate) mod journal;
+
 use std::{
     future::pending,
     sync::{Arc, Mutex, MutexGuard},
@@ -84,7 +86,13 @@ pub(crate) struct Script {
     pub(crate) busy: u32,
     pub(crate) told: Vec<(Told, Instant)>,
     pub(crate) events: u64,
+    /// An event says that the final checkpoint is complete and that all tasks have finished.
+    pub(crate) events_end_it: bool,
     pub(crate) health_checks: u32,
+    /// How often the controller did its work.
+    pub(crate) progressed: u32,
+    /// At each health check, how many events had come in.
+    pub(crate) events_before_check: Vec<u64>,
     reactions: Vec<(Told, Duration, Does)>,
     due: Vec<(Instant, Does)>,
 }
@@ -184,12 +192,20 @@ impl JobController for Scripted {
     }
 
     fn handle(&mut self, _: WorkerEvent, _: std::time::Instant) -> Result<Applied, Rejection> {
-        self.script().events += 1;
+        let mut script = self.script();
+        script.events += 1;
+        if script.events_end_it {
+            script.status.tasks.done = script.status.tasks.total;
+            script.status.final_checkpoint = FinalCheckpoint::Complete(FINAL);
+        }
         Ok(Applied::Changed)
     }
 
     fn check_health(&mut self, _: std::time::Instant) {
-        self.script().health_checks += 1;
+        let mut script = self.script();
+        script.health_checks += 1;
+        let events = script.events;
+        script.events_before_check.push(events);
     }
 
     fn begin_checkpoint(&mut self, then_stop: bool) -> Result<CheckpointStart, ControllerError> {
@@ -222,6 +238,7 @@ impl JobController for Scripted {
     }
 
     async fn progress(&mut self) -> Result<(), ControllerError> {
+        self.script().progressed += 1;
         loop {
             if let Some(does) = self.take_due() {
                 return self.apply(does);

@@ -100,7 +100,7 @@ impl Case {
         self.dir.path().join("state")
     }
 
-    fn command(&self, line: &str) -> Command {
+    pub(crate) fn command(&self, line: &str) -> Command {
         let mut command = Command::new(program());
         command.arg(self.input()).arg("--state-dir").arg(self.state()).args(line.split_whitespace());
         // As a shell starts it: Ctrl-C in a terminal goes to this group.

@@ -258,3 +258,42 @@ async fn a_restored_run_goes_on_after_its_manifest_and_carries_its_states() {
     let published = store.published.lock().unwrap();
     assert_eq!((published[0].1.epoch, &published[0].1.tasks[0].snapshot[..]), (epoch(9), &b"offset 7"[..]));
 }
+
+/// A worker that has stopped its tasks can't commit any more. The next run does it; the stop is none the worse for it.
+#[tokio::test(start_paused = true)]
+async fn a_commit_that_fails_while_the_run_is_stopped_is_no_failure_of_the_stop() {
+    for then_stop in [false, true] {
+        let mut bench = Bench::new(2);
+        bench.controller.begin_checkpoint(then_stop).unwrap();
+        bench.run_well_for(secs(1)).await;
+        bench.workers.script(1, [Answer::Fails(OrderErrorKind::NotRunning)]);
+        bench.workers.script(2, [Answer::After(ms(10))]);
+        bench.ack(1, 1, true);
+        bench.ack(2, 1, true);
+        assert!(matches!(bench.poll_once(), Some(Ok(()))), "published");
+        bench.controller.begin_stop(IMMEDIATE);
+        bench.run_well_for(secs(60)).await;
+        assert_eq!(bench.workers.count(1, "commit"), 1);
+    }
+}
+
+/// Phases count the failures of a final checkpoint; what came before it is none of them.
+#[tokio::test(start_paused = true)]
+async fn a_periodic_checkpoint_that_fails_once_the_final_one_is_asked_for_makes_way_without_an_error() {
+    for reason in ["orders", "store"] {
+        let mut bench = Bench::new(2);
+        bench.controller.begin_checkpoint(false).unwrap();
+        match reason {
+            "orders" => bench.workers.script(1, [Answer::Fails(OrderErrorKind::Rejected), Answer::Ok]),
+            _ => bench.store.unavailable(),
+        }
+        assert_eq!(bench.controller.begin_checkpoint(true).unwrap(), CheckpointStart::Busy(epoch(1)));
+        bench.run_well_for(ms(1)).await;
+        if reason == "store" {
+            bench.ack(1, 1, false);
+            bench.ack(2, 1, false);
+        }
+        bench.run_well_for(secs(1)).await;
+        assert_eq!(bench.controller.begin_checkpoint(true).unwrap(), CheckpointStart::Started(epoch(2)), "{reason}");
+    }
+}

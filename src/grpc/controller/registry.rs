@@ -134,3 +134,29 @@ impl Hosted {
         Status::not_found(format!("job `{}`: {gone}", self.transport.job()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{job::Mailbox, topology::Role};
+
+    /// So memory is bounded however many calls come in.
+    #[tokio::test(start_paused = true)]
+    async fn no_more_calls_wait_for_a_full_mailbox_than_may() {
+        let (mailbox, worker, wait) = (Mailbox::new(1), WorkerId::new(1), Duration::from_secs(4));
+        let topology = crate::Topology::builder().operator("source", Role::Source, [worker]).build().unwrap();
+        let transport = Arc::new(GrpcTransport::new("words", RunId::new(1), topology));
+        let registration = Arc::<Registry>::default().register(transport, mailbox.sender(), 1).unwrap();
+        let hosted = &registration.hosted;
+        let say = || hosted.deliver(worker, Event::Heartbeat, wait);
+        say().await.unwrap();
+
+        let begun = tokio::time::Instant::now();
+        let second = async { (say().await.unwrap_err(), begun.elapsed()) };
+        let third = async { (say().await.unwrap_err(), begun.elapsed()) };
+        let ((waited, after), (refused, at)) = tokio::join!(second, third);
+        assert!(waited.message().contains("was so for 4s") && after == wait, "{waited:?} {after:?}");
+        assert!(refused.message().contains("too many calls wait for it already") && at.is_zero(), "{refused:?} {at:?}");
+        hosted.hint(worker).unwrap();
+    }
+}

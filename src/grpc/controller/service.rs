@@ -82,6 +82,9 @@ impl JobControllerGrpc for Service {
             let task = speaker.task_of(&message.operator_id, metadata.subtask_index)?;
             let epoch = speaker.epoch(message.epoch)?;
             let (snapshot, commit) = wire::state(&metadata, message.needs_commit).map_err(Status::invalid_argument)?;
+            if let Some(data) = &commit {
+                speaker.hosted.transport.note_commit(epoch, task, data);
+            }
             Ok(Event::CheckpointCompleted { task, epoch, snapshot, commit })
         })
         .await?;

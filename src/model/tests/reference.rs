@@ -57,6 +57,7 @@ impl Naive {
             tasks_failed: count(self.ended.values().filter(|well| !**well).count()),
             sources: Count::new(count(sources), 2),
             workers_left: count([ONE, TWO].iter().filter(|it| self.is_busy(**it) && !self.left.contains(it)).count()),
+            workers_lost: count([ONE, TWO].iter().filter(|it| self.is_busy(**it) && self.is_gone(**it)).count()),
             workers: 2,
             checkpoint: self.checkpoint.as_ref().map_or(CheckpointStage::Idle, Checkpoint::stage),
             final_checkpoint: match (self.final_complete, final_in_flight) {
@@ -70,6 +71,10 @@ impl Naive {
         }
     }
 
+    fn is_gone(&self, worker: WorkerId) -> bool {
+        self.left.contains(&worker) || self.lost.contains(&worker)
+    }
+
     pub(super) fn newest(&self) -> Option<Epoch> {
         self.newest
     }
@@ -79,7 +84,7 @@ impl Naive {
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        let watched = |it: &&WorkerId| self.is_busy(**it) && !self.left.contains(it) && !self.lost.contains(it);
+        let watched = |it: &&WorkerId| self.is_busy(**it) && !self.is_gone(**it);
         [ONE, TWO].iter().filter(watched).map(|it| self.last_seen[it] + HEARTBEAT).min()
     }
 
@@ -237,7 +242,7 @@ impl Naive {
 
     pub(super) fn check_health(&mut self, now: Instant) {
         for worker in [ONE, TWO] {
-            let watched = self.is_busy(worker) && !self.left.contains(&worker) && !self.lost.contains(&worker);
+            let watched = self.is_busy(worker) && !self.is_gone(worker);
             if watched && now - self.last_seen[&worker] >= HEARTBEAT {
                 self.lost.insert(worker);
                 self.fail();
