@@ -13,8 +13,7 @@ use std::{path::PathBuf, sync::Arc};
 use serde::{Deserialize, Serialize};
 use tokio::{runtime, sync::mpsc, task};
 use winddown::{
-    BoxFuture, Epoch, Manifest, Role, RunFailure, TaskContext, TaskError, TaskId, TaskSpec, Topology, TopologyError,
-    WorkerId,
+    BoxFuture, Epoch, Manifest, Role, RunFailure, TaskContext, TaskError, TaskId, Topology, TopologyError, WorkerId,
 };
 
 use crate::{
@@ -90,6 +89,7 @@ pub(crate) struct Work {
 
 impl Work {
     /// The id of its worker.
+    #[cfg(target_os = "linux")]
     pub(crate) fn id(&self) -> WorkerId {
         WorkerId::new(u64::from(self.worker) + 1)
     }
@@ -126,12 +126,13 @@ pub(crate) fn topology(workers: u32) -> Result<Topology, TopologyError> {
     operators.fold(Topology::builder(), |all, (name, role)| all.operator(name, role, ids())).build()
 }
 
-/// The tasks of one worker, each with what it was in checkpoint `manifest`.
-pub(crate) fn task_specs(worker: u32, manifest: Option<&Manifest>) -> Vec<TaskSpec> {
+/// The tasks of one worker process, each with what it was in checkpoint `manifest`.
+#[cfg(target_os = "linux")]
+pub(crate) fn task_specs(worker: u32, manifest: Option<&Manifest>) -> Vec<winddown::TaskSpec> {
     let snapshots = manifest.map(|manifest| manifest.tasks.as_slice()).unwrap_or_default();
     let spec = |(operator, (_, role))| {
         let task = TaskId::new(operator, worker);
-        TaskSpec { task, role, restored: snapshots.iter().find(|snapshot| snapshot.task == task).cloned() }
+        winddown::TaskSpec { task, role, restored: snapshots.iter().find(|snapshot| snapshot.task == task).cloned() }
     };
     (0..).zip(OPERATORS).map(spec).collect()
 }
