@@ -132,6 +132,19 @@ async fn what_has_arrived_by_the_deadline_counts() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn i6_everybody_who_waits_for_a_request_hears_of_it() {
+    let mailbox = Mailbox::new(1);
+    let waiters =
+        async { tokio::join!(mailbox.request_above(None), mailbox.request_above(Some(StopRequest::Graceful))) };
+    let asking = async {
+        tokio::task::yield_now().await;
+        mailbox.sender().request(StopRequest::Force).unwrap();
+    };
+    let both = tokio::time::timeout(secs(1), async { tokio::join!(waiters, asking).0 }).await;
+    assert_eq!(both, Ok((StopRequest::Force, StopRequest::Force)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn i8_a_job_whose_time_is_over_is_not_restarted() {
     let (mut job, running, controller, _) = job(Limits { ttl: Some(secs(5)), ..Limits::default() });
     controller.on(Told::Stop(WorkerStopMode::Immediate), secs(1), Does::Finish);
