@@ -240,3 +240,29 @@ async fn keep_trying_without_retries_lets_others_run() {
     assert_eq!(receipt.unwrap().stopped.name(), "halted");
     assert!(controller.script().refuse_checkpoint > 999_000, "no more tries than the backoff lets through");
 }
+
+/// Whatever the phase was, and whatever it had decided: without a controller the workers are killed.
+#[tokio::test(start_paused = true)]
+async fn a_controller_may_go_away_in_any_phase() {
+    type Enter = fn(Running, &mut Job) -> AnyPhase;
+    let phases: [Enter; 7] = [
+        |running, _| running.into(),
+        |running, job| running.finish(job).unwrap().into(),
+        |running, job| running.recover(job).unwrap().into(),
+        |running, job| running.stop_with_checkpoint(job).unwrap().into(),
+        |running, job| running.stop_gracefully(job).unwrap().into(),
+        |running, job| running.stop_immediately(job).unwrap().into(),
+        |running, job| running.force(job).unwrap().into(),
+    ];
+    for enter in phases {
+        let (mut job, running, ..) = job(Limits::default());
+        let phase = enter(running, &mut job);
+        let entered = phase.kind();
+        let _ = tokio::time::timeout(secs(1), drive(phase, &mut job, &Policy::give_back())).await;
+        let (mut job, _controller) = job.detach();
+        let Some(parked) = job.take_parked() else { continue };
+        let receipt = drive(parked, &mut job, &Policy::give_back()).await.unwrap();
+        assert_eq!(receipt.stopped.name(), "killed", "{entered}");
+        assert_eq!(receipt.legs.last().map(|leg| leg.phase), Some(PhaseKind::StoppedKilled));
+    }
+}
