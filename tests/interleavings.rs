@@ -266,3 +266,26 @@ async fn a_controller_may_go_away_in_any_phase() {
         assert_eq!(receipt.legs.last().map(|leg| leg.phase), Some(PhaseKind::StoppedKilled));
     }
 }
+
+/// A job without a store has no final checkpoint; at the end of its input, what has been read flows to the end all the same.
+#[tokio::test(start_paused = true)]
+async fn the_end_of_all_input_without_a_store_drains() {
+    let (mut job, running, controller, _) = job(Limits::default());
+    controller.script().no_store = true;
+    controller.later(secs(1), Does::ExhaustSources);
+    controller.on(Told::Stop(WorkerStopMode::Graceful), secs(2), Does::Finish);
+    let receipt = drive(running, &mut job, &Policy::give_back()).await.unwrap();
+    assert_eq!(names(&receipt.legs), ["Running", "Finishing", "Stopping<Graceful>", "Stopped<Drained>"]);
+    assert_eq!(receipt.stopped.epoch(), Some(Epoch::new(41)), "the last complete checkpoint, and no more");
+}
+
+/// A restart of a fenced run would fence the newer one in its turn.
+#[tokio::test(start_paused = true)]
+async fn i11_a_fenced_run_may_not_be_restarted() {
+    let (mut job, running, controller, _) = job(Limits::default());
+    controller.later(secs(1), Does::Err(Error::Fenced));
+    controller.on(Told::Stop(WorkerStopMode::Immediate), secs(1), Does::Finish);
+    let receipt = drive(running, &mut job, &Policy::escalate()).await.unwrap();
+    assert_eq!(names(&receipt.legs), ["Running", "Recovering", "Stopping<Immediate>", "Stopped<Halted>"]);
+    assert_eq!((receipt.requested, receipt.may_restart(), job.may_restart()), (None, false, false));
+}
