@@ -64,6 +64,8 @@
 //! |---|---|---|
 //! | `worker` | with `embedded` | the worker kit: tasks as async code |
 //! | `embedded` | yes | an in-process cluster: a transport and a scheduler |
+//! | `grpc` | yes | workers in other processes, over gRPC |
+//! | `process` | yes | a scheduler of workers that are child processes (Linux) |
 //! | `object-store` | yes | checkpoint manifests on a local folder or any object store |
 //!
 //! Without default features it is the pure machine, with few dependencies.

@@ -8,7 +8,6 @@
     feature = "process"
 ))]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![allow(dead_code, reason = "the harness serves another test as well")]
 
 #[path = "wordcount/harness.rs"]
 mod harness;
@@ -186,6 +185,23 @@ fn no_worker_outlives_a_killed_controller() {
     kill_controller(controller);
     case.assert_nothing_is_left(ORPHANS + SLACK);
     finish(&case, "");
+}
+
+/// No worker is started without a watchdog, so the next run waits for the next watchdog.
+#[test]
+fn a_watchdog_that_was_killed_is_replaced_before_the_next_run() {
+    let case = Case::new(200);
+    let child = case.start(&format!("{PROCESS} --rate 30 --checkpoint-every 50ms"));
+    let workers = case.await_workers(1, 4);
+    let first = case.watchdog().unwrap();
+    send(first, Signal::SIGKILL);
+    send(workers[&1], Signal::SIGKILL);
+    case.await_workers(2, 4);
+    assert!(case.watchdog().is_some_and(|second| second != first));
+    let end = wait(child);
+    assert_eq!((end.code, &end.report()["run"]), (Some(0), &2.into()), "{end:?}");
+    over(&case, &end);
+    case.assert_exact();
 }
 
 /// Controller and watchdog die, and a frozen worker stays. Whoever uses the state directory next ends it first, in whatever runtime.

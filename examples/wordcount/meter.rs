@@ -9,7 +9,7 @@ use std::{fs::File, io, os::unix::fs::FileExt, path::Path};
 
 /// The length of one worker's number in the file.
 #[cfg(target_os = "linux")]
-const NUMBER: u64 = 8;
+const NUMBER: u32 = u64::BITS / 8;
 
 /// Where sources tell how far they are.
 #[derive(Debug)]
@@ -36,7 +36,7 @@ impl Meter {
     #[cfg(target_os = "linux")]
     pub(crate) fn shared(path: &Path, workers: u32) -> io::Result<Arc<Self>> {
         let file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
-        file.set_len(u64::from(workers) * NUMBER)?;
+        file.set_len(u64::from(workers) * u64::from(NUMBER))?;
         Ok(Arc::new(Self::Shared { file, workers }))
     }
 
@@ -63,7 +63,7 @@ impl Meter {
             }
             #[cfg(target_os = "linux")]
             Self::Shared { file, .. } => {
-                let _ = file.write_at(&lines.to_le_bytes(), u64::from(worker) * NUMBER);
+                let _ = file.write_at(&lines.to_le_bytes(), u64::from(worker) * u64::from(NUMBER));
             }
         }
     }

@@ -1,4 +1,5 @@
 //! One input, one state directory, and the program on them.
+#![allow(dead_code, reason = "each test file uses its part")]
 
 use std::{
     collections::BTreeMap,

@@ -23,7 +23,7 @@ pub(super) struct Assignment {
 /// A [`TaskSnapshot`] without its task.
 #[derive(Debug, Serialize, Deserialize)]
 struct Snapshot {
-    snapshot: Vec<u8>,
+    state: Vec<u8>,
     commit: Option<Vec<u8>>,
     finished: bool,
 }
@@ -32,7 +32,7 @@ impl Assignment {
     pub(super) fn new(workers: u32, work: &Work, manifest: Option<&Manifest>) -> Self {
         let snapshot = |spec: TaskSpec| {
             let TaskSnapshot { snapshot, commit, finished, .. } = spec.restored?;
-            Some(Snapshot { snapshot: snapshot.into(), commit: commit.map(Into::into), finished })
+            Some(Snapshot { state: snapshot.into(), commit: commit.map(Into::into), finished })
         };
         Self {
             workers,
@@ -47,9 +47,9 @@ impl Assignment {
         let mut tasks = task_specs(self.work.worker, None);
         for (spec, restored) in tasks.iter_mut().zip(self.restored.drain(..)) {
             let task = spec.task;
-            spec.restored = restored.map(|Snapshot { snapshot, commit, finished }| TaskSnapshot {
+            spec.restored = restored.map(|Snapshot { state, commit, finished }| TaskSnapshot {
                 task,
-                snapshot: snapshot.into(),
+                snapshot: state.into(),
                 commit: commit.map(Into::into),
                 finished,
             });

@@ -1,5 +1,6 @@
 //! Where workers run: the one place in which an embedded run and a run of worker processes differ.
 
+#[cfg(target_os = "linux")]
 mod assignment;
 mod embedded;
 #[cfg(target_os = "linux")]

@@ -25,12 +25,12 @@ use tokio::{
     net::TcpListener,
     sync::oneshot,
     task::{JoinHandle, JoinSet},
-    time::timeout,
+    time::{Instant, sleep, timeout},
 };
 use winddown::{
     Event, JobId, JobSender, ProcessScheduler, RunId, Scheduler, SchedulerError, WorkerEnv, WorkerEvent,
     grpc::{CallOptions, ControllerOptions, ControllerServer, GrpcTransport, Registration, ServeError},
-    process::{Watchdog, WorkerProcess},
+    process::{ProcessError, Watchdog, WorkerProcess},
 };
 
 use super::{NewRun, Runtime, assignment::Assignment};
@@ -46,6 +46,10 @@ pub(super) const METER: &str = "meter";
 
 /// How long it may take until processes that were killed are gone. The kernel has no bound of its own.
 const KILL: Duration = Duration::from_secs(30);
+
+/// How long to wait for a watchdog; one that was killed is replaced within a second.
+const WATCHDOG: Duration = Duration::from_secs(5);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// Worker processes.
 pub(crate) struct Process {
@@ -102,11 +106,22 @@ impl Process {
             let path = assignments.join(format!("{}.json", work.id().get()));
             Assignment::new(workers, work, new.manifest).write(&path)?;
             let env = WorkerEnv::new(new.job.clone(), new.run, work.id(), format!("http://{}", self.controller));
-            let process = self.scheduler.start(env, this_program(&path)).await?;
+            let process = self.start_process(env, &path).await?;
             let watch = Watch { process, mailbox: new.mailbox.clone(), told_of_one: Arc::clone(&told_of_one) };
             watches.spawn(watch.until_gone(new.run, work.id(), Arc::clone(&self.screen)));
         }
         Ok(())
+    }
+
+    /// Waits for the next watchdog, where the last one was killed.
+    async fn start_process(&self, env: WorkerEnv, assignment: &Path) -> Result<WorkerProcess, ProcessError> {
+        let end = Instant::now() + WATCHDOG;
+        loop {
+            match self.scheduler.start(env.clone(), this_program(assignment)).await {
+                Err(ProcessError::Watchdog { .. }) if Instant::now() < end => sleep(LOOK_EVERY).await,
+                started => return started,
+            }
+        }
     }
 }
 
