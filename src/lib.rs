@@ -91,8 +91,12 @@ pub mod checkpoint;
 mod cluster;
 mod contracts;
 mod drive;
+#[cfg(feature = "object-store")]
+mod durable;
 #[cfg(feature = "embedded")]
 pub mod embedded;
+#[cfg(feature = "object-store")]
+mod envelope;
 mod error;
 #[cfg(feature = "grpc")]
 pub mod grpc;
