@@ -64,6 +64,8 @@
 //! | `worker` | with `embedded` | the worker kit: tasks as async code |
 //! | `embedded` | yes | an in-process cluster: a transport and a scheduler |
 //! | `object-store` | yes | checkpoint manifests on a local folder or any object store |
+//! | `journal` | yes | a journal of shutdowns in a local folder: [`FileJournal`](journal) |
+//! | `sqlx` | no | a journal of shutdowns in SQLite or PostgreSQL: [`SqlJournal`](journal) |
 //!
 //! Without default features it is the pure machine, with few dependencies.
 //!
@@ -91,17 +93,19 @@ pub mod checkpoint;
 mod cluster;
 mod contracts;
 mod drive;
-#[cfg(feature = "object-store")]
+#[cfg(any(feature = "object-store", feature = "journal", feature = "sqlx"))]
 mod durable;
 #[cfg(feature = "embedded")]
 pub mod embedded;
-#[cfg(feature = "object-store")]
+#[cfg(any(feature = "object-store", feature = "journal", feature = "sqlx"))]
 mod envelope;
 mod error;
 #[cfg(feature = "grpc")]
 pub mod grpc;
 mod ids;
 mod job;
+#[cfg(any(feature = "journal", feature = "sqlx"))]
+pub mod journal;
 mod limits;
 mod machine;
 pub mod model;
@@ -125,6 +129,10 @@ pub use job::{
     Incoming, JobBuilder, JobContext, JobGone, JobMessage, JobSender, Mailbox, ParseStopRequestError, Progress,
     Requested, StopRequest, TryEventError, Visit,
 };
+#[cfg(feature = "journal")]
+pub use journal::FileJournal;
+#[cfg(feature = "sqlx")]
+pub use journal::SqlJournal;
 pub use limits::Limits;
 pub use machine::{
     AfterCheckpointStopping, AfterFinishing, AfterForce, AfterGraceful, AfterImmediate, AfterRecovering, AfterRunning,
