@@ -46,13 +46,24 @@ const LOCK_EVERY: Duration = Duration::from_millis(5);
 /// Cheap to clone. All I/O is done on tokio's threads for blocking work.
 ///
 /// ```
-/// use winddown::{FileJournal, JobContext, Journal, NoJournal};
+/// use winddown::{AfterForce, Detached, FileJournal, JobContext, Journal, RunId};
+/// # use winddown::{JobId, Scheduler, SchedulerError, WorkerId};
+/// # struct Nothing;
+/// # impl Scheduler for Nothing {
+/// #     async fn stop_workers(&self, _: &JobId, _: Option<RunId>, _: bool) -> Result<(), SchedulerError> { Ok(()) }
+/// #     async fn workers_for_job(&self, _: &JobId, _: Option<RunId>) -> Result<Vec<WorkerId>, SchedulerError> { Ok(vec![]) }
+/// # }
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let folder = tempfile::tempdir()?;
+/// # let (folder, scheduler) = (tempfile::tempdir()?, Nothing);
 /// let journal = FileJournal::open(folder.path().join("journal"))?;
-/// assert_eq!(journal.load(&"words".into()).await?, None);
+/// let builder = JobContext::builder("words", RunId::new(1)).journal(journal.clone());
+/// let (mut job, running) = builder.build(Detached, scheduler);
+/// let AfterForce::Stopped(_stopped) = running.force(&mut job)?.next(&mut job).await?;
+///
+/// let record = journal.load(&"words".into()).await?.ok_or("it was written down")?;
+/// assert_eq!(record.phase.tag(), "stopped-killed");
 /// # Ok(())
 /// # }
 /// ```

@@ -19,9 +19,6 @@ const LOAD: &str = "SELECT record FROM winddown_journal WHERE job = $1";
 const FIRST: &str = "INSERT INTO winddown_journal (job, record) VALUES ($1, $2) ON CONFLICT (job) DO NOTHING";
 const NEXT: &str = "UPDATE winddown_journal SET record = $2 WHERE job = $1 AND record = $3";
 
-/// What PostgreSQL says of a statement that met another one: under an isolation level above READ COMMITTED, or in a deadlock.
-const LOST_RACES: [&str; 2] = ["40001", "40P01"];
-
 /// A journal writes a few times in a shutdown: this is enough for a thousand jobs.
 const CONNECTIONS: u32 = 4;
 /// How long a call waits for a connection, so that it ends with a reason inside [`Limits::journal`](crate::Limits::journal).
@@ -171,11 +168,9 @@ impl SqlJournal {
             let statement = sqlx::query(if old.is_none() { FIRST } else { NEXT });
             let statement = statement.bind(key(&record.job)).bind(new.clone());
             let statement = old.into_iter().fold(statement, sqlx::query::Query::bind);
-            match statement.execute(&mut *connection).await {
-                Ok(done) if done.rows_affected() == 1 => return Ok(()),
-                Ok(_) => {}
-                Err(error) if is_lost_race(&error) => {}
-                Err(error) => return Err(unavailable(error)),
+            let done = statement.execute(&mut *connection).await.map_err(unavailable)?;
+            if done.rows_affected() == 1 {
+                return Ok(());
             }
         }
         Err(JournalError::Unavailable("other controllers write the job's record all the time".into()))
@@ -272,11 +267,6 @@ async fn create_table(connection: &mut AnyConnection) -> Result<(), JournalError
         tokio::time::sleep(CREATE_EVERY).await;
     }
     Err(last.map_or_else(|| JournalError::Unavailable("it was not tried".into()), unavailable))
-}
-
-fn is_lost_race(error: &sqlx::Error) -> bool {
-    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
-    code.is_some_and(|code| LOST_RACES.contains(&code.as_ref()))
 }
 
 /// The URL of the database file at `path`, whose folder exists from now on.
