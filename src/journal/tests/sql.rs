@@ -49,7 +49,7 @@ impl Site for Sqlite {
 
 /// A schema of its own on the server, dropped at the end.
 struct Postgres {
-    server: SqlJournal,
+    server: AnyPool,
     schema: String,
     url: String,
 }
@@ -64,9 +64,11 @@ impl Postgres {
             return None;
         };
         let schema = format!("winddown_test_{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let server = SqlJournal::connect(&url).await.unwrap();
+        // Not a journal: that would leave its table in the server's own schema.
+        sqlx::any::install_default_drivers();
+        let server = AnyPoolOptions::new().max_connections(1).connect(&url).await.unwrap();
         for statement in [format!("DROP SCHEMA IF EXISTS {schema} CASCADE"), format!("CREATE SCHEMA {schema}")] {
-            server.pool.execute(statement.as_str()).await.unwrap();
+            server.execute(statement.as_str()).await.unwrap();
         }
         let joint = if url.contains('?') { '&' } else { '?' };
         let url = format!("{url}{joint}options[search_path]={schema}{settings}");
@@ -80,7 +82,7 @@ impl Postgres {
 
 impl Drop for Postgres {
     fn drop(&mut self) {
-        let (pool, statement) = (self.server.pool.clone(), format!("DROP SCHEMA {} CASCADE", self.schema));
+        let (pool, statement) = (self.server.clone(), format!("DROP SCHEMA {} CASCADE", self.schema));
         let dropped = tokio::task::block_in_place(|| {
             tokio::runtime::Handle::current().block_on(async { pool.execute(statement.as_str()).await.map(drop) })
         });
