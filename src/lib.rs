@@ -67,6 +67,8 @@
 //! | `grpc` | yes | workers in other processes, over gRPC |
 //! | `process` | yes | a scheduler of workers that are child processes (Linux) |
 //! | `object-store` | yes | checkpoint manifests on a local folder or any object store |
+//! | `journal` | yes | a journal of shutdowns in a local folder: [`FileJournal`](journal) |
+//! | `sqlx` | no | a journal of shutdowns in SQLite or PostgreSQL: [`SqlJournal`](journal) |
 //!
 //! Without default features it is the pure machine, with few dependencies.
 //!
@@ -94,13 +96,19 @@ pub mod checkpoint;
 mod cluster;
 mod contracts;
 mod drive;
+#[cfg(any(feature = "object-store", feature = "journal", feature = "sqlx"))]
+mod durable;
 #[cfg(feature = "embedded")]
 pub mod embedded;
+#[cfg(any(feature = "object-store", feature = "journal", feature = "sqlx"))]
+mod envelope;
 mod error;
 #[cfg(feature = "grpc")]
 pub mod grpc;
 mod ids;
 mod job;
+#[cfg(any(feature = "journal", feature = "sqlx"))]
+pub mod journal;
 mod limits;
 mod machine;
 pub mod model;
@@ -125,6 +133,10 @@ pub use job::{
     Incoming, JobBuilder, JobContext, JobGone, JobMessage, JobSender, Mailbox, ParseStopRequestError, Progress,
     Requested, StopRequest, TryEventError, Visit,
 };
+#[cfg(feature = "journal")]
+pub use journal::FileJournal;
+#[cfg(feature = "sqlx")]
+pub use journal::SqlJournal;
 pub use limits::Limits;
 pub use machine::{
     AfterCheckpointStopping, AfterFinishing, AfterForce, AfterGraceful, AfterImmediate, AfterRecovering, AfterRunning,

@@ -227,6 +227,9 @@ async fn wait<C: JobController, S>(job: &mut JobContext<C, S>, entry: Entry) -> 
                 tracing::warn!(%error, "the controller reported an error while the job runs");
                 job.note_error(&error);
                 if !error.is_retryable() {
+                    if error.is_fenced() {
+                        job.note_superseded();
+                    }
                     return Exit::RunFailed;
                 }
             }

@@ -82,6 +82,8 @@ pub(crate) struct Script {
     pub(crate) failure: Option<RunFailure>,
     /// How often `begin_checkpoint` fails before it works.
     pub(crate) refuse_checkpoint: u32,
+    /// No checkpoint is possible.
+    pub(crate) no_store: bool,
     /// How often `begin_checkpoint` says that a periodic one is in flight.
     pub(crate) busy: u32,
     pub(crate) told: Vec<(Told, Instant)>,
@@ -212,6 +214,9 @@ impl JobController for Scripted {
         assert!(then_stop, "a phase starts none but the final checkpoint");
         {
             let mut script = self.script();
+            if script.no_store {
+                return Err(ControllerError::NoCheckpoint("no store".into()));
+            }
             if script.refuse_checkpoint > 0 {
                 script.refuse_checkpoint -= 1;
                 return Err(Error::Orders.make());
