@@ -113,10 +113,8 @@ impl World {
             return false;
         }
         let phase = self.phase_on_record();
-        // Where the answer to the last record was lost, the end is proven once more: nobody is there to be touched.
-        let is_written = phase.is_some_and(|phase| RELEASING.contains(&phase))
-            || (force && phase == Some(PhaseKind::StoppingForce))
-            || (phase.is_some_and(PhaseKind::is_terminal) && self.alive().is_empty());
+        let is_written =
+            phase.is_some_and(|phase| RELEASING.contains(&phase)) || (force && phase == Some(PhaseKind::StoppingForce));
         if !is_written {
             let what = if force { "killed" } else { "asked to leave" };
             self.violated("I7", format!("workers were {what} while the durable record said {phase:?}"));
