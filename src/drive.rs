@@ -61,8 +61,9 @@ pub async fn drive<C: Attachment, S: Scheduler>(
                 // Nothing is stronger than a kill, so no request makes it worth trying earlier.
                 let level = if failure.is_schedulers() { Some(StopRequest::Force) } else { phase.kind().fulfils() };
                 let until = phase.deadline_before(after(delay));
-                if matches!(failure, Failure::Journal(_)) {
-                    // The controller has been told what could not be written down, and must not do it (invariant I7).
+                if matches!(failure, Failure::Journal(_)) || matches!(phase, AnyPhase::StoppingForce(_)) {
+                    // What the controller was told last could not be written down, or is not what the record says any more: it must not
+                    // go on with it (invariant I7).
                     hold(parking.job, level, until).await;
                 } else {
                     C::pause(parking.job, level, until).await;

@@ -39,11 +39,13 @@ enum Fate {
     CrashBefore,
     /// The controller dies before it hears the answer.
     CrashAfter,
+    /// The controller dies, and then it is done.
+    CrashAndDone,
 }
 
 use Fate::{
-    CrashAfter, CrashBefore, Done, DoneAndError, DoneAndSilence, DoneTooLate, Error, Ignored, LateAnswer, Refused,
-    Silence,
+    CrashAfter, CrashAndDone, CrashBefore, Done, DoneAndError, DoneAndSilence, DoneTooLate, Error, Ignored, LateAnswer,
+    Refused, Silence,
 };
 
 const OF_ORDERS: &[Fate] =
@@ -55,10 +57,19 @@ const OF_STOPS: &[Fate] =
     &[Done, Error, DoneAndError, Refused, Silence, LateAnswer, DoneTooLate, Ignored, CrashBefore, CrashAfter];
 const OF_READS: &[Fate] = &[Done, Error, Refused, Silence, LateAnswer, CrashBefore];
 
-/// How long a late answer takes: less than every limit.
+/// How long a late answer takes: less than every limit. Virtual milliseconds, as everywhere here.
 const LATE: u64 = 3;
-/// When a call that is done too late is done: after every limit of one call.
-const TOO_LATE: u64 = 13;
+/// When what a crashed controller had sent is done.
+const AFTER_CRASH: u64 = 2;
+
+/// When a call that is done too late is done: after the call's limit.
+const fn too_late(effect: &Effect) -> u64 {
+    match effect {
+        Effect::Order(..) | Effect::Write(_) => 7,
+        Effect::StopWorkers { .. } => 13,
+        Effect::Publish(_) => 38,
+    }
+}
 
 /// One simulated world, as a [`Transport`], a [`CheckpointStore`], a [`Scheduler`] and a [`Journal`] for one job's run.
 #[derive(Clone, Debug)]
@@ -112,13 +123,18 @@ impl Simulated {
                 answer
             }
             DoneTooLate => {
-                self.put_off(effect);
+                let wait = too_late(&effect);
+                self.put_off(effect, wait);
                 pending().await
             }
             Ignored => Ok(()),
             CrashBefore => self.crash().await,
             CrashAfter => {
                 let _ = apply(&effect);
+                self.crash().await
+            }
+            CrashAndDone => {
+                self.put_off(effect, AFTER_CRASH);
                 self.crash().await
             }
         }
@@ -141,15 +157,15 @@ impl Simulated {
         }
     }
 
-    fn put_off(&self, effect: Effect) {
+    fn put_off(&self, effect: Effect, wait: u64) {
         let mut world = lock(&self.0);
-        let due = world.now() + TOO_LATE;
+        let due = world.now() + wait;
         world.late.push((due, effect));
         world.note(CanHappen::EffectAfterItsTime);
     }
 
     fn note_crash(&self, fate: Fate) {
-        if matches!(fate, CrashBefore | CrashAfter) {
+        if matches!(fate, CrashBefore | CrashAfter | CrashAndDone) {
             lock(&self.0).signal = Some(Signal::Crash);
         }
     }
