@@ -63,12 +63,13 @@ pub use object_store;
 use object_store::{ObjectStore, local::LocalFileSystem};
 
 use self::{
-    entry::{Entry, Kept, Mismatch},
+    entry::{Entry, Kept},
     local::LocalFolder,
     log::{Log, Put},
 };
 use crate::{
     contracts::{CheckpointStore, Manifest, Restored, StoreError},
+    envelope::Mismatch,
     ids::{JobId, RunId},
 };
 

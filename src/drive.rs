@@ -54,6 +54,9 @@ pub async fn drive<C: Attachment, S: Scheduler>(
             continue;
         };
         parking.job.note_error(&failure);
+        if failure.is_superseded() {
+            parking.job.note_superseded();
+        }
         match retries.after(&failure, phase.kind()) {
             Verdict::Retry(delay) => {
                 tracing::warn!(%failure, ?delay, phase = %phase.kind(), "will try again");

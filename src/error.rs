@@ -115,6 +115,15 @@ impl Failure {
         }
     }
 
+    /// Whether another controller has taken the job over.
+    pub(crate) fn is_superseded(&self) -> bool {
+        match self {
+            Self::Controller(error) => error.is_fenced(),
+            Self::Journal(error) => matches!(error, JournalError::Conflict { .. }),
+            _ => false,
+        }
+    }
+
     /// Whether it is the killing of workers that failed, and not the stopping of tasks.
     pub(crate) fn is_schedulers(&self) -> bool {
         matches!(self, Self::Scheduler(_) | Self::StillAlive { .. })

@@ -55,6 +55,7 @@
 //!   without one is [`Detached`], and can only be stopped by force.
 //! - [`Stopped`]: what the end proves, by the type of its [`Evidence`].
 //! - [`Limits`]: every bound, and [`Limits::worst_case`], which follows from them.
+//! - [`Journal`] and [`rehydrate`]: a controller that crashes during a shutdown is followed by one that finishes it.
 //! - [`model`]: what is known of a run, as a machine without I/O or clock.
 //!
 //! # Features
@@ -63,7 +64,11 @@
 //! |---|---|---|
 //! | `worker` | with `embedded` | the worker kit: tasks as async code |
 //! | `embedded` | yes | an in-process cluster: a transport and a scheduler |
+//! | `grpc` | yes | workers in other processes, over gRPC |
+//! | `process` | yes | a scheduler of workers that are child processes (Linux) |
 //! | `object-store` | yes | checkpoint manifests on a local folder or any object store |
+//! | `journal` | yes | a journal of shutdowns in a local folder: [`FileJournal`](journal) |
+//! | `sqlx` | no | a journal of shutdowns in SQLite or PostgreSQL: [`SqlJournal`](journal) |
 //!
 //! Without default features it is the pure machine, with few dependencies.
 //!
@@ -79,7 +84,7 @@
 //! | I4 monotone | none < checkpoint < graceful < immediate < force; a weaker request never undoes a stronger one |
 //! | I5 bounded | no await without a deadline; the worst case is a formula of the limits |
 //! | I6 nothing lost | a failure gives the phase back; a stop request overtakes any backlog and is never dropped |
-//! | I7 write-ahead | a phase's record is durable before its first effect (not there yet: it needs the journal) |
+//! | I7 write-ahead | with a [`Journal`], a phase's record is durable before its first effect, and [`rehydrate`] goes on after a crash |
 //! | I8 stop means stop | a job that was asked to stop is never restarted or reported running |
 //! | I9 independence | a slow, dead or refusing worker delays the order to no other |
 //! | I10 cancel safety | dropping a `run` future at any await loses nothing |
@@ -91,13 +96,19 @@ pub mod checkpoint;
 mod cluster;
 mod contracts;
 mod drive;
+#[cfg(any(feature = "object-store", feature = "journal", feature = "sqlx"))]
+mod durable;
 #[cfg(feature = "embedded")]
 pub mod embedded;
+#[cfg(any(feature = "object-store", feature = "journal", feature = "sqlx"))]
+mod envelope;
 mod error;
 #[cfg(feature = "grpc")]
 pub mod grpc;
 mod ids;
 mod job;
+#[cfg(any(feature = "journal", feature = "sqlx"))]
+pub mod journal;
 mod limits;
 mod machine;
 pub mod model;
@@ -124,6 +135,10 @@ pub use job::{
     Incoming, JobBuilder, JobContext, JobGone, JobMessage, JobSender, Mailbox, ParseStopRequestError, Progress,
     Requested, StopRequest, TryEventError, Visit,
 };
+#[cfg(feature = "journal")]
+pub use journal::FileJournal;
+#[cfg(feature = "sqlx")]
+pub use journal::SqlJournal;
 pub use limits::Limits;
 pub use machine::{
     AfterCheckpointStopping, AfterFinishing, AfterForce, AfterGraceful, AfterImmediate, AfterRecovering, AfterRunning,

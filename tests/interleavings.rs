@@ -97,6 +97,53 @@ async fn i6_force_cuts_through_a_scheduler_that_does_not_say_who_is_alive() {
     assert_eq!(start.elapsed(), secs(2));
 }
 
+/// The checkpoint is complete and every task has finished in the moment in which somebody loses patience.
+#[tokio::test(start_paused = true)]
+async fn a_request_that_comes_too_late_does_not_throw_away_what_is_proven() {
+    for (request, killed) in [(StopRequest::Immediate, false), (StopRequest::Force, true)] {
+        let (mut job, running, controller, _) = job(Limits::default());
+        let stopping = running.stop_with_checkpoint(&mut job).unwrap();
+        controller.script().status.final_checkpoint = FinalCheckpoint::Complete(FINAL);
+        controller.script().status.tasks.done = 4;
+        job.sender().request(request).unwrap();
+        let receipt = drive(stopping, &mut job, &Policy::escalate()).await.unwrap();
+        assert_eq!((receipt.stopped.name(), receipt.stopped.killed_workers()), ("checkpointed", killed));
+    }
+}
+
+/// Nobody drove the job around its deadline, and the last message had come in time.
+#[tokio::test(start_paused = true)]
+async fn what_has_arrived_by_the_deadline_counts() {
+    let (mut job, running, controller, _) = job(Limits::default());
+    controller.script().events_end_it = true;
+    let stopping = running.stop_with_checkpoint(&mut job).unwrap();
+    job.sender().event(heartbeat(1)).await.unwrap();
+    advance(secs(3600)).await;
+    let receipt = drive(stopping, &mut job, &Policy::escalate()).await.unwrap();
+    assert_eq!((receipt.stopped.name(), receipt.last_error), ("checkpointed", None));
+
+    let (mut job, running, controller, _) = self::job(Limits::default());
+    controller.script().events_end_it = true;
+    let stopping = running.stop_gracefully(&mut job).unwrap();
+    job.sender().event(heartbeat(1)).await.unwrap();
+    advance(secs(3600)).await;
+    let receipt = drive(stopping, &mut job, &Policy::escalate()).await.unwrap();
+    assert_eq!((receipt.stopped.name(), receipt.last_error), ("drained", None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn i6_everybody_who_waits_for_a_request_hears_of_it() {
+    let mailbox = Mailbox::new(1);
+    let waiters =
+        async { tokio::join!(mailbox.request_above(None), mailbox.request_above(Some(StopRequest::Graceful))) };
+    let asking = async {
+        tokio::task::yield_now().await;
+        mailbox.sender().request(StopRequest::Force).unwrap();
+    };
+    let both = tokio::time::timeout(secs(1), async { tokio::join!(waiters, asking).0 }).await;
+    assert_eq!(both, Ok((StopRequest::Force, StopRequest::Force)));
+}
+
 #[tokio::test(start_paused = true)]
 async fn i8_a_job_whose_time_is_over_is_not_restarted() {
     let (mut job, running, controller, _) = job(Limits { ttl: Some(secs(5)), ..Limits::default() });
@@ -192,4 +239,53 @@ async fn keep_trying_without_retries_lets_others_run() {
     assert!(others_ran.load(Ordering::Relaxed));
     assert_eq!(receipt.unwrap().stopped.name(), "halted");
     assert!(controller.script().refuse_checkpoint > 999_000, "no more tries than the backoff lets through");
+}
+
+/// Whatever the phase was, and whatever it had decided: without a controller the workers are killed.
+#[tokio::test(start_paused = true)]
+async fn a_controller_may_go_away_in_any_phase() {
+    type Enter = fn(Running, &mut Job) -> AnyPhase;
+    let phases: [Enter; 7] = [
+        |running, _| running.into(),
+        |running, job| running.finish(job).unwrap().into(),
+        |running, job| running.recover(job).unwrap().into(),
+        |running, job| running.stop_with_checkpoint(job).unwrap().into(),
+        |running, job| running.stop_gracefully(job).unwrap().into(),
+        |running, job| running.stop_immediately(job).unwrap().into(),
+        |running, job| running.force(job).unwrap().into(),
+    ];
+    for enter in phases {
+        let (mut job, running, ..) = job(Limits::default());
+        let phase = enter(running, &mut job);
+        let entered = phase.kind();
+        let _ = tokio::time::timeout(secs(1), drive(phase, &mut job, &Policy::give_back())).await;
+        let (mut job, _controller) = job.detach();
+        let Some(parked) = job.take_parked() else { continue };
+        let receipt = drive(parked, &mut job, &Policy::give_back()).await.unwrap();
+        assert_eq!(receipt.stopped.name(), "killed", "{entered}");
+        assert_eq!(receipt.legs.last().map(|leg| leg.phase), Some(PhaseKind::StoppedKilled));
+    }
+}
+
+/// A job without a store has no final checkpoint; at the end of its input, what has been read flows to the end all the same.
+#[tokio::test(start_paused = true)]
+async fn the_end_of_all_input_without_a_store_drains() {
+    let (mut job, running, controller, _) = job(Limits::default());
+    controller.script().no_store = true;
+    controller.later(secs(1), Does::ExhaustSources);
+    controller.on(Told::Stop(WorkerStopMode::Graceful), secs(2), Does::Finish);
+    let receipt = drive(running, &mut job, &Policy::give_back()).await.unwrap();
+    assert_eq!(names(&receipt.legs), ["Running", "Finishing", "Stopping<Graceful>", "Stopped<Drained>"]);
+    assert_eq!(receipt.stopped.epoch(), Some(Epoch::new(41)), "the last complete checkpoint, and no more");
+}
+
+/// A restart of a fenced run would fence the newer one in its turn.
+#[tokio::test(start_paused = true)]
+async fn i11_a_fenced_run_may_not_be_restarted() {
+    let (mut job, running, controller, _) = job(Limits::default());
+    controller.later(secs(1), Does::Err(Error::Fenced));
+    controller.on(Told::Stop(WorkerStopMode::Immediate), secs(1), Does::Finish);
+    let receipt = drive(running, &mut job, &Policy::escalate()).await.unwrap();
+    assert_eq!(names(&receipt.legs), ["Running", "Recovering", "Stopping<Immediate>", "Stopped<Halted>"]);
+    assert_eq!((receipt.requested, receipt.may_restart(), job.may_restart()), (None, false, false));
 }

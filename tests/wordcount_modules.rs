@@ -1,8 +1,10 @@
 //! Runs the unit tests that lie in the modules of `examples/wordcount`. A plain `cargo test` builds examples as programs
 //! (`tests/wordcount.rs` runs this one), and does not run what is tested inside of them.
-#![cfg(all(feature = "embedded", feature = "object-store"))]
+#![cfg(all(feature = "embedded", feature = "grpc", feature = "object-store", feature = "process"))]
 #![allow(dead_code)] // `main` is not here, and it uses what then looks unused
 
+#[path = "../examples/wordcount/claim.rs"]
+mod claim;
 #[path = "../examples/wordcount/cli.rs"]
 mod cli;
 #[path = "../examples/wordcount/count.rs"]
@@ -11,12 +13,16 @@ mod count;
 mod durable;
 #[path = "../examples/wordcount/input.rs"]
 mod input;
+#[path = "../examples/wordcount/meter.rs"]
+mod meter;
 #[path = "../examples/wordcount/output.rs"]
 mod output;
 #[path = "../examples/wordcount/report.rs"]
 mod report;
 #[path = "../examples/wordcount/run_loop.rs"]
 mod run_loop;
+#[path = "../examples/wordcount/runtime/mod.rs"]
+mod runtime;
 #[path = "../examples/wordcount/screen.rs"]
 mod screen;
 #[path = "../examples/wordcount/share.rs"]

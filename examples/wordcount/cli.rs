@@ -70,6 +70,9 @@ pub(crate) enum ReportFormat {
 pub(crate) enum Runtime {
     /// In this process.
     Embedded,
+    /// Each in a process of its own, which speaks gRPC.
+    #[cfg(target_os = "linux")]
+    Process,
 }
 
 /// A stop that is asked for at a time.

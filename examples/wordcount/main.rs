@@ -9,17 +9,22 @@
 //! cargo run --release --example wordcount -- big.txt --stop checkpoint@2s
 //! ```
 //!
-//! Where to look: `run_loop.rs` puts a job together and drives it, `tasks.rs` is the dataflow, `output.rs` the two-phase
-//! commit, `stops.rs` the Ctrl-C ladder.
+//! With `--runtime process` the workers are processes of this same program that speak gRPC.
+//!
+//! Where to look: `run_loop.rs` puts a job together and drives it, `runtime/` says where workers run, `tasks.rs` is the dataflow,
+//! `output.rs` the two-phase commit, `stops.rs` the Ctrl-C ladder.
 #![forbid(unsafe_code)]
 
+mod claim;
 mod cli;
 mod count;
 mod durable;
 mod input;
+mod meter;
 mod output;
 mod report;
 mod run_loop;
+mod runtime;
 mod screen;
 mod share;
 mod sink;
@@ -48,9 +53,21 @@ const USAGE: u8 = 2;
 const DEMO_SECONDS: u64 = 10;
 
 fn main() -> ExitCode {
+    #[cfg(target_os = "linux")]
+    {
+        // The watchdog of worker processes is this program.
+        winddown::process::init();
+        match winddown::WorkerEnv::from_env() {
+            Ok(None) => {}
+            Ok(Some(env)) => {
+                trace("warn");
+                return runtime::worker::main(env);
+            }
+            Err(error) => return fail(USAGE, &error),
+        }
+    }
     let args = Args::parse();
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "off".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    trace("off");
     let (input, state) = match prepare(&args) {
         Ok(prepared) => prepared,
         Err(error) => return fail(USAGE, &error),
@@ -78,6 +95,12 @@ fn main() -> ExitCode {
         }
         Err(error) => fail(FAILED, &error),
     }
+}
+
+/// Events go to stderr as `RUST_LOG` says, or as `default` does.
+fn trace(default: &str) {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| default.into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
 }
 
 /// Everything that can be wrong with the call is found here, before anything starts.

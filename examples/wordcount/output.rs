@@ -97,6 +97,22 @@ pub(crate) enum OutputError {
         /// What is wrong.
         problem: String,
     },
+    /// Another worker writes to the folder.
+    #[error("`{}` is in use by another worker, left over from an earlier run: end that process, then try again", folder.display())]
+    Held {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// A newer run has written to the folder.
+    #[error("`{}` belongs to {newer} by now, so the worker of {run} writes nothing more to it", folder.display())]
+    Superseded {
+        /// The folder.
+        folder: PathBuf,
+        /// The run that the folder belongs to.
+        newer: RunId,
+        /// The run that came too late.
+        run: RunId,
+    },
     /// A checkpoint has commit data that no sink wrote.
     #[error("the sink's commit data can't be understood: {0}")]
     CommitData(String),

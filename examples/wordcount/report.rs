@@ -2,9 +2,10 @@
 
 use std::{fmt::Write, path::Path, time::Duration};
 
+use clap::ValueEnum;
 use serde::Serialize;
 
-use crate::cli::{Args, ReportFormat};
+use crate::cli::{Args, ReportFormat, Runtime};
 
 /// The end of a call, as `--report json` prints it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -87,6 +88,9 @@ fn resume(args: &Args, program: &str) -> String {
     words.extend(["--state-dir".to_owned(), args.state_dir.display().to_string()]);
     let every = humantime::format_duration(args.checkpoint_every).to_string();
     words.extend(["--checkpoint-every".to_owned(), every.replace(' ', "")]);
+    if let Some(runtime) = args.runtime.to_possible_value().filter(|_| args.runtime != Runtime::Embedded) {
+        words.extend(["--runtime".to_owned(), runtime.get_name().to_owned()]);
+    }
     words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
 }
 

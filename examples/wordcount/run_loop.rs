@@ -1,24 +1,29 @@
 //! One run after the other, until the job is finished, stopped, or has failed too often.
 
-use std::sync::{Arc, atomic::AtomicBool};
+use std::sync::Arc;
 
 use tokio::time::Instant;
 use winddown::{
-    CheckpointStore, ClusterController, DriveError, EmbeddedCluster, JobContext, JobController, JobId, Limits, Mailbox,
-    Manifest, ObjectStoreCheckpoints, Policy, Receipt, RunFailure, RunId, Scheduler, StoreError, TaskError, TaskId,
-    TopologyError, WorkerOptions, drive,
+    CheckpointStore, ClusterController, DriveError, JobContext, JobController, JobId, Limits, Mailbox, Manifest,
+    ObjectStoreCheckpoints, Policy, Receipt, RunFailure, RunId, Scheduler, StoreError, TaskError, TaskId,
+    TopologyError, drive,
 };
 
 use crate::{
-    cli::{Args, Runtime},
+    claim::Claim,
+    cli::{self, Args},
     input::{Input, InputError},
     output::{self, Output, OutputError, Transaction},
     report::{PhaseTime, Report},
+    runtime::{Embedded, NewRun, Runtime},
     screen::Screen,
     state_dir::StateDir,
     stops::{self, Stops},
-    tasks::{Done, Fault, Meter, Plan, blocking},
+    tasks::{Done, Fault, Plan, Work, blocking, topology},
 };
+
+/// The job's name. A state directory has one job.
+pub(crate) const JOB: &str = "wordcount";
 
 /// Why a call of this program has failed.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +37,13 @@ pub(crate) enum JobError {
     /// The run can't be started.
     #[error(transparent)]
     Start(#[from] winddown::embedded::StartError),
+    /// Worker processes can't be had.
+    #[cfg(target_os = "linux")]
+    #[error(transparent)]
+    Process(#[from] winddown::process::ProcessError),
+    /// Files and ports of this program's own.
+    #[error("can't start the workers: {0}")]
+    Io(#[from] std::io::Error),
     /// The output can't be used.
     #[error(transparent)]
     Output(#[from] OutputError),
@@ -65,7 +77,6 @@ struct Job<'a> {
     id: JobId,
     plan: Plan,
     store: ObjectStoreCheckpoints,
-    cluster: EmbeddedCluster,
     stops: Arc<Stops>,
     screen: Arc<Screen>,
     start: Instant,
@@ -88,14 +99,21 @@ pub(crate) async fn run(args: &Args, rate: Option<u64>, input: &Input, state: &S
     let job = Job::new(args, rate, input, state)?;
     let latest = job.store.latest(&job.id).await?;
     if job.done(latest.as_ref())?.all {
-        // Nothing to run. The last run may have been killed before it had committed or merged everything.
-        return Ok(End { report: job.report(None, latest.as_ref()).await?, given_up: None });
+        // Nothing to run, and none alive: opening the state directory has seen to that. The last run may have been killed before it
+        // had committed or merged everything.
+        return Ok(End { report: job.report(None, latest.as_ref(), 0)?, given_up: None });
     }
-    stops::climb_on_signals(&job.stops, &job.screen).map_err(|error| JobError::System(error.to_string()))?;
+    stops::climb_on_signals(&job.stops, &job.screen)?;
     stops::schedule(&job.stops, &job.screen, &args.stop, job.start);
-    let end = job.until_end().await;
-    job.screen.clear();
-    end
+    match args.runtime {
+        cli::Runtime::Embedded => job.run_on(Embedded::new(args.workers)).await,
+        #[cfg(target_os = "linux")]
+        cli::Runtime::Process => {
+            let screen = Arc::clone(&job.screen);
+            let runtime = crate::runtime::Process::open(state.processes(), args.workers, screen).await?;
+            job.run_on(runtime).await
+        }
+    }
 }
 
 /// Why no run follows.
@@ -108,34 +126,37 @@ enum Why {
 
 impl<'a> Job<'a> {
     fn new(args: &'a Args, rate: Option<u64>, input: &'a Input, state: &'a StateDir) -> Result<Self, JobError> {
-        let Runtime::Embedded = args.runtime;
-        let fault = |at_line| Fault { at_line, armed: Arc::new(AtomicBool::new(true)) };
-        let plan = Plan {
-            shares: input.shares(args.workers)?,
-            outputs: (0..args.workers).map(|worker| state.output(worker)).collect(),
-            rate,
-            meter: Meter::new(args.workers),
-            fault: args.fail_at_line.map(fault),
+        let work = |(worker, share)| {
+            // The first worker's alone.
+            let fault = args.fail_at_line.filter(|_| worker == 0).map(|at_line| Fault { at_line });
+            Work { worker, share, output: state.output(worker), rate, fault }
         };
         Ok(Self {
             args,
             input,
             state,
-            id: JobId::from("wordcount"),
-            plan,
+            id: JobId::from(JOB),
+            plan: Plan { works: (0..).zip(input.shares(args.workers)?).map(work).collect() },
             store: ObjectStoreCheckpoints::local(state.checkpoints())?,
-            cluster: EmbeddedCluster::new(WorkerOptions::default()),
             stops: Arc::default(),
             screen: Arc::new(Screen::new(input.lines(), args.workers)),
             start: Instant::now(),
         })
     }
 
+    async fn run_on<R: Runtime>(mut self, runtime: R) -> Result<End, JobError> {
+        let end = self.until_end(&runtime).await;
+        self.screen.clear();
+        runtime.close().await;
+        end
+    }
+
     /// One run after the other, as long as another one is of use.
-    async fn until_end(&self) -> Result<End, JobError> {
+    async fn until_end<R: Runtime>(&mut self, runtime: &R) -> Result<End, JobError> {
         let mut restarts = 0;
         loop {
-            let stopped = self.run_once().await?;
+            let stopped = self.run_once(runtime).await?;
+            self.plan.note(stopped.failure.as_ref());
             let latest = self.store.latest(&self.id).await?;
             let finished = self.done(latest.as_ref())?.all;
             let given_up = match self.why_not_again(&stopped, restarts) {
@@ -149,36 +170,47 @@ impl<'a> Job<'a> {
                 }
                 _ => None,
             };
-            return Ok(End { report: self.report(Some(&stopped.receipt), latest.as_ref()).await?, given_up });
+            let alive = runtime.scheduler().workers_for_job(&self.id, None).await;
+            let alive = alive.map_err(|error| JobError::System(error.to_string()))?.len();
+            return Ok(End { report: self.report(Some(&stopped.receipt), latest.as_ref(), alive)?, given_up });
         }
     }
 
     /// One run, from the last complete checkpoint to `Stopped`.
-    async fn run_once(&self) -> Result<Stopped, JobError> {
+    async fn run_once<R: Runtime>(&self, runtime: &R) -> Result<Stopped, JobError> {
         let restored = self.store.open_run(&self.id).await?;
         let (run, manifest) = (restored.run, restored.manifest.as_ref());
         let limits = self.limits();
-        let topology = self.plan.topology()?;
+        let topology = Arc::new(topology(self.args.workers)?);
         let mailbox = Mailbox::new(limits.mailbox_capacity);
-        let mut parts = self.plan.parts(manifest.map(|manifest| manifest.epoch));
-        let sink = mailbox.sender();
-        let hosted = self.cluster.start(self.id.clone(), run, &topology, manifest, sink, |ctx| parts.start(ctx))?;
-        let mut controller = ClusterController::builder(self.id.clone(), run, topology, Arc::new(hosted))
+        let (transport, hold) = runtime
+            .start(NewRun {
+                job: &self.id,
+                run,
+                topology: Arc::clone(&topology),
+                manifest,
+                plan: &self.plan,
+                limits: &limits,
+                mailbox: mailbox.sender(),
+            })
+            .await?;
+        let mut controller = ClusterController::builder(self.id.clone(), run, topology, transport)
             .limits(limits.clone())
             .store(Arc::new(self.store.clone()));
         if let Some(manifest) = manifest {
             controller = controller.restored(manifest);
         }
         let builder = JobContext::builder(self.id.clone(), run).limits(limits).mailbox(mailbox);
-        let (mut job, running) = builder.build(controller.build(), self.cluster.clone());
+        let (mut job, running) = builder.build(controller.build(), runtime.scheduler().clone());
         self.stops.attach(job.sender());
         let progress = job.progress();
         // A final checkpoint that can't be had is given up, so that the command always ends; the next start replays.
         let policy = Policy::escalate();
         let receipt = tokio::select! {
             receipt = drive(running, &mut job, &policy) => receipt?,
-            never = self.screen.follow(progress, &self.plan.meter, &self.stops) => match never {},
+            never = self.screen.follow(progress, runtime.meter(), &self.stops) => match never {},
         };
+        drop(hold);
         let failure = job.controller().failure().cloned();
         self.screen.say(&format!("run {} has stopped: {}", run.get(), receipt.stopped.name()));
         Ok(Stopped { receipt, failure })
@@ -212,12 +244,11 @@ impl<'a> Job<'a> {
     }
 
     /// Completes what the last checkpoint promises, and tells where the job is.
-    async fn report(&self, receipt: Option<&Receipt>, latest: Option<&Manifest>) -> Result<Report, JobError> {
+    fn report(&self, receipt: Option<&Receipt>, latest: Option<&Manifest>, alive: usize) -> Result<Report, JobError> {
         let done = self.done(latest)?;
         if done.all {
             blocking(|| self.write_result(latest))?;
         }
-        let alive = self.cluster.workers_for_job(&self.id, None).await;
         let legs = receipt.map(|receipt| receipt.legs.as_slice()).unwrap_or_default();
         Ok(Report {
             run: receipt.map(|receipt| receipt.run).or(latest.map(|latest| latest.run)).map_or(0, RunId::get),
@@ -228,7 +259,7 @@ impl<'a> Job<'a> {
             input_lines_total: self.input.lines(),
             input_lines_committed: done.lines,
             input_done: done.all,
-            workers_left: alive.map_err(|error| JobError::System(error.to_string()))?.len(),
+            workers_left: alive,
             elapsed_ms: millis(self.start.elapsed()),
         })
     }
@@ -240,12 +271,13 @@ impl<'a> Job<'a> {
         if counts.exists() {
             return Ok(());
         }
-        let mut outputs = Vec::new();
-        for (subtask, folder) in (0..).zip(&self.plan.outputs) {
+        let (mut outputs, mut claims) = (Vec::new(), Vec::new());
+        for Work { worker, output: folder, .. } in &self.plan.works {
             let snapshots = latest.map(|latest| latest.tasks.as_slice()).unwrap_or_default();
-            let sink = snapshots.iter().find(|snapshot| snapshot.task == TaskId::new(2, subtask));
+            let sink = snapshots.iter().find(|snapshot| snapshot.task == TaskId::new(2, *worker));
             let commit = sink.and_then(|sink| sink.commit.as_deref());
             let transactions = commit.map_or_else(|| Ok(Vec::new()), Transaction::decode)?;
+            claims.push(Claim::take(folder, latest.map_or(RunId::new(0), |latest| latest.run))?);
             outputs.push(Output::open(folder.clone(), latest.map(|latest| latest.epoch), &transactions)?);
         }
         output::merge(&outputs, &counts)

@@ -15,7 +15,7 @@ use tokio::{
 };
 use winddown::{CheckpointStage, Count, Progress};
 
-use crate::{stops::Stops, tasks::Meter};
+use crate::{meter::Meter, stops::Stops};
 
 /// How often bars are drawn.
 const FRAME: Duration = Duration::from_millis(100);

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::input::{BLOCK, newlines};
 
 /// Where a line starts: in which file of the input, at which byte of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Start {
     /// The number of the file in the input.
     pub(crate) file: u32,
@@ -21,11 +21,12 @@ pub(crate) struct Start {
 }
 
 /// A part of one file, never empty.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Segment {
     /// The number of the file in the input.
     pub(crate) file: u32,
     /// Where it is.
+    #[serde(with = "any_path")]
     pub(crate) path: Arc<Path>,
     /// The first byte.
     pub(crate) start: u64,
@@ -33,8 +34,26 @@ pub(crate) struct Segment {
     pub(crate) end: u64,
 }
 
+/// A path of any bytes: serde's own form of a path is text, and refuses the others.
+pub(crate) mod any_path {
+    use std::{
+        ffi::{OsStr, OsString},
+        path::{Path, PathBuf},
+    };
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(crate) fn serialize<S: Serializer>(path: &impl AsRef<Path>, serializer: S) -> Result<S::Ok, S::Error> {
+        OsStr::serialize(path.as_ref().as_os_str(), serializer)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>, P: From<PathBuf>>(deserializer: D) -> Result<P, D::Error> {
+        OsString::deserialize(deserializer).map(|path| PathBuf::from(path).into())
+    }
+}
+
 /// One worker's share of the input: whole lines, one behind the other.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Share {
     end: Start,
     segments: Arc<[Segment]>,

@@ -6,6 +6,7 @@ use tokio::sync::mpsc;
 use winddown::{Barrier, Epoch, TaskContext, TaskError, TaskOrder};
 
 use crate::{
+    claim::Claim,
     output::{Output, OutputError, Transaction},
     source::until_stopped,
     tasks::{Deltas, blocking},
@@ -26,6 +27,8 @@ impl Sink {
         let Self { folder, from, mut input } = self;
         let restored = ctx.restored().and_then(|restored| restored.commit.as_deref());
         let restored = restored.map_or_else(|| Ok(Vec::new()), Transaction::decode).map_err(failure)?;
+        // Held to the end of this task.
+        let _claim = blocking(|| Claim::take(&folder, ctx.run())).map_err(failure)?;
         let output = blocking(|| Output::open(folder, from, &restored)).map_err(failure)?;
         let mut open = Open { output, uncommitted: Vec::new() };
         // The final checkpoint, when its barrier has come.
@@ -92,11 +95,11 @@ impl Open {
     }
 }
 
-/// Only the disk may do better next time.
+/// Only the disk may do better next time; and a worker of an older run leaves, sooner or later.
 #[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
 fn failure(error: OutputError) -> TaskError {
     match error {
-        OutputError::Io { .. } => TaskError::retryable(error.to_string()),
+        OutputError::Io { .. } | OutputError::Held { .. } => TaskError::retryable(error.to_string()),
         _ => TaskError::fatal(error.to_string()),
     }
 }

@@ -1,10 +1,6 @@
 //! The source: reads a worker's share, and starts the barriers.
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use tokio::{
     sync::mpsc::{self, Permit, error::SendError},
@@ -14,13 +10,14 @@ use winddown::{Barrier, TaskContext, TaskError, TaskOrder, WorkerStopMode};
 
 use crate::{
     input::BLOCK,
+    meter::Meter,
     share::{ReadError, Reader, Share},
-    tasks::{Fault, Meter, Text, blocking, position},
+    tasks::{Fault, Text, blocking, position},
 };
 
 /// Reads one share.
 pub(crate) struct Source {
-    pub(crate) worker: usize,
+    pub(crate) worker: u32,
     pub(crate) share: Share,
     pub(crate) rate: Option<u64>,
     pub(crate) meter: Arc<Meter>,
@@ -75,7 +72,7 @@ impl Source {
                         room.send(Text::End);
                         return Ok(());
                     } else {
-                        room.send(read(&mut reader, pace.as_mut(), fault.as_ref())?);
+                        room.send(read(&mut reader, pace.as_mut(), fault)?);
                         self.meter.set(self.worker, reader.position().lines);
                     }
                 }
@@ -94,14 +91,11 @@ async fn room<'a>(link: &'a mpsc::Sender<Text>, pace: Option<&Pace>) -> Result<P
     link.reserve().await
 }
 
-fn read(reader: &mut Reader, pace: Option<&mut Pace>, fault: Option<&Fault>) -> Result<Text, TaskError> {
+fn read(reader: &mut Reader, pace: Option<&mut Pace>, fault: Option<Fault>) -> Result<Text, TaskError> {
     let mut lines = pace.as_ref().map_or(u64::MAX, |pace| pace.lines);
-    if let Some(fault) = fault.filter(|fault| fault.armed.load(Ordering::Relaxed)) {
+    if let Some(fault) = fault {
         match fault.at_line.saturating_sub(reader.position().lines) {
-            0 => {
-                fault.armed.store(false, Ordering::Relaxed);
-                return Err(TaskError::retryable(format!("injected failure at line {}", fault.at_line)));
-            }
+            0 => return Err(fault.error()),
             left => lines = lines.min(left),
         }
     }

@@ -6,6 +6,8 @@
 //! | `.lock` | locked, by the operating system, as long as a run uses the directory |
 //! | `checkpoints/` | the checkpoint store |
 //! | `output/worker-N/` | what each worker has counted |
+//! | `output/worker-N.lock` | which worker writes to it |
+//! | `processes/` | where worker processes are recorded, if the job was ever run with them |
 //! | `counts.tsv` | the result, once all input is consumed |
 //! | `wordcount.wiping` | `--fresh` is at work; the next start finishes it if it was interrupted |
 
@@ -22,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     durable,
     input::{Fingerprint, Input},
+    runtime::end_leftovers,
 };
 
 const IDENTITY: &str = "wordcount.json";
@@ -29,6 +32,7 @@ const LOCK: &str = ".lock";
 const WIPING: &str = "wordcount.wiping";
 const CHECKPOINTS: &str = "checkpoints";
 const OUTPUT: &str = "output";
+const PROCESSES: &str = "processes";
 const COUNTS: &str = "counts.tsv";
 
 /// The layout that this program writes.
@@ -109,6 +113,17 @@ pub(crate) enum StateDirError {
         /// The first difference in the input.
         difference: String,
     },
+    /// Workers of an earlier run may be alive.
+    #[error(
+        "state directory `{}`: workers of an earlier run can't be ended: {problem}; end them by hand, then try again",
+        path.display()
+    )]
+    Leftovers {
+        /// The directory.
+        path: PathBuf,
+        /// Why not.
+        problem: String,
+    },
     /// The identity file is not what this program writes.
     #[error(
         "`{}` can't be understood: {problem}; choose another --state-dir, or start over with --fresh", path.display()
@@ -130,7 +145,7 @@ pub(crate) struct StateDir {
 
 impl StateDir {
     /// Takes the directory for a job over `input` with `workers`; creates it if there is none. `fresh` removes what earlier
-    /// jobs left in it, and nothing that wordcount did not write.
+    /// jobs left in it, and nothing that wordcount did not write. Worker processes of earlier runs are ended first.
     pub(crate) fn open(path: &Path, input: &Input, workers: u32, fresh: bool) -> Result<Self, StateDirError> {
         let got = Identity { format: FORMAT, workers, files: input.fingerprints().to_vec() };
         match fs::metadata(path) {
@@ -142,13 +157,19 @@ impl StateDir {
             Ok(_) => {}
         }
         let state = Self { path: path.to_owned(), _lock: lock(path)? };
-        let interrupted = state.path.join(WIPING).exists();
-        match read_identity(path) {
+        let wipe = fresh || state.path.join(WIPING).exists();
+        let found = match read_identity(path) {
+            Ok(Some(expected)) if expected != got && !wipe => return Err(other_job(path, &expected, &got)),
+            Err(error) if !wipe => return Err(error),
+            found => found,
+        };
+        // Nobody else writes here from now on.
+        end_leftovers(&state.processes())
+            .map_err(|problem| StateDirError::Leftovers { path: path.to_owned(), problem })?;
+        match found {
             Ok(None) => state.begin(&got)?,
-            _ if fresh || interrupted => state.wipe(&got)?,
-            Ok(Some(expected)) if expected == got => {}
-            Ok(Some(expected)) => return Err(other_job(path, &expected, &got)),
-            Err(error) => return Err(error),
+            _ if wipe => state.wipe(&got)?,
+            _ => {}
         }
         Ok(state)
     }
@@ -166,6 +187,11 @@ impl StateDir {
     /// Where a worker's output lives.
     pub(crate) fn output(&self, worker: u32) -> PathBuf {
         self.path.join(OUTPUT).join(format!("worker-{worker}"))
+    }
+
+    /// Where worker processes are recorded.
+    pub(crate) fn processes(&self) -> PathBuf {
+        self.path.join(PROCESSES)
     }
 
     /// Where the result is written.
@@ -186,6 +212,7 @@ impl StateDir {
         let wiped = durable::write(&marker, b"")
             .and_then(|()| durable::remove_folder(&self.path.join(CHECKPOINTS)))
             .and_then(|()| durable::remove_folder(&self.path.join(OUTPUT)))
+            .and_then(|()| durable::remove_folder(&self.processes()))
             .and_then(|()| durable::remove(&self.path.join(COUNTS)));
         wiped.map_err(|error| failed(&self.path, error))?;
         self.begin(identity)?;

@@ -8,19 +8,18 @@
 //! Files are read and written inside the task (with [`blocking`]) and not on a thread of their own: a task that was aborted is over
 //! only when its last write is, and so a worker that is reported gone touches no file any more.
 
-use std::{
-    path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
-};
+use std::{path::PathBuf, sync::Arc};
 
+use serde::{Deserialize, Serialize};
 use tokio::{runtime, sync::mpsc, task};
-use winddown::{Epoch, Role, TaskContext, TaskError, TaskId, Topology, TopologyError, WorkerId};
+use winddown::{
+    BoxFuture, Epoch, Manifest, Role, RunFailure, TaskContext, TaskError, TaskId, TaskSpec, Topology, TopologyError,
+    WorkerId,
+};
 
 use crate::{
     count::Count,
+    meter::Meter,
     share::{Position, Share},
     sink::Sink,
     source::Source,
@@ -59,88 +58,113 @@ pub(crate) fn blocking<T>(work: impl FnOnce() -> T) -> T {
     if can_move { task::block_in_place(work) } else { work() }
 }
 
-/// How many lines each worker has read, for the screen.
-#[derive(Debug)]
-pub(crate) struct Meter(Box<[AtomicU64]>);
-
-impl Meter {
-    /// Nothing is read yet.
-    pub(crate) fn new(workers: u32) -> Arc<Self> {
-        Arc::new(Self((0..workers).map(|_| AtomicU64::new(0)).collect()))
-    }
-
-    /// All lines read.
-    pub(crate) fn lines(&self) -> u64 {
-        self.0.iter().map(|lines| lines.load(Ordering::Relaxed)).sum()
-    }
-
-    /// A worker has read so many lines of its share.
-    pub(crate) fn set(&self, worker: usize, lines: u64) {
-        if let Some(place) = self.0.get(worker) {
-            place.store(lines, Ordering::Relaxed);
-        }
-    }
-}
-
-/// Failure injection (`--fail-at-line`): the first worker's source fails once.
-#[derive(Clone, Debug)]
+/// Failure injection (`--fail-at-line`): the first worker's source fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Fault {
     /// How many lines it has read then.
     pub(crate) at_line: u64,
-    /// Whether it is still to fail.
-    pub(crate) armed: Arc<AtomicBool>,
 }
 
-/// What the tasks of a run are made from; the same for every run of a job.
-#[derive(Clone, Debug)]
-pub(crate) struct Plan {
-    /// One share for each worker.
-    pub(crate) shares: Vec<Share>,
-    /// One output folder for each worker.
-    pub(crate) outputs: Vec<PathBuf>,
-    /// Lines per second and worker.
+impl Fault {
+    /// The failure.
+    pub(crate) fn error(self) -> TaskError {
+        TaskError::retryable(format!("injected failure at line {}", self.at_line))
+    }
+}
+
+/// What one worker does, in any run of a job.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Work {
+    /// The number of the worker, which is that of its subtask of each operator.
+    pub(crate) worker: u32,
+    /// What it reads.
+    pub(crate) share: Share,
+    /// Where it writes.
+    #[serde(with = "crate::share::any_path")]
+    pub(crate) output: PathBuf,
+    /// Lines per second.
     pub(crate) rate: Option<u64>,
-    /// Where sources tell how far they are.
-    pub(crate) meter: Arc<Meter>,
     /// The failure to inject.
     pub(crate) fault: Option<Fault>,
 }
 
+impl Work {
+    /// The id of its worker.
+    pub(crate) fn id(&self) -> WorkerId {
+        WorkerId::new(u64::from(self.worker) + 1)
+    }
+
+    /// Its tasks for a run that starts from checkpoint `from`, to be handed out.
+    pub(crate) fn parts(&self, from: Option<Epoch>, meter: &Arc<Meter>) -> Parts {
+        let (text, texts) = mpsc::channel(TEXT_AHEAD);
+        let (delta, deltas) = mpsc::channel(1);
+        let source = Source {
+            worker: self.worker,
+            share: self.share.clone(),
+            rate: self.rate,
+            meter: Arc::clone(meter),
+            fault: self.fault,
+            link: text,
+        };
+        let sink = Sink { folder: self.output.clone(), from, input: deltas };
+        let count = Count { input: texts, link: delta };
+        Parts([Some(Part::Source(source)), Some(Part::Count(count)), Some(Part::Sink(sink))])
+    }
+}
+
+/// What is the same for every run of a job.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    /// The work of each worker.
+    pub(crate) works: Vec<Work>,
+}
+
+/// The topology: on each worker one task of each operator.
+pub(crate) fn topology(workers: u32) -> Result<Topology, TopologyError> {
+    let ids = || (1..=u64::from(workers)).map(WorkerId::new);
+    let operators = OPERATORS.into_iter();
+    operators.fold(Topology::builder(), |all, (name, role)| all.operator(name, role, ids())).build()
+}
+
+/// The tasks of one worker, each with what it was in checkpoint `manifest`.
+pub(crate) fn task_specs(worker: u32, manifest: Option<&Manifest>) -> Vec<TaskSpec> {
+    let snapshots = manifest.map(|manifest| manifest.tasks.as_slice()).unwrap_or_default();
+    let spec = |(operator, (_, role))| {
+        let task = TaskId::new(operator, worker);
+        TaskSpec { task, role, restored: snapshots.iter().find(|snapshot| snapshot.task == task).cloned() }
+    };
+    (0..).zip(OPERATORS).map(spec).collect()
+}
+
 impl Plan {
-    /// The topology: on each worker one task of each operator.
-    pub(crate) fn topology(&self) -> Result<Topology, TopologyError> {
-        let workers = || (1..).take(self.shares.len()).map(WorkerId::new);
-        let operators = OPERATORS.into_iter();
-        operators.fold(Topology::builder(), |all, (name, role)| all.operator(name, role, workers())).build()
-    }
-
-    /// The parts of all workers of a run that starts from checkpoint `from`, to be handed out as tasks.
-    pub(crate) fn parts(&self, from: Option<Epoch>) -> Parts {
-        let mut parts = Parts { workers: Vec::new() };
-        for (worker, (share, folder)) in self.shares.iter().zip(&self.outputs).enumerate() {
-            let (text, texts) = mpsc::channel(TEXT_AHEAD);
-            let (delta, deltas) = mpsc::channel(1);
-            let source = Source {
-                worker,
-                share: share.clone(),
-                rate: self.rate,
-                meter: Arc::clone(&self.meter),
-                fault: self.fault.clone().filter(|_| worker == 0),
-                link: text,
-            };
-            let sink = Sink { folder: folder.clone(), from, input: deltas };
-            let count = Count { input: texts, link: delta };
-            parts.workers.push([Some(Part::Source(source)), Some(Part::Count(count)), Some(Part::Sink(sink))]);
+    /// The tasks of all workers for a run in this process.
+    pub(crate) fn start(
+        &self,
+        from: Option<Epoch>,
+        meter: &Arc<Meter>,
+    ) -> impl FnMut(TaskContext) -> BoxFuture<'static, Result<(), TaskError>> + use<> {
+        let mut parts: Vec<_> = self.works.iter().map(|work| work.parts(from, meter)).collect();
+        move |ctx| match parts.get_mut(ctx.task().subtask as usize) {
+            Some(parts) => Box::pin(parts.start(ctx)),
+            None => Box::pin(std::future::ready(Err(unknown(ctx.task())))),
         }
-        parts
     }
 
-    /// How far the checkpoint that `snapshots` belongs to is: the lines that are committed with it, and whether that is all.
-    pub(crate) fn done(&self, manifest: Option<&winddown::Manifest>) -> Result<Done, TaskError> {
+    /// The failure is injected once per call of this program.
+    pub(crate) fn note(&mut self, failure: Option<&RunFailure>) {
+        for work in &mut self.works {
+            work.fault.take_if(
+                |fault| matches!(failure, Some(RunFailure::TaskFailed { error, .. }) if *error == fault.error()),
+            );
+        }
+    }
+
+    /// How far the checkpoint is: the lines that are committed with it, and whether that is all.
+    pub(crate) fn done(&self, manifest: Option<&Manifest>) -> Result<Done, TaskError> {
         let Some(manifest) = manifest else { return Ok(Done { lines: 0, all: false }) };
         let mut done = Done { lines: 0, all: true };
-        for (subtask, share) in (0..).zip(&self.shares) {
-            let source = manifest.tasks.iter().find(|snapshot| snapshot.task == TaskId::new(0, subtask));
+        for Work { worker, share, .. } in &self.works {
+            let source = manifest.tasks.iter().find(|snapshot| snapshot.task == TaskId::new(0, *worker));
             let position = source.map_or_else(|| Ok(share.start()), |source| position(&source.snapshot))?;
             done.lines += position.lines;
             done.all &= share.is_read(position);
@@ -163,10 +187,8 @@ pub(crate) fn position(snapshot: &[u8]) -> Result<Position, TaskError> {
     serde_json::from_slice(snapshot).map_err(|error| TaskError::fatal(format!("a source's snapshot: {error}")))
 }
 
-/// The tasks that have not been handed out yet.
-pub(crate) struct Parts {
-    workers: Vec<[Option<Part>; OPERATORS.len()]>,
-}
+/// The tasks of one worker that have not been handed out yet.
+pub(crate) struct Parts([Option<Part>; OPERATORS.len()]);
 
 enum Part {
     Source(Source),
@@ -177,18 +199,20 @@ enum Part {
 impl Parts {
     /// The task that `ctx` belongs to, each once.
     pub(crate) fn start(&mut self, ctx: TaskContext) -> impl Future<Output = Result<(), TaskError>> + Send + use<> {
-        let TaskId { operator, subtask } = ctx.task();
-        let worker = self.workers.get_mut(subtask as usize);
-        let part = worker.and_then(|parts| parts.get_mut(operator as usize)).and_then(Option::take);
+        let part = self.0.get_mut(ctx.task().operator as usize).and_then(Option::take);
         async move {
             match part {
                 Some(Part::Source(source)) => source.run(ctx).await,
                 Some(Part::Count(count)) => count.run(ctx).await,
                 Some(Part::Sink(sink)) => sink.run(ctx).await,
-                None => Err(TaskError::fatal(format!("wordcount has no {}", ctx.task()))),
+                None => Err(unknown(ctx.task())),
             }
         }
     }
+}
+
+fn unknown(task: TaskId) -> TaskError {
+    TaskError::fatal(format!("wordcount has no {task}"))
 }
 
 #[cfg(test)]

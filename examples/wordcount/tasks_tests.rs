@@ -27,6 +27,7 @@ impl EventSink for Events {
 struct Job {
     dir: tempfile::TempDir,
     plan: Plan,
+    meter: Arc<Meter>,
     cluster: EmbeddedCluster,
     manifest: Option<Manifest>,
     runs: u64,
@@ -49,29 +50,30 @@ impl Job {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("input"), text).unwrap();
         let input = Input::collect(&[dir.path().join("input")], &|_| false).unwrap();
-        let plan = Plan {
-            shares: input.shares(WORKERS).unwrap(),
-            outputs: (0..WORKERS).map(|worker| dir.path().join(format!("worker-{worker}"))).collect(),
+        let work = |(worker, share)| Work {
+            worker,
+            share,
+            output: dir.path().join(format!("worker-{worker}")),
             rate,
-            meter: Meter::new(WORKERS),
             fault: None,
         };
+        let plan = Plan { works: (0..).zip(input.shares(WORKERS).unwrap()).map(work).collect() };
         let cluster = EmbeddedCluster::new(WorkerOptions { heartbeat: None, ..WorkerOptions::default() });
-        Self { dir, plan, cluster, manifest: None, runs: 0 }
+        Self { dir, plan, meter: Meter::new(WORKERS), cluster, manifest: None, runs: 0 }
     }
 
     fn start(&mut self) -> Run {
         self.runs += 1;
         let (sink, events) = mpsc::unbounded_channel();
-        let topology = self.plan.topology().unwrap();
-        let mut parts = self.plan.parts(self.manifest.as_ref().map(|manifest| manifest.epoch));
+        let topology = topology(WORKERS).unwrap();
+        let from = self.manifest.as_ref().map(|manifest| manifest.epoch);
         let hosted = self.cluster.start(
             JobId::from("words"),
             RunId::new(self.runs),
             &topology,
             self.manifest.as_ref(),
             Events(sink),
-            |ctx| parts.start(ctx),
+            self.plan.start(from, &self.meter),
         );
         Run {
             hosted: hosted.unwrap(),
@@ -96,9 +98,9 @@ impl Job {
     /// The committed output of all workers, as it stands.
     fn committed(&self) -> BTreeMap<String, u64> {
         let mut all = BTreeMap::new();
-        for (subtask, folder) in (0..).zip(&self.plan.outputs) {
+        for Work { worker, output: folder, .. } in &self.plan.works {
             let commit = self.manifest.iter().flat_map(|manifest| &manifest.tasks);
-            let commit = commit.filter(|snapshot| snapshot.task == TaskId::new(2, subtask));
+            let commit = commit.filter(|snapshot| snapshot.task == TaskId::new(2, *worker));
             let transactions: Vec<_> = commit
                 .filter_map(|snapshot| snapshot.commit.as_deref())
                 .flat_map(|commit| Transaction::decode(commit).unwrap())
@@ -195,7 +197,7 @@ async fn all_input_is_counted_once() {
     finish(&mut job, 1).await;
     assert_eq!(job.committed(), naive(TEXT));
     assert_eq!(job.plan.done(job.manifest.as_ref()).unwrap(), Done { lines: 7, all: true });
-    assert_eq!(job.plan.meter.lines(), 7);
+    assert_eq!(job.meter.lines(), 7);
     // A run that starts at the end has nothing to add.
     finish(&mut job, 2).await;
     assert_eq!(job.committed(), naive(TEXT));
@@ -280,7 +282,7 @@ async fn orders_are_seen_at_once_at_the_slowest_rate() {
 #[tokio::test(start_paused = true)]
 async fn the_injected_failure_comes_once() {
     let mut job = Job::new(TEXT, Some(1));
-    job.plan.fault = Some(Fault { at_line: 2, armed: Arc::new(AtomicBool::new(true)) });
+    job.plan.works[0].fault = Some(Fault { at_line: 2 });
     let mut run = job.start();
     run.until(|run| !run.failed.is_empty()).await;
     assert_eq!((&*run.failed[0].message, run.failed[0].retryable), ("injected failure at line 2", true));
@@ -288,6 +290,10 @@ async fn the_injected_failure_comes_once() {
     assert!(told_nothing.is_err(), "a task whose neighbour failed waits to be told");
     run.order(Command::Stop(WorkerStopMode::Immediate)).await;
     run.all_finished().await;
+    let failed = |error| RunFailure::TaskFailed { task: TaskId::new(0, 0), worker: WorkerId::new(1), error };
+    job.plan.note(Some(&failed(TaskError::retryable("another failure"))));
+    assert!(job.plan.works[0].fault.is_some());
+    job.plan.note(Some(&failed(run.failed[0].clone())));
     finish(&mut job, 1).await;
     assert_eq!(job.committed(), naive(TEXT));
 }

@@ -1,13 +1,9 @@
-//! One entry of a job's log, and its form as bytes: a header line, then a JSON body.
+//! One entry of a job's log, and its form as bytes: a JSON body in an [`Envelope`].
 //!
 //! ```text
 //! winddown-log 1 <length of the body> <CRC-32 of the body>⏎
 //! {"job":"…","number":7,"run":2,"kept":[…],"checkpoint":{…}}
 //! ```
-//!
-//! The header is ASCII and comes first, so that any version can tell what it reads, and a person too.
-
-use std::fmt::Write as _;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -15,13 +11,11 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{
     contracts::{Manifest, TaskSnapshot},
+    envelope::{Envelope, Mismatch, Unsound},
     ids::{Epoch, JobId, RunId, TaskId},
 };
 
-const MAGIC: &str = "winddown-log";
-const VERSION: &str = "1";
-/// Longer than any header: the magic, a version, two numbers, three spaces.
-const LONGEST_HEADER: usize = 96;
+const ENVELOPE: Envelope = Envelope::new("winddown-log", 1);
 
 /// One entry of a job's log: the claim of a run, or a manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,16 +55,12 @@ impl Entry {
 
     /// The bytes of the object.
     pub(super) fn encode(&self) -> Result<Bytes, serde_json::Error> {
-        let body = serde_json::to_vec(&Body::from(self))?;
-        let mut object = header(&body).into_bytes();
-        object.push(b'\n');
-        object.extend_from_slice(&body);
-        Ok(object.into())
+        Ok(ENVELOPE.seal(&serde_json::to_vec(&Body::from(self))?).into())
     }
 
     /// Reads the bytes of the object that should be entry `number` of `job`.
     pub(super) fn decode(object: &[u8], job: &JobId, number: u64) -> Result<Self, Mismatch> {
-        let body = checked_body(object)?;
+        let body = ENVELOPE.open(object).map_err(mismatch)?;
         let body: Body = serde_json::from_slice(body).map_err(|error| {
             Mismatch::new("a claim or a manifest as JSON", format!("JSON that is neither: {error}"))
         })?;
@@ -84,71 +74,15 @@ impl Entry {
     }
 }
 
-/// What a sound object has, and what this one has.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Mismatch {
-    pub(super) expected: String,
-    pub(super) got: String,
-}
-
-impl Mismatch {
-    pub(super) fn new(expected: impl Into<String>, got: impl Into<String>) -> Self {
-        Self { expected: expected.into(), got: got.into() }
+/// A newer format is damage to a log: its last entry can't be passed over.
+fn mismatch(unsound: Unsound) -> Mismatch {
+    match unsound {
+        Unsound::Damaged(mismatch) => mismatch,
+        Unsound::Newer(version) => Mismatch::new(
+            format!("format version {}, the newest that this winddown knows (upgrade it)", ENVELOPE.version()),
+            format!("version {version}"),
+        ),
     }
-}
-
-fn header(body: &[u8]) -> String {
-    format!("{MAGIC} {VERSION} {} {:08x}", body.len(), crc32fast::hash(body))
-}
-
-/// The body, once the header has proved that it is whole.
-fn checked_body(object: &[u8]) -> Result<&[u8], Mismatch> {
-    let (got, body) = split(object)?;
-    let mut fields = got.split(' ');
-    if fields.next() != Some(MAGIC) {
-        return Err(Mismatch::new(format!("`{MAGIC}` at the start"), quote(got)));
-    }
-    match fields.next() {
-        Some(VERSION) => {}
-        Some(version) if version.parse::<u32>().is_ok_and(|version| version > 1) => {
-            let expected = format!("format version {VERSION}, the newest that this winddown knows (upgrade it)");
-            return Err(Mismatch::new(expected, format!("version {version}")));
-        }
-        _ => return Err(Mismatch::new(format!("format version {VERSION}"), quote(got))),
-    }
-    if let Some(length) = fields.next().and_then(|field| field.parse::<usize>().ok())
-        && length != body.len()
-    {
-        return Err(Mismatch::new(format!("{length} bytes after the header"), format!("{} bytes", body.len())));
-    }
-    // Compared as text, not field by field: a header that is spelled differently was not written by us.
-    let expected = header(body);
-    if got == expected { Ok(body) } else { Err(Mismatch::new(format!("the header `{expected}`"), quote(got))) }
-}
-
-/// The header line without its end, and what follows.
-fn split(object: &[u8]) -> Result<(&str, &[u8]), Mismatch> {
-    let start = &object[..object.len().min(LONGEST_HEADER)];
-    let Some(end) = start.iter().position(|&byte| byte == b'\n') else {
-        let got =
-            if object.is_empty() { "an empty object".into() } else { format!("{} bytes without one", object.len()) };
-        return Err(Mismatch::new(format!("a header line of `{MAGIC}`"), got));
-    };
-    match std::str::from_utf8(&start[..end]) {
-        Ok(header) => Ok((header, &object[end + 1..])),
-        Err(_) => Err(Mismatch::new(format!("a header line of `{MAGIC}`"), "bytes that are not ASCII")),
-    }
-}
-
-/// A damaged header for people: short, and without control characters.
-fn quote(header: &str) -> String {
-    let mut quoted = String::from("`");
-    for character in header.chars() {
-        // Writing to a string can't fail.
-        let _ = write!(quoted, "{}", character.escape_debug());
-    }
-    quoted.push('`');
-    quoted
 }
 
 /// [`Entry`] as JSON.

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::log::number_of;
-use crate::contracts::StoreError;
+use crate::{contracts::StoreError, durable};
 
 /// `LocalFileSystem` writes `<name>#<n>` first and links it to `<name>`. One that has not changed for so long belongs
 /// to a process that is gone. If it did not, its write would fail and be tried again: nothing is lost by a wrong guess.
@@ -23,23 +23,7 @@ pub(super) struct LocalFolder {
 impl LocalFolder {
     /// Creates the folder, durably, unless it is there.
     pub(super) fn create(root: &Path) -> io::Result<Self> {
-        let mut missing = Vec::new();
-        let mut folder = root;
-        while !folder.exists() {
-            missing.push(folder.to_path_buf());
-            match folder.parent() {
-                Some(parent) if !parent.as_os_str().is_empty() => folder = parent,
-                _ => break,
-            }
-        }
-        fs::create_dir_all(root)?;
-        let root = fs::canonicalize(root)?;
-        for made in missing {
-            // The entry of a folder is in its parent.
-            if let Some(parent) = fs::canonicalize(made)?.parent() {
-                sync_folder(parent)?;
-            }
-        }
+        let root = durable::create_folder(root)?;
         Ok(Self { root })
     }
 
@@ -54,7 +38,7 @@ impl LocalFolder {
     /// has not been reached yet. The contents need no sync here, since a file is synced before it gets its name.
     pub(super) async fn settle(&self, log: PathBuf) -> Result<(), StoreError> {
         let folders = self.folders(&log);
-        blocking(move || folders.iter().try_for_each(|folder| sync_folder(folder))).await
+        blocking(move || folders.iter().try_for_each(|folder| durable::sync_folder(folder))).await
     }
 
     /// `log` and the folders above it, up to the root.
@@ -102,17 +86,6 @@ fn names(folder: &Path) -> io::Result<Vec<String>> {
     };
     // A name that is not UTF-8 is none of ours.
     entries.filter_map(|entry| entry.map(|entry| entry.file_name().into_string().ok()).transpose()).collect()
-}
-
-#[cfg(unix)]
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    fs::File::open(folder)?.sync_all()
-}
-
-/// Folders can't be opened and synced elsewhere; the system keeps their entries in its own journal.
-#[cfg(not(unix))]
-fn sync_folder(_folder: &Path) -> io::Result<()> {
-    Ok(())
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> Result<T, StoreError> {

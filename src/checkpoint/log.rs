@@ -10,10 +10,10 @@ use object_store::{
 };
 
 use super::{
-    entry::{Entry, Mismatch},
+    entry::Entry,
     local::{self, LocalFolder},
 };
-use crate::{contracts::StoreError, ids::JobId};
+use crate::{contracts::StoreError, envelope::Mismatch, ids::JobId};
 
 /// The digits of an entry's name, so that names sort as numbers do.
 const DIGITS: usize = 20;

@@ -172,6 +172,11 @@ pub enum ControllerError {
 }
 
 impl ControllerError {
+    /// Whether a newer run has taken the job over, so that this controller must stop acting for it.
+    pub const fn is_fenced(&self) -> bool {
+        matches!(self, Self::Store(StoreError::Fenced { .. }))
+    }
+
     /// Whether the same command may succeed when it is given again.
     pub const fn is_retryable(&self) -> bool {
         match self {

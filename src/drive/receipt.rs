@@ -23,6 +23,7 @@ pub struct Receipt {
     pub legs: Vec<Leg>,
     /// The strongest stop request that was made.
     pub requested: Option<StopRequest>,
+    may_restart: bool,
     /// Retries used by this drive.
     pub retries: u32,
     /// The last error on the way, even if a retry got past it.
@@ -49,14 +50,16 @@ impl Receipt {
             stopped,
             legs: legs.collect(),
             requested: job.requested(),
+            may_restart: job.may_restart(),
             retries,
             last_error: job.progress_now().last_error,
         }
     }
 
-    /// Whether another run of the job may be started: only if nobody asked for a stop (invariant I8).
+    /// Whether another run of the job may be started: only if nobody asked for a stop (invariant I8), and no newer run or other
+    /// controller has taken the job over (invariant I11).
     pub fn may_restart(&self) -> bool {
-        self.requested.is_none()
+        self.may_restart
     }
 
     /// From the making of the job's context to `Stopped`.

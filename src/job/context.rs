@@ -37,6 +37,7 @@ pub struct JobContext<C, S> {
     pub(crate) parked: Option<AnyPhase>,
     pub(crate) health: HealthWatch,
     pub(super) journaling: Journaling,
+    superseded: bool,
     identity: u64,
     trail: Trail,
     progress: watch::Sender<Progress>,
@@ -145,6 +146,7 @@ impl JobBuilder {
             parked: None,
             health: HealthWatch::default(),
             journaling: Journaling::new(journal, last),
+            superseded: false,
             identity: entry.identity,
             trail: Trail::new(Visit { phase: PhaseKind::Running, entered: now }),
             progress: watch::Sender::new(Progress::new(PhaseKind::Running, now, entry.deadline)),
@@ -207,9 +209,14 @@ impl<C, S> JobContext<C, S> {
     }
 
     /// Whether another run of the job may be started once this one has stopped: only if nobody asked for a stop
-    /// (invariant I8).
+    /// (invariant I8), and no newer run or other controller has taken the job over (invariant I11).
     pub fn may_restart(&self) -> bool {
-        self.requested().is_none()
+        self.requested().is_none() && !self.superseded
+    }
+
+    /// Another controller drives the job from now on.
+    pub(crate) fn note_superseded(&mut self) {
+        self.superseded = true;
     }
 
     /// A way to send stop requests and worker messages to the job.
@@ -239,6 +246,7 @@ impl<C, S> JobContext<C, S> {
             parked,
             health,
             journaling,
+            superseded,
             identity,
             trail,
             progress,
@@ -253,6 +261,7 @@ impl<C, S> JobContext<C, S> {
             parked,
             health,
             journaling,
+            superseded,
             identity,
             trail,
             progress,

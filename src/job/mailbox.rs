@@ -1,9 +1,12 @@
 //! The two lanes into a job. Worker messages are bounded, and a full lane holds their senders back. Stop requests have a lane
 //! of their own that has room for one (the strongest), is never full, and is read first: no backlog of messages delays it.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU8, Ordering},
+use std::{
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
 };
 
 use tokio::sync::{Notify, mpsc};
@@ -59,7 +62,6 @@ pub enum Requested {
 #[derive(Debug, Default)]
 struct RequestLane {
     strongest: AtomicU8,
-    // One reader at a time: the job's context.
     changed: Notify,
 }
 
@@ -69,12 +71,15 @@ impl RequestLane {
     }
 
     async fn above(&self, level: Option<StopRequest>) -> StopRequest {
+        let mut changed = pin!(self.changed.notified());
         loop {
-            // The permit of `notify_one` outlives the moment: a request between the look and the wait is not missed.
+            // It listens before it looks: a request between the look and the wait is not missed.
+            changed.as_mut().enable();
             if let Some(request) = self.strongest().filter(|request| Some(*request) > level) {
                 return request;
             }
-            self.changed.notified().await;
+            changed.as_mut().await;
+            changed.set(self.changed.notified());
         }
     }
 }
@@ -92,7 +97,7 @@ impl JobSender {
         match StopRequest::from_level(before) {
             Some(in_force) if in_force >= request => Ok(Requested::AlreadyStronger(in_force)),
             _ => {
-                self.requests.changed.notify_one();
+                self.requests.changed.notify_waiters();
                 Ok(Requested::InForce)
             }
         }

@@ -21,6 +21,9 @@ impl Limits {
     /// | `Finishing` | `final_checkpoint` + `finish` + `release` + *F* |
     /// | `Running` | from the stop request: the longest of the above; the wait for a request has no end |
     ///
+    /// With a journal, each record may take *J* = (1 + `journal_retries`) · `journal` + *backoffs*(`journal_retries`) more: one for each
+    /// phase entered, one for the epoch of a final checkpoint, one for the end ([`worst_record`](Self::worst_record)).
+    ///
     /// ```
     /// use std::time::Duration;
     /// use winddown::{Limits, OnSpentCheckpoint, PhaseKind};
@@ -48,6 +51,12 @@ impl Limits {
             PhaseKind::StoppingForce => Some(force),
             _ => Some(Duration::ZERO),
         }
+    }
+
+    /// The longest that [`drive`](crate::drive) tries to write one record into the journal.
+    pub fn worst_record(&self) -> Duration {
+        let attempts = self.journal_retries.saturating_add(1);
+        self.journal.saturating_mul(attempts).saturating_add(self.worst_backoffs(self.journal_retries))
     }
 
     fn worst_force(&self) -> Duration {

@@ -24,6 +24,14 @@ macro_rules! machine {
             pub const fn tag(self) -> &'static str {
                 match self { $( Self::$kind => $tag, )+ }
             }
+
+            /// The phase that has this [`tag`](Self::tag).
+            pub fn from_tag(tag: &str) -> Option<Self> {
+                match tag {
+                    $( $tag => Some(Self::$kind), )+
+                    _ => None,
+                }
+            }
         }
 
         /// Any phase, for code that walks the machine at run time, as [`drive`](crate::drive) does. Exhaustive, like

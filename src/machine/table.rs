@@ -44,7 +44,7 @@ machine! {
         }
         /// What follows [`Finishing`].
         Finishing => AfterFinishing {
-            Graceful(Stopping<Graceful>): "the final checkpoint is complete and every task has finished: release the workers";
+            Graceful(Stopping<Graceful>): "every task has finished after the final checkpoint, or none can be taken: drain and release";
             Immediate(Stopping<Immediate>): "an immediate stop request, the deadline, or a failure";
             Force(Stopping<Force>): "a force request, a lost worker, or there is no controller";
         }

@@ -178,17 +178,21 @@ pub(super) async fn take_final_checkpoint<C: JobController, S>(
     phase: PhaseKind,
     entry: Entry,
 ) -> Result<Final, Failure> {
-    let mut ask = true;
+    let (mut ask, mut late) = (true, false);
     loop {
         let status = job.controller.status();
-        if let Some(request) = job.mailbox.stronger_than(phase.fulfils()) {
-            return Ok(Final::Request(request));
-        }
+        // Before the requests: nothing is left that a stronger stop could cut short, but the release, which sees it too.
         if let Some(checkpointed) = evidence(&status) {
             return Ok(Final::Complete(checkpointed));
         }
+        if let Some(request) = job.mailbox.stronger_than(phase.fulfils()) {
+            return Ok(Final::Request(request));
+        }
         if let Some(failure) = job.controller.failure() {
             return Err(Failure::Run(failure.clone()));
+        }
+        if late {
+            return Err(Failure::BudgetSpent { phase, budget: entry.budget(), status });
         }
         // Once per call, so that a retry sends again what failed; then as long as a periodic checkpoint is in the way.
         if std::mem::take(&mut ask) || status.final_checkpoint == FinalCheckpoint::NotStarted {
@@ -199,10 +203,8 @@ pub(super) async fn take_final_checkpoint<C: JobController, S>(
         match news(job, phase.fulfils(), entry.deadline).await? {
             News::Status => {}
             News::Request(request) => return Ok(Final::Request(request)),
-            News::Deadline => {
-                let status = job.controller.status();
-                return Err(Failure::BudgetSpent { phase, budget: entry.budget(), status });
-            }
+            // Messages were taken in on the way: one of them may have been the last.
+            News::Deadline => late = true,
         }
     }
 }

@@ -10,7 +10,7 @@ use super::{
     sealed::{Entry, Mint},
 };
 use crate::{
-    contracts::{JobController, Scheduler},
+    contracts::{ControllerError, JobController, Scheduler},
     error::{Failed, Failure},
     job::{JobContext, StopRequest},
     limits::Limits,
@@ -27,7 +27,8 @@ pub struct Finishing {
 
 #[derive(Clone, Copy, Debug)]
 enum Exit {
-    Done,
+    /// To the graceful stop: it releases the workers if every task has finished, and lets the tasks drain if not.
+    Drain,
     Immediate,
     Force,
 }
@@ -49,7 +50,7 @@ impl Mint for Finishing {
 }
 
 impl Finishing {
-    /// Takes the final checkpoint and waits for every task to finish. A failure of the run and the deadline are decisions (the job is
+    /// Takes the final checkpoint and waits for every task to finish. Where none can be taken (no store, say) the tasks drain. A failure of the run and the deadline are decisions (the job is
     /// stopped at once, or by force where a worker is lost), not errors.
     ///
     /// # Errors
@@ -70,9 +71,14 @@ impl Finishing {
         job.write_down_status(PhaseKind::Finishing).await?;
         let span = job.span(PhaseKind::Finishing);
         let exit = match take_final_checkpoint(job, PhaseKind::Finishing, self.entry).instrument(span).await {
-            Ok(Final::Complete(_)) => Exit::Done,
+            Ok(Final::Complete(_)) => Exit::Drain,
             Ok(Final::Request(StopRequest::Force)) => Exit::Force,
             Ok(Final::Request(_)) => Exit::Immediate,
+            // There is nothing to commit with, and nothing to wait for: what has been read flows to the end.
+            Err(Failure::Controller(ControllerError::NoCheckpoint(reason))) => {
+                tracing::info!(reason, "no final checkpoint; the tasks drain");
+                Exit::Drain
+            }
             Err(failure) if failure.is_retryable() => return Err(failure),
             Err(failure) => {
                 tracing::warn!(%failure, "the final checkpoint can't complete");
@@ -103,7 +109,7 @@ impl Finishing {
 
     fn step<C: JobController, S>(self, exit: Exit, job: &mut JobContext<C, S>) -> AfterFinishing {
         match exit {
-            Exit::Done => AfterFinishing::Graceful(job.enter(self, ())),
+            Exit::Drain => AfterFinishing::Graceful(job.enter(self, ())),
             Exit::Force => AfterFinishing::Force(job.enter(self, ())),
             Exit::Immediate => AfterFinishing::Immediate(job.enter(self, ())),
         }

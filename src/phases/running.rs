@@ -52,7 +52,8 @@ impl Mint for Running {
 
 impl Running {
     /// Waits for a stop request, the TTL, the end of the sources, or a failure; keeps the books and takes periodic checkpoints
-    /// meanwhile. An error of a periodic checkpoint is noted in the progress, and the job runs on.
+    /// meanwhile. An error of a periodic checkpoint is noted in the progress, and the job runs on, unless no retry gets past it: a
+    /// newer run has fenced this one, say. Then the run has failed.
     ///
     /// # Errors
     /// [`Failure::WrongJob`] when the job is not in this phase.
@@ -226,6 +227,9 @@ async fn wait<C: JobController, S>(job: &mut JobContext<C, S>, entry: Entry) -> 
                 tracing::warn!(%error, "the controller reported an error while the job runs");
                 job.note_error(&error);
                 if !error.is_retryable() {
+                    if error.is_fenced() {
+                        job.note_superseded();
+                    }
                     return Exit::RunFailed;
                 }
             }

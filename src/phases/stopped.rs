@@ -129,7 +129,7 @@ evidence! {
     /// (invariant I3). Resuming from it loses nothing and replays nothing.
     Checkpointed(Epoch);
     /// Everything that was read has flowed to the end, and every task finished. What was not committed by the last complete
-    /// checkpoint is replayed; after an end of all input (`Finishing`) nothing is left to replay.
+    /// checkpoint is replayed; after an end of all input (`Finishing`) with a checkpoint nothing is left to replay.
     Drained(Option<Epoch>);
     /// Every task stopped where it was. The next run replays from the last complete checkpoint.
     Halted(Option<Epoch>);

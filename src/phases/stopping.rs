@@ -190,7 +190,7 @@ where
 
     async fn stop_tasks<C: JobController, S>(&mut self, mode: WorkerStopMode, job: &mut JobContext<C, S>) -> Ended {
         // Once per call: to give the command again is to send again what has failed, and that is for a retry to do.
-        let mut ask = true;
+        let (mut ask, mut late) = (true, false);
         loop {
             let status = job.controller.status();
             // A task that failed before an immediate stop has ended; a graceful stop can't drain through it.
@@ -206,16 +206,17 @@ where
             if status.all_ended() {
                 return Ended::All;
             }
+            if late {
+                return Ended::Badly(Failure::BudgetSpent { phase: Self::KIND, budget: self.entry.budget(), status });
+            }
             if std::mem::take(&mut ask) {
                 job.controller.begin_stop(mode);
             }
             match news(job, Self::KIND.fulfils(), self.entry.deadline).await {
                 Ok(News::Status) => {}
                 Ok(News::Request(request)) => return Ended::Request(request),
-                Ok(News::Deadline) => {
-                    let (budget, status) = (self.entry.budget(), job.controller.status());
-                    return Ended::Badly(Failure::BudgetSpent { phase: Self::KIND, budget, status });
-                }
+                // Messages were taken in on the way: one of them may have been the last.
+                Ok(News::Deadline) => late = true,
                 Err(error) => return Ended::Badly(error.into()),
             }
         }

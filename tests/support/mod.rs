@@ -1,6 +1,8 @@
 //! A controller and a scheduler that do as the test says, on the paused clock. What they were told is in their logs.
 #![allow(dead_code, reason = "each test crate uses what it needs")]
 
+pub(crate) mod journal;
+
 use std::{
     future::pending,
     sync::{Arc, Mutex, MutexGuard},
@@ -80,11 +82,17 @@ pub(crate) struct Script {
     pub(crate) failure: Option<RunFailure>,
     /// How often `begin_checkpoint` fails before it works.
     pub(crate) refuse_checkpoint: u32,
+    /// No checkpoint is possible.
+    pub(crate) no_store: bool,
     /// How often `begin_checkpoint` says that a periodic one is in flight.
     pub(crate) busy: u32,
     pub(crate) told: Vec<(Told, Instant)>,
     pub(crate) events: u64,
+    /// An event says that the final checkpoint is complete and that all tasks have finished.
+    pub(crate) events_end_it: bool,
     pub(crate) health_checks: u32,
+    /// How often the controller did its work.
+    pub(crate) progressed: u32,
     /// At each health check, how many events had come in.
     pub(crate) events_before_check: Vec<u64>,
     reactions: Vec<(Told, Duration, Does)>,
@@ -186,7 +194,12 @@ impl JobController for Scripted {
     }
 
     fn handle(&mut self, _: WorkerEvent, _: std::time::Instant) -> Result<Applied, Rejection> {
-        self.script().events += 1;
+        let mut script = self.script();
+        script.events += 1;
+        if script.events_end_it {
+            script.status.tasks.done = script.status.tasks.total;
+            script.status.final_checkpoint = FinalCheckpoint::Complete(FINAL);
+        }
         Ok(Applied::Changed)
     }
 
@@ -201,6 +214,9 @@ impl JobController for Scripted {
         assert!(then_stop, "a phase starts none but the final checkpoint");
         {
             let mut script = self.script();
+            if script.no_store {
+                return Err(ControllerError::NoCheckpoint("no store".into()));
+            }
             if script.refuse_checkpoint > 0 {
                 script.refuse_checkpoint -= 1;
                 return Err(Error::Orders.make());
@@ -227,6 +243,7 @@ impl JobController for Scripted {
     }
 
     async fn progress(&mut self) -> Result<(), ControllerError> {
+        self.script().progressed += 1;
         loop {
             if let Some(does) = self.take_due() {
                 return self.apply(does);

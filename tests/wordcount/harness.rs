@@ -1,13 +1,15 @@
 //! One input, one state directory, and the program on them.
+#![allow(dead_code, reason = "each test file uses its part")]
 
 use std::{
     collections::BTreeMap,
     fs,
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::OnceLock,
     thread::sleep,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nix::{
@@ -101,6 +103,8 @@ impl Case {
     pub(crate) fn command(&self, line: &str) -> Command {
         let mut command = Command::new(program());
         command.arg(self.input()).arg("--state-dir").arg(self.state()).args(line.split_whitespace());
+        // As a shell starts it: Ctrl-C in a terminal goes to this group.
+        command.process_group(0);
         command.current_dir(self.dir.path()).stdout(Stdio::piped()).stderr(Stdio::piped()).stdin(Stdio::null());
         command
     }
@@ -150,6 +154,57 @@ impl Case {
         panic!("no sign of {what} in ten seconds");
     }
 
+    /// The live worker processes, by worker.
+    pub(crate) fn workers(&self) -> BTreeMap<u64, Pid> {
+        let records = fs::read_dir(self.state().join("processes/scheduler/workers")).into_iter().flatten();
+        let record = |entry: std::io::Result<fs::DirEntry>| {
+            let path =
+                entry.ok().map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|it| it == "json"))?;
+            let record: serde_json::Value = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
+            let pid = Pid::from_raw(record["process"]["pid"].as_i64()?.try_into().ok()?);
+            self.processes().contains(&pid).then_some((record["worker"].as_u64()?, pid))
+        };
+        records.filter_map(record).collect()
+    }
+
+    /// Waits until a run has so many worker processes.
+    pub(crate) fn await_workers(&self, run: u64, count: usize) -> BTreeMap<u64, Pid> {
+        self.await_run(run);
+        self.await_state("the workers", |_| self.workers().len() == count);
+        self.workers()
+    }
+
+    /// The process that ends the workers of a controller that died.
+    pub(crate) fn watchdog(&self) -> Option<Pid> {
+        let is_watchdog = |pid: &Pid| {
+            proc_file(*pid, "environ").starts_with("WINDDOWN_WATCHDOG=")
+                || proc_file(*pid, "environ").contains("\0WINDDOWN_WATCHDOG=")
+        };
+        self.processes().into_iter().find(is_watchdog)
+    }
+
+    /// The live processes that have this case's folder in their command line or environment, or that work in it.
+    pub(crate) fn processes(&self) -> Vec<Pid> {
+        let folder = self.dir.path().to_str().unwrap();
+        let is_ours = |pid: &Pid| {
+            let link = fs::read_link(format!("/proc/{pid}/cwd"));
+            ["cmdline", "environ"].iter().any(|file| proc_file(*pid, file).contains(folder))
+                || link.is_ok_and(|cwd| cwd.starts_with(folder))
+        };
+        let pids =
+            fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        pids.map(Pid::from_raw).filter(is_ours).collect()
+    }
+
+    /// Every process ends within this time.
+    pub(crate) fn assert_nothing_is_left(&self, within: Duration) {
+        let end = Instant::now() + within;
+        while !self.processes().is_empty() {
+            assert!(Instant::now() < end, "{:?} are alive after {within:?}", self.processes());
+            sleep(Duration::from_millis(20));
+        }
+    }
+
     fn files(&self) -> Vec<Vec<u8>> {
         contents(&self.input()).into_values().collect()
     }
@@ -171,6 +226,20 @@ impl Case {
         let lines = counts.iter().map(|(word, count)| format!("{}\t{count}\n", str::from_utf8(word).unwrap()));
         assert_eq!(fs::read_to_string(self.state().join("counts.tsv")).unwrap(), lines.collect::<String>());
     }
+}
+
+/// A test that has failed leaves no process behind either.
+impl Drop for Case {
+    fn drop(&mut self) {
+        for pid in self.processes() {
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+    }
+}
+
+/// A file of a process; empty if the process is gone, or a zombie.
+fn proc_file(pid: Pid, file: &str) -> String {
+    String::from_utf8_lossy(&fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default()).into_owned()
 }
 
 pub(crate) fn wait(child: Child) -> End {

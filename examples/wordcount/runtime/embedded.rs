@@ -1,0 +1,43 @@
+//! Workers in this process.
+
+use std::sync::Arc;
+
+use winddown::{EmbeddedCluster, EmbeddedRun, WorkerOptions};
+
+use super::{NewRun, Runtime};
+use crate::{meter::Meter, run_loop::JobError};
+
+/// The embedded cluster.
+pub(crate) struct Embedded {
+    cluster: EmbeddedCluster,
+    meter: Arc<Meter>,
+}
+
+impl Embedded {
+    pub(crate) fn new(workers: u32) -> Self {
+        Self { cluster: EmbeddedCluster::new(WorkerOptions::default()), meter: Meter::new(workers) }
+    }
+}
+
+impl Runtime for Embedded {
+    type Transport = EmbeddedRun;
+    type Scheduler = EmbeddedCluster;
+    type Hold = ();
+
+    async fn start(&self, new: NewRun<'_>) -> Result<(Arc<EmbeddedRun>, ()), JobError> {
+        let tasks = new.plan.start(new.manifest.map(|manifest| manifest.epoch), &self.meter);
+        let job = new.job.clone();
+        let hosted = self.cluster.start(job, new.run, &new.topology, new.manifest, new.mailbox, tasks)?;
+        Ok((Arc::new(hosted), ()))
+    }
+
+    fn scheduler(&self) -> &EmbeddedCluster {
+        &self.cluster
+    }
+
+    fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
+    async fn close(self) {}
+}

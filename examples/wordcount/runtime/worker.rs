@@ -1,0 +1,74 @@
+//! A worker process: the tasks of one worker, served over gRPC.
+//!
+//! It leaves (its tasks stop where they are, what it has to say is said, then it exits) when the controller releases it, on SIGTERM, when
+//! the scheduler that started it is gone, and when no controller accepts anything from it any more. Ctrl-C does not reach it:
+//! it is in a process group of its own.
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
+use winddown::{
+    WorkerEnv, WorkerSpec,
+    grpc::{Departure, GrpcWorker},
+};
+
+use super::{assignment::Assignment, process::METER};
+use crate::{
+    meter::Meter,
+    tasks::{Parts, topology},
+};
+
+/// How long a thread that is busy with a file may take at the end.
+const LAST_WRITE: Duration = Duration::from_secs(1);
+
+/// Runs this process as the worker that `env` says, on the assignment that the command line names.
+pub(crate) fn main(env: WorkerEnv) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let result = runtime.map_err(Into::into).and_then(|runtime| {
+        let departure = runtime.block_on(work(env));
+        runtime.shutdown_timeout(LAST_WRITE);
+        departure
+    });
+    match result {
+        Ok(Departure::Released) => ExitCode::SUCCESS,
+        Ok(Departure::Orphaned) => fail("no controller accepts anything from this worker any more"),
+        Err(error) => fail(&error.to_string()),
+    }
+}
+
+async fn work(env: WorkerEnv) -> Result<Departure, Box<dyn std::error::Error>> {
+    let mut terminated = signal(SignalKind::terminate())?;
+    let path = std::env::args_os().nth(1).map(PathBuf::from).ok_or("expected the path of an assignment, got none")?;
+    let mut assignment = Assignment::read(&path).map_err(|error| format!("`{}`: {error}", path.display()))?;
+    let meter = Meter::shared(&meter_of(&path), assignment.workers)?;
+    let spec = WorkerSpec { run: env.run, worker: env.worker, tasks: assignment.tasks() };
+    let mut parts: Parts = assignment.work.parts(assignment.from, &meter);
+    let worker = GrpcWorker::new(env.job.clone(), spec, topology(assignment.workers)?, env.controller.clone());
+    let leave = async move {
+        tokio::select! {
+            _ = terminated.recv() => eprintln!("leaving: SIGTERM"),
+            // Where it can't be watched, the watchdog still ends this process with the scheduler.
+            Ok(()) = env.lifeline() => eprintln!("leaving: the scheduler is gone"),
+        }
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    Ok(worker.leave_on(leave).serve(listener, |ctx| parts.start(ctx)).await?)
+}
+
+/// The meter lies where the folder of all assignments does.
+fn meter_of(assignment: &Path) -> PathBuf {
+    assignment.ancestors().nth(2).unwrap_or(assignment).join(METER)
+}
+
+/// Standard error is a file of the scheduler.
+fn fail(reason: &str) -> ExitCode {
+    eprintln!("wordcount worker: {reason}");
+    ExitCode::FAILURE
+}
