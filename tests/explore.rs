@@ -1,5 +1,6 @@
 //! The explorer, in short; and its teeth: collaborators with known mistakes, each of which it finds.
 #![cfg(feature = "testing")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "explore/mistakes.rs"]
 mod mistakes;
@@ -62,7 +63,7 @@ finds! {
     i3_finds_evidence_before_the_commit: EvidenceBeforeCommit violates "I3";
     i3_finds_a_commit_before_the_publication: CommitBeforePublish violates "I3";
     i3_finds_a_second_final_epoch_after_a_crash: SecondFinalEpoch violates "I3" | "I7";
-    i3_finds_a_failure_taken_for_a_finish: FailureTakenForFinish violates "I3";
+    i3_finds_a_failure_taken_for_a_finish: FailureTakenForFinish violates "I3" | "I5";
     i4_finds_a_record_that_forgets_the_request: RecordForgetsRequest violates "I4";
     i5_finds_a_lost_failure: LostFailure violates "I5";
     i5_finds_a_stop_order_after_its_deadline: StopAfterDeadline violates "I5" | "I7";

@@ -1,6 +1,24 @@
 //! The explorer: systematic search over everything that can go wrong, on the real phases and the real [`drive`](crate::drive).
 //!
-//! TODO
+//! A schedule is one run of a small job (two workers, three tasks, one of which commits) on a paused clock, from its start to its end, over
+//! crashes of its controller. At every call of a collaborator it takes one of the call's outcomes: done, an error with or without the
+//! effect, refused for good, silence with or without the effect, a late answer, an effect after its time, a crash before, at or after it. At every
+//! step of the workers it takes one of the messages that may come (in each order, twice, late, from strangers), and a stop request, a death, a freeze or
+//! a failed task may come with it. The default of each choice is that nothing goes wrong; a schedule is named by its deviations from that.
+//!
+//! The search runs every schedule with one deviation, then with two, and so on up to [`depth`](Explorer::depth), and skips the rest of a schedule
+//! whose state was seen before with as many deviations left; then it walks at random. What happens in the simulated world is compared with what is claimed:
+//! the invariants I2 to I11 are checked on every schedule, the world being the truth. A run is good only if it also took every edge of
+//! the machine, and if everything that can happen did.
+//!
+//! # What it does not explore
+//! - Real clocks, threads and networks: one task is polled at a time, and a lost message is a call that is never answered.
+//! - Jobs of another shape than the one above, and more deviations at a time than the depth (beyond it: at random).
+//! - Damage to what is durable. A journal or store that loses what it has confirmed breaks its contract.
+//! - The worker kit, the gRPC transport and the schedulers: the simulated workers stand in for them.
+//! - I1, which is the compiler's.
+//!
+//! States are told apart by a 64-bit digest, so two may be taken for one; with millions of states that is improbable, and it only hides schedules.
 mod choice;
 mod collaborators;
 mod digest;

@@ -14,7 +14,7 @@ use winddown::{
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mistake {
+pub(crate) enum Mistake {
     /// After a kill that said `Ok`, nobody is listed.
     StoppedBeforeTheReap,
     /// After workers were asked to leave and the answer was `Ok`, nobody is listed.
@@ -48,14 +48,14 @@ pub enum Mistake {
 }
 
 #[derive(Debug)]
-pub struct Mistaken {
+pub(crate) struct Mistaken {
     mistake: Mistake,
     /// The lane of requests that is wrong: what it let through.
     lane: Mutex<Option<StopRequest>>,
 }
 
 impl Mistaken {
-    pub fn new(mistake: Mistake) -> Self {
+    pub(crate) fn new(mistake: Mistake) -> Self {
         Self { mistake, lane: Mutex::default() }
     }
 }
@@ -99,11 +99,20 @@ impl Subject for Mistaken {
 }
 
 /// A transport.
-pub struct Wire {
+pub(crate) struct Wire {
     world: Simulated,
     mistake: Mistake,
     one_by_one: Arc<tokio::sync::Mutex<()>>,
     sent: Arc<Mutex<Vec<WorkerId>>>,
+}
+
+impl Wire {
+    fn is_first_to(&self, worker: WorkerId) -> bool {
+        let mut sent = self.sent.lock().unwrap();
+        let is_first = !sent.contains(&worker);
+        sent.push(worker);
+        is_first
+    }
 }
 
 impl Transport for Wire {
@@ -114,10 +123,7 @@ impl Transport for Wire {
                 self.world.send(worker, order).await
             }
             (Mistake::FlagForgottenOnRetry, Command::Checkpoint { then_stop, .. }) if *then_stop => {
-                let mut sent = self.sent.lock().unwrap();
-                *then_stop = !sent.contains(&worker);
-                sent.push(worker);
-                drop(sent);
+                *then_stop = self.is_first_to(worker);
                 self.world.send(worker, order).await
             }
             (Mistake::StopAfterDeadline, Command::Stop(_)) => {
@@ -155,7 +161,7 @@ impl CheckpointStore for Store {
     }
 }
 
-pub struct Controller {
+pub(crate) struct Controller {
     inner: ClusterController<Wire>,
     mistake: Mistake,
     run: RunId,
@@ -211,7 +217,7 @@ impl JobController for Controller {
 }
 
 /// A scheduler.
-pub struct Workers {
+pub(crate) struct Workers {
     world: Simulated,
     mistake: Mistake,
     believes: AtomicBool,
@@ -237,7 +243,7 @@ impl Scheduler for Workers {
 }
 
 /// A journal.
-pub struct Notebook {
+pub(crate) struct Notebook {
     world: Simulated,
     mistake: Mistake,
     behind: Mutex<Option<PhaseRecord>>,

@@ -49,10 +49,21 @@ use Fate::{
 };
 
 const OF_ORDERS: &[Fate] =
-    &[Done, Error, Refused, Silence, DoneAndSilence, LateAnswer, DoneTooLate, CrashBefore, CrashAfter];
+    &[Done, Error, Refused, Silence, DoneAndSilence, LateAnswer, DoneTooLate, CrashBefore, CrashAfter, CrashAndDone];
 const OF_DEAD_WORKERS: &[Fate] = &[Error, Silence];
-const OF_WRITES: &[Fate] =
-    &[Done, Error, DoneAndError, Refused, Silence, DoneAndSilence, LateAnswer, DoneTooLate, CrashBefore, CrashAfter];
+const OF_WRITES: &[Fate] = &[
+    Done,
+    Error,
+    DoneAndError,
+    Refused,
+    Silence,
+    DoneAndSilence,
+    LateAnswer,
+    DoneTooLate,
+    CrashBefore,
+    CrashAfter,
+    CrashAndDone,
+];
 const OF_STOPS: &[Fate] =
     &[Done, Error, DoneAndError, Refused, Silence, LateAnswer, DoneTooLate, Ignored, CrashBefore, CrashAfter];
 const OF_READS: &[Fate] = &[Done, Error, Refused, Silence, LateAnswer, CrashBefore];
@@ -188,7 +199,7 @@ impl Transport for Simulated {
         };
         let fates = if is_reachable { OF_ORDERS } else { OF_DEAD_WORKERS };
         let error = |kind| Err(OrderError::new(kind, ""));
-        match self.act(1 + (at as u8 & 1), fates, Effect::Order(at, order.command)).await {
+        match self.act(1 + u8::from(at % 2 == 1), fates, Effect::Order(at, order.command)).await {
             Ok(()) => Ok(()),
             Err(Failed::World(Refusal::Order(kind))) => error(kind),
             Err(Failed::Call { for_ever: true }) => error(OrderErrorKind::Rejected),

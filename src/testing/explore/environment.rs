@@ -252,7 +252,9 @@ impl World {
             add(Step::ArriveTwice);
             add(Step::Delay);
         }
-        StopRequest::ALL.into_iter().for_each(|request| add(Step::Ask(request)));
+        for request in StopRequest::ALL {
+            add(Step::Ask(request));
+        }
         add(Step::Crash);
         add(Step::Drop);
         for at in (0..2).filter(|at| !self.workers[*at].is_dead) {

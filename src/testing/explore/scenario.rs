@@ -97,6 +97,7 @@ impl Scenario {
     }
 }
 
+#[allow(clippy::expect_used, reason = "the topology is written here, and is sound")]
 /// Two workers: a source on the first, and a sink on each, of which the second one's has something to commit.
 pub(super) fn topology() -> Arc<Topology> {
     let (one, two) = (WorkerId::new(1), WorkerId::new(2));

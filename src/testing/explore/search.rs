@@ -54,6 +54,7 @@ impl<'a, S: Subject> Runner<'a, S> {
         Self { subject, runtime: None, chooser: Chooser::default(), edges, happened: [0; CanHappen::COUNT] }
     }
 
+    #[allow(clippy::expect_used, reason = "a runtime without I/O takes nothing from the system that could be lacking")]
     pub(super) fn run(
         &mut self,
         scenario: &'static Scenario,

@@ -54,6 +54,7 @@ pub(super) struct Task {
 }
 
 #[derive(Clone, Copy, Debug, Default, Hash)]
+#[allow(clippy::struct_excessive_bools, reason = "each may hold with each other")]
 pub(super) struct Worker {
     pub(super) is_dead: bool,
     /// Alive, but deaf and mute.
