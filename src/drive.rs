@@ -18,7 +18,7 @@ use crate::{
     error::Failure,
     job::{JobContext, StopRequest},
     machine::AnyPhase,
-    phases::{AnyStopped, CheckpointStopping, MOMENT, after},
+    phases::{AnyStopped, CheckpointStopping, MOMENT, after, hold},
 };
 
 /// Drives a job from any phase to `Stopped`.
@@ -63,7 +63,14 @@ pub async fn drive<C: Attachment, S: Scheduler>(
                 parking.job.note_retry();
                 // Nothing is stronger than a kill, so no request makes it worth trying earlier.
                 let level = if failure.is_schedulers() { Some(StopRequest::Force) } else { phase.kind().fulfils() };
-                C::pause(parking.job, level, phase.deadline_before(after(delay))).await;
+                let until = phase.deadline_before(after(delay));
+                if matches!(failure, Failure::Journal(_)) || matches!(phase, AnyPhase::StoppingForce(_)) {
+                    // What the controller was told last could not be written down, or is not what the record says any more: it must not
+                    // go on with it (invariant I7).
+                    hold(parking.job, level, until).await;
+                } else {
+                    C::pause(parking.job, level, until).await;
+                }
             }
             Verdict::Spent => {
                 let kind = phase.kind();

@@ -116,6 +116,8 @@ mod phases;
 #[cfg(all(feature = "process", target_os = "linux"))]
 pub mod process;
 mod rehydrate;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod topology;
 #[cfg(feature = "worker")]
 pub mod worker;

@@ -27,4 +27,4 @@ pub use stopping::Stopping;
 
 pub(crate) use release::{NothingAlive, listed};
 pub(crate) use replay::{Replay, replay};
-pub(crate) use wait::{HealthWatch, MOMENT, after, pause};
+pub(crate) use wait::{HealthWatch, MOMENT, after, hold, pause};

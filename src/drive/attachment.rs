@@ -8,7 +8,7 @@ pub trait Attachment: sealed::Drive {}
 impl<A: sealed::Drive> Attachment for A {}
 
 pub(super) mod sealed {
-    use tokio::time::{Instant, sleep_until};
+    use tokio::time::Instant;
 
     use super::{Detached, JobController};
     use crate::{
@@ -16,7 +16,7 @@ pub(super) mod sealed {
         error::{Failed, Failure},
         job::{JobContext, StopRequest},
         machine::AnyPhase,
-        phases::{pause, sealed::Mint},
+        phases::{hold, pause, sealed::Mint},
     };
 
     pub trait Drive: Sized + Send {
@@ -118,11 +118,7 @@ pub(super) mod sealed {
         }
 
         async fn pause<S: Scheduler>(job: &mut JobContext<Self, S>, level: Option<StopRequest>, until: Instant) {
-            tokio::select! {
-                biased;
-                _ = job.mailbox.request_above(level) => {}
-                () = sleep_until(until) => {}
-            }
+            hold(job, level, until).await;
         }
 
         fn give_up<S: Scheduler>(phase: AnyPhase, job: &mut JobContext<Self, S>) -> Result<AnyPhase, AnyPhase> {

@@ -80,7 +80,9 @@ impl CheckpointStopping {
         if let Some(exit) = self.decided {
             return Ok(exit);
         }
-        job.write_down_status(PhaseKind::CheckpointStopping).await?;
+        if !self.releasing.is_done() {
+            job.write_down_status(PhaseKind::CheckpointStopping).await?;
+        }
         let span = job.span(PhaseKind::CheckpointStopping);
         let exit = self.work(job).instrument(span).await?;
         self.decided = Some(exit);

@@ -35,6 +35,24 @@ impl NothingAlive {
 pub(crate) struct Releasing {
     deadline: Option<Instant>,
     forced: bool,
+    /// Proven; what is left is to write the end down. It is not proven anew, since the end may be on record already.
+    gone: Option<NothingAlive>,
+}
+
+impl Releasing {
+    pub(super) fn is_done(&self) -> bool {
+        self.gone.is_some()
+    }
+
+    /// Kills the workers, unless it is proven that none is alive.
+    pub(super) async fn kill<C, S: Scheduler>(&mut self, job: &mut JobContext<C, S>) -> Result<NothingAlive, Failure> {
+        if let Some(gone) = self.gone {
+            return Ok(gone);
+        }
+        let gone = kill(job).await?;
+        self.gone = Some(gone);
+        Ok(gone)
+    }
 }
 
 /// Lets the workers leave, kills those that don't, and verifies that none is left.
@@ -43,10 +61,10 @@ pub(crate) async fn release<C: JobController, S: Scheduler>(
     state: &mut Releasing,
 ) -> Result<NothingAlive, Failure> {
     let deadline = *state.deadline.get_or_insert_with(|| after(job.limits.release));
-    if !state.forced {
+    if !state.forced && !state.is_done() {
         job.publish_deadline(Some(deadline));
         match leave(job, deadline).await {
-            Ok(gone) => return Ok(gone),
+            Ok(gone) => state.gone = Some(gone),
             Err(reason) => {
                 tracing::warn!(%reason, "workers did not leave by themselves; killing what is left of the run");
                 job.note_error(&reason);
@@ -54,7 +72,7 @@ pub(crate) async fn release<C: JobController, S: Scheduler>(
             }
         }
     }
-    kill(job).await
+    state.kill(job).await
 }
 
 /// Why workers are killed after all.
@@ -132,7 +150,7 @@ async fn attended<C: JobController, T>(
 }
 
 /// One attempt to kill the run's workers: the order, then the question until the answer is "none", within the kill budget.
-pub(crate) async fn kill<C, S: Scheduler>(job: &mut JobContext<C, S>) -> Result<NothingAlive, Failure> {
+async fn kill<C, S: Scheduler>(job: &mut JobContext<C, S>) -> Result<NothingAlive, Failure> {
     let budget = job.limits.kill;
     let deadline = after(budget);
     job.publish_deadline(Some(deadline));

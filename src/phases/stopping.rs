@@ -6,7 +6,7 @@ use tracing::Instrument;
 
 use super::{
     Drained, Halted, Killed, Stopped,
-    release::{NothingAlive, Releasing, kill, release},
+    release::{NothingAlive, Releasing, release},
     running::step_to,
     sealed::{Entry, Mint, Token},
     wait::{News, news},
@@ -163,10 +163,13 @@ where
         if let Some(exit) = self.decided {
             return Ok(exit);
         }
-        job.write_down_status(Self::KIND).await?;
+        if !self.releasing.is_done() {
+            job.write_down_status(Self::KIND).await?;
+        }
         let span = job.span(Self::KIND);
         let work = async {
-            match self.stop_tasks(mode, job).await {
+            let ended = if self.releasing.is_done() { Ended::All } else { self.stop_tasks(mode, job).await };
+            match ended {
                 Ended::All => {
                     let gone = release(job, &mut self.releasing).await?;
                     job.write_down_end(terminal, gone).await?;
@@ -248,9 +251,11 @@ impl Stopping<Force> {
         if let Some(Exit::Stopped(gone)) = self.decided {
             return Ok(gone);
         }
-        job.write_down(PhaseKind::StoppingForce).await?;
+        if !self.releasing.is_done() {
+            job.write_down(PhaseKind::StoppingForce).await?;
+        }
         let span = job.span(PhaseKind::StoppingForce);
-        let gone = kill(job).instrument(span).await?;
+        let gone = self.releasing.kill(job).instrument(span).await?;
         job.write_down_end(PhaseKind::StoppedKilled, gone).await?;
         self.decided = Some(Exit::Stopped(gone));
         Ok(gone)

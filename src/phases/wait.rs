@@ -89,6 +89,15 @@ pub(crate) async fn pause<C: JobController, S>(job: &mut JobContext<C, S>, level
     }
 }
 
+/// Waits until then, or until a stronger request comes. Neither is the controller polled nor a message taken in.
+pub(crate) async fn hold<C, S>(job: &mut JobContext<C, S>, level: Option<StopRequest>, until: Instant) {
+    tokio::select! {
+        biased;
+        _ = job.mailbox.request_above(level) => {}
+        () = sleep_until(until) => {}
+    }
+}
+
 /// Gives the executor's other tasks a turn. Tokio's own needs a feature that the pure machine does without.
 async fn yield_once() {
     let mut yielded = false;

@@ -1,0 +1,3 @@
+//! For tests: scripted collaborators, and the explorer.
+
+pub mod explore;
