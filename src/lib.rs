@@ -69,6 +69,7 @@
 //! | `object-store` | yes | checkpoint manifests on a local folder or any object store |
 //! | `journal` | yes | a journal of shutdowns in a local folder: [`FileJournal`](journal) |
 //! | `sqlx` | no | a journal of shutdowns in SQLite or PostgreSQL: [`SqlJournal`](journal) |
+//! | `testing` | no | the explorer: every outcome of every collaborator, tried on the real phases |
 //!
 //! Without default features it is the pure machine, with few dependencies.
 //!
