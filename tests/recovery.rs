@@ -20,13 +20,13 @@ fn journaled(limits: Limits) -> (Job, Running, Scripted, Workers, Notebook) {
 
 #[tokio::test(start_paused = true)]
 async fn i7_each_phase_is_written_down_before_its_first_effect() {
+    use PhaseKind::*;
     let (mut job, running, controller, workers, notebook) = journaled(Limits::default());
     controller.on(Told::FinalCheckpoint, Duration::ZERO, Does::Fail(task_failed()));
     let stopping = running.stop_with_checkpoint(&mut job).unwrap();
     request_later(&job, secs(3), StopRequest::Force);
     let _ = drive(stopping, &mut job, &Policy::escalate()).await.unwrap();
 
-    use PhaseKind::*;
     assert_eq!(notebook.phases(), [CheckpointStopping, StoppingImmediate, StoppingForce, StoppedKilled]);
     assert_eq!(controller.told(), [Told::FinalCheckpoint, Told::Stop(WorkerStopMode::Immediate)]);
     assert_eq!(workers.calls(), [Call::Kill, Call::List]);
@@ -188,8 +188,6 @@ async fn i7_every_record_is_taken_up_as_what_the_world_proves_or_as_less() {
 fn expected(phase: PhaseKind, alive: bool, stored: Stored) -> Result<PhaseKind, &'static str> {
     use PhaseKind::*;
     match (phase, alive) {
-        (Running | Finishing | Recovering | CheckpointStopping, true) => Ok(phase),
-        (StoppingGraceful | StoppingImmediate | StoppingForce, true) => Ok(phase),
         (StoppedCheckpointed | StoppedDrained | StoppedHalted | StoppedKilled, true) => Err("alive"),
         (Running | Finishing | Recovering | StoppingGraceful | StoppingImmediate | StoppingForce, false) => {
             Ok(StoppingForce)
@@ -205,7 +203,12 @@ fn expected(phase: PhaseKind, alive: bool, stored: Stored) -> Result<PhaseKind, 
             Stored::NewerRun => Err("newer run"),
             Stored::Nothing | Stored::Periodic => Err("no manifest"),
         },
-        (StoppedDrained | StoppedHalted | StoppedKilled, false) => Ok(phase),
+        (
+            Running | Finishing | Recovering | CheckpointStopping | StoppingGraceful | StoppingImmediate
+            | StoppingForce,
+            true,
+        )
+        | (StoppedDrained | StoppedHalted | StoppedKilled, false) => Ok(phase),
     }
 }
 
