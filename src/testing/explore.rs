@@ -27,8 +27,10 @@ mod report;
 mod scenario;
 mod schedule;
 mod search;
+mod state;
 mod subject;
 mod truth;
+mod workers;
 mod world;
 
 use std::{fmt, str::FromStr};

@@ -7,7 +7,8 @@ use tokio::time::sleep;
 use super::{
     digest::digest,
     report::CanHappen,
-    world::{Effect, RUN, Refusal, Shared, Signal, World, digest_of_command, lock},
+    state::digest_of_command,
+    world::{Effect, RUN, Refusal, Shared, Signal, World, lock},
 };
 use crate::{
     CheckpointStore, JobId, Journal, JournalError, Manifest, Order, OrderError, OrderErrorKind, PhaseRecord, Restored,

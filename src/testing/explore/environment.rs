@@ -12,7 +12,8 @@ use tokio::time::{Instant, Sleep, sleep};
 use super::{
     report::CanHappen,
     scenario::Opening,
-    world::{End, Item, Pending, RUN, Shared, Signal, World, digest_of_event, lock},
+    state::digest_of_event,
+    world::{End, Item, Pending, RUN, Shared, Signal, World, lock},
 };
 use crate::{
     Epoch, Event, JobSender, OnSpentCheckpoint, PhaseKind, RunId, StopRequest, TaskError, TaskId, WorkerEvent, WorkerId,

@@ -249,9 +249,17 @@ impl Driver<'_> {
             since = world.last_asked_at;
             phase = if world.asked == Some(StopRequest::Force) { PhaseKind::StoppingForce } else { PhaseKind::Running };
         }
-        if phase != Running::KIND || left.is_some() {
-            world.check_time(self.limits, since, phase);
+        if phase == Running::KIND && left.is_none() {
+            return;
         }
+        // One for each phase entered since (the end is one of them), and one for the epoch of a final checkpoint.
+        let since_at = world.at(since);
+        let left_since = |next: Option<&Visit>| next.is_none_or(|next| next.entered >= since_at);
+        let walked = &walked[replayed..];
+        let entered = (0..walked.len()).filter(|at| left_since(walked.get(at + 1))).map(|at| walked[at].phase);
+        let takes_checkpoint = |kind| matches!(kind, PhaseKind::CheckpointStopping | PhaseKind::Finishing);
+        let records = entered.map(|kind| 1 + u32::from(takes_checkpoint(kind))).sum();
+        world.check_time(self.limits, since, phase, records);
     }
 }
 

@@ -1,31 +1,24 @@
 //! The simulated world: workers, their tasks, the store, the journal. It survives crashes of the controller, and is the truth that claims
 //! are measured against.
 
-use std::{
-    collections::VecDeque,
-    hash::{Hash, Hasher},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::VecDeque, hash::Hash, sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use tokio::{sync::watch, time::Instant};
 
 use super::{
     choice::Chooser,
-    digest::{Folding, digest},
     report::{CanHappen, Violation},
     scenario::Scenario,
 };
 use crate::{
-    Command, Epoch, Event, JobSender, Manifest, OrderErrorKind, PhaseKind, PhaseRecord, Progress, RunId, StopRequest,
-    TaskError, TaskId, WorkerEvent, WorkerId, WorkerStopMode,
+    Command, Epoch, JobSender, Manifest, OrderErrorKind, PhaseKind, PhaseRecord, Progress, RunId, StopRequest, TaskId,
+    WorkerEvent, WorkerId,
 };
 
 pub(super) const JOB: &str = "job";
 /// The run that is explored; the runs before and after it are strangers.
 pub(super) const RUN: RunId = RunId::new(7);
-const SOURCE: TaskId = TaskId::new(0, 0);
+pub(super) const SOURCE: TaskId = TaskId::new(0, 0);
 const SINK: TaskId = TaskId::new(1, 0);
 const COMMITTING_SINK: TaskId = TaskId::new(1, 1);
 
@@ -45,10 +38,10 @@ pub(super) struct Task {
     pub(super) id: TaskId,
     pub(super) worker: usize,
     pub(super) has_commits: bool,
-    exhausted: bool,
+    pub(super) exhausted: bool,
     pub(super) acked: Option<Epoch>,
     /// Its last acknowledged checkpoint is the final one.
-    is_last: bool,
+    pub(super) is_last: bool,
     pub(super) committed: Option<Epoch>,
     pub(super) end: Option<End>,
 }
@@ -59,11 +52,11 @@ pub(super) struct Worker {
     pub(super) is_dead: bool,
     /// Alive, but deaf and mute.
     pub(super) is_frozen: bool,
-    newest: Option<(Epoch, bool)>,
-    stop: Option<u8>,
-    is_leaving: bool,
+    pub(super) newest: Option<(Epoch, bool)>,
+    pub(super) stop: Option<u8>,
+    pub(super) is_leaving: bool,
     /// It has said that it leaves.
-    has_left: bool,
+    pub(super) has_left: bool,
 }
 
 /// What is on its way in the world.
@@ -112,7 +105,7 @@ pub(super) enum Signal {
 pub(super) struct World {
     pub(super) chooser: Chooser,
     pub(super) scenario: &'static Scenario,
-    began: Instant,
+    pub(super) began: Instant,
     pub(super) tasks: [Task; 3],
     pub(super) workers: [Worker; 2],
     pub(super) queue: VecDeque<Pending>,
@@ -245,321 +238,6 @@ impl World {
     pub(super) fn phase_on_record(&self) -> Option<PhaseKind> {
         self.record.as_ref().map(|record| record.phase)
     }
-
-    // What workers do.
-
-    /// Carries an effect out.
-    pub(super) fn apply(&mut self, effect: &Effect) -> Result<(), Refusal> {
-        self.touch();
-        match effect {
-            Effect::Order(worker, command) => self.take_order(*worker, command).map_err(Refusal::Order),
-            Effect::Publish(manifest) => self.publish(manifest).map_err(Refusal::Store),
-            Effect::Write(record) => self.write(record).map_err(Refusal::Journal),
-            Effect::StopWorkers { force } => {
-                self.stop_workers(*force);
-                Ok(())
-            }
-        }
-    }
-
-    fn take_order(&mut self, at: usize, command: &Command) -> Result<(), OrderErrorKind> {
-        if self.workers[at].is_dead || self.workers[at].is_frozen {
-            return Err(OrderErrorKind::Unreachable);
-        }
-        match command {
-            Command::Checkpoint { epoch, then_stop } => self.checkpoint(at, *epoch, *then_stop),
-            Command::Commit { epoch, tasks } => {
-                let tasks: Vec<TaskId> = tasks.iter().map(|commit| commit.task).collect();
-                self.commit(at, *epoch, &tasks)
-            }
-            Command::Stop(mode) => {
-                if self.is_idle(at) {
-                    self.repeat(at);
-                    return Err(OrderErrorKind::NotRunning);
-                }
-                if self.workers[at].stop >= Some(*mode as u8) {
-                    self.repeat(at);
-                } else {
-                    self.stop(at, *mode);
-                }
-                Ok(())
-            }
-            Command::Release => {
-                if self.workers[at].is_leaving {
-                    self.repeat(at);
-                } else {
-                    self.stop(at, WorkerStopMode::Immediate);
-                    self.leave(at);
-                }
-                Ok(())
-            }
-        }
-    }
-
-    fn is_idle(&self, at: usize) -> bool {
-        self.tasks.iter().all(|task| task.worker != at || task.end.is_some())
-    }
-
-    fn checkpoint(&mut self, at: usize, epoch: Epoch, then_stop: bool) -> Result<(), OrderErrorKind> {
-        match self.workers[at].newest {
-            Some((newest, _)) if epoch < newest => return Ok(()),
-            Some(newest) if newest == (epoch, then_stop) => {
-                self.repeat(at);
-                return Ok(());
-            }
-            Some((newest, _)) if newest == epoch => return Err(OrderErrorKind::Rejected),
-            _ => {}
-        }
-        if self.workers[at].stop == Some(WorkerStopMode::Immediate as u8) {
-            return Err(OrderErrorKind::Rejected);
-        }
-        self.workers[at].newest = Some((epoch, then_stop));
-        for task in 0..self.tasks.len() {
-            if self.tasks[task].worker == at && self.tasks[task].end.is_none() {
-                self.snapshot(task, epoch, then_stop);
-            }
-        }
-        if self.is_idle(at) {
-            self.repeat(at);
-        }
-        Ok(())
-    }
-
-    fn snapshot(&mut self, at: usize, epoch: Epoch, then_stop: bool) {
-        let task = &mut self.tasks[at];
-        (task.acked, task.is_last) = (Some(epoch), then_stop);
-        let ends = then_stop && !task.has_commits;
-        let event = Self::acknowledgement(task, epoch);
-        self.say(self.tasks[at].worker, event);
-        if ends {
-            self.end(at, End::Finished);
-        }
-    }
-
-    fn acknowledgement(task: &Task, epoch: Epoch) -> Event {
-        let commit = task.has_commits.then(|| Bytes::from_static(b"commit"));
-        Event::CheckpointCompleted { task: task.id, epoch, snapshot: Bytes::from_static(b"state"), commit }
-    }
-
-    fn commit(&mut self, at: usize, epoch: Epoch, tasks: &[TaskId]) -> Result<(), OrderErrorKind> {
-        let mut answer = Ok(());
-        let mut repeated = false;
-        for position in 0..self.tasks.len() {
-            let task = &mut self.tasks[position];
-            if !tasks.contains(&task.id) || task.committed > Some(epoch) {
-                continue;
-            }
-            if task.committed == Some(epoch) {
-                repeated = true;
-            } else if task.end.is_some() {
-                (repeated, answer) = (true, Err(OrderErrorKind::NotRunning));
-            } else {
-                task.committed = Some(epoch);
-                let (id, ends) = (task.id, task.is_last);
-                self.say(at, Event::CommitCompleted { task: id, epoch });
-                if ends {
-                    self.end(position, End::Finished);
-                }
-            }
-        }
-        if repeated {
-            self.repeat(at);
-        }
-        answer
-    }
-
-    fn stop(&mut self, at: usize, mode: WorkerStopMode) {
-        self.workers[at].stop = self.workers[at].stop.max(Some(mode as u8));
-        let how = if mode == WorkerStopMode::Graceful { End::Finished } else { End::Halted };
-        for task in 0..self.tasks.len() {
-            if self.tasks[task].worker == at && self.tasks[task].end.is_none() {
-                self.end(task, how);
-            }
-        }
-    }
-
-    /// The worker leaves as soon as all of its tasks have ended.
-    fn leave(&mut self, at: usize) {
-        self.workers[at].is_leaving = true;
-        if self.is_idle(at) && !self.workers[at].has_left {
-            self.workers[at].has_left = true;
-            self.say(at, Event::WorkerFinished);
-            self.push(Item::Exit(at));
-        }
-    }
-
-    pub(super) fn end(&mut self, at: usize, how: End) {
-        self.tasks[at].end = Some(how);
-        let (id, worker) = (self.tasks[at].id, self.tasks[at].worker);
-        if how != End::Killed {
-            self.say(worker, Self::ending(id, how));
-            if self.workers[worker].is_leaving {
-                self.leave(worker);
-            }
-        }
-    }
-
-    fn ending(task: TaskId, how: End) -> Event {
-        match how {
-            End::Failed => Event::TaskFailed { task, error: TaskError::retryable("out of disk") },
-            _ => Event::TaskFinished { task },
-        }
-    }
-
-    /// The source has read its whole input.
-    pub(super) fn exhaust(&mut self) {
-        if !self.tasks[0].exhausted && self.tasks[0].end.is_none() {
-            self.tasks[0].exhausted = true;
-            self.say(0, Event::SourceExhausted { task: SOURCE });
-        }
-    }
-
-    pub(super) fn can_exhaust(&self) -> bool {
-        !self.tasks[0].exhausted && self.tasks[0].end.is_none() && !self.workers[0].is_frozen
-    }
-
-    /// A worker says again what it has said, as the worker kit does.
-    fn repeat(&mut self, at: usize) {
-        for task in self.tasks.into_iter().filter(|task| task.worker == at) {
-            if task.exhausted {
-                self.say(at, Event::SourceExhausted { task: task.id });
-            }
-            if let Some(epoch) = task.acked {
-                if let Some(committed) = task.committed.filter(|committed| *committed < epoch) {
-                    self.say(at, Event::CommitCompleted { task: task.id, epoch: committed });
-                }
-                self.say(at, Self::acknowledgement(&task, epoch));
-                if task.committed == Some(epoch) {
-                    self.say(at, Event::CommitCompleted { task: task.id, epoch });
-                }
-            }
-            if let Some(how) = task.end {
-                self.say(at, Self::ending(task.id, how));
-            }
-        }
-        if self.workers[at].has_left {
-            self.say(at, Event::WorkerFinished);
-        }
-    }
-
-    fn say(&mut self, at: usize, event: Event) {
-        self.push(Item::Event(WorkerEvent::new(RUN, Self::worker_id(at), event)));
-    }
-
-    fn push(&mut self, item: Item) {
-        // What waits already need not wait twice.
-        if !self.queue.iter().any(|pending| pending.item == item) {
-            self.queue.push_back(Pending { item, not_before: 0 });
-        }
-    }
-
-    fn stop_workers(&mut self, force: bool) {
-        for at in 0..2 {
-            let worker = self.workers[at];
-            if worker.is_dead {
-                continue;
-            }
-            if force {
-                self.push(Item::Kill(at));
-            } else if !worker.is_frozen && !worker.is_leaving {
-                self.stop(at, WorkerStopMode::Immediate);
-                self.leave(at);
-            }
-        }
-    }
-
-    /// The worker runs no code any more.
-    pub(super) fn die(&mut self, at: usize) {
-        self.touch();
-        self.workers[at].is_dead = true;
-        for task in 0..self.tasks.len() {
-            if self.tasks[task].worker == at && self.tasks[task].end.is_none() {
-                self.tasks[task].end = Some(End::Killed);
-            }
-        }
-        // What the kernel had taken in from it still arrives; it ends only once.
-        self.queue.retain(|pending| !matches!(pending.item, Item::Exit(it) | Item::Kill(it) if it == at));
-    }
-
-    /// Everything that decides what happens from here on, as far as it can be seen from outside of the futures.
-    fn digest(&self) -> u64 {
-        let mut hasher = Folding::default();
-        let now = self.now();
-        (now, self.attempt, self.scenario.name.len(), self.scenario.opening, self.scenario.spent).hash(&mut hasher);
-        (self.scenario.commits, self.scenario.periodic, self.scenario.detached).hash(&mut hasher);
-        (&self.tasks, &self.workers, self.neighbour_is_alive, self.asked, self.final_epoch).hash(&mut hasher);
-        for pending in &self.queue {
-            (digest_of_item(&pending.item), pending.not_before).hash(&mut hasher);
-        }
-        for (due, effect) in &self.late {
-            (due, digest_of_effect(effect)).hash(&mut hasher);
-        }
-        for manifest in &self.manifests {
-            digest_of_manifest(manifest).hash(&mut hasher);
-        }
-        if let Some(record) = &self.record {
-            digest_of_record(record).hash(&mut hasher);
-        }
-        (&self.calls, self.told, self.sent, &self.plan, self.sender.is_some()).hash(&mut hasher);
-        if let Some(progress) = &self.progress {
-            let progress = progress.borrow();
-            (progress.phase, progress.status, progress.requested, progress.alive, progress.retries).hash(&mut hasher);
-            // The clocks agree, so instants are as good as what has gone by since.
-            (progress.since - self.began, progress.deadline.map(|at| at.saturating_duration_since(self.began)))
-                .hash(&mut hasher);
-        }
-        hasher.finish()
-    }
-}
-
-fn digest_of_item(item: &Item) -> u64 {
-    match item {
-        Item::Event(event) => digest_of_event(event),
-        Item::Exit(at) => 1 + *at as u64,
-        Item::Kill(at) => 11 + *at as u64,
-    }
-}
-
-pub(super) fn digest_of_event(event: &WorkerEvent) -> u64 {
-    let head = (event.run, event.worker, std::mem::discriminant(&event.event));
-    match &event.event {
-        Event::CheckpointCompleted { task, epoch, .. } | Event::CommitCompleted { task, epoch } => {
-            digest(&(head, task, epoch))
-        }
-        Event::SourceExhausted { task } | Event::TaskFinished { task } | Event::TaskFailed { task, .. } => {
-            digest(&(head, task))
-        }
-        _ => digest(&head),
-    }
-}
-
-pub(super) fn digest_of_command(command: &Command) -> u64 {
-    let kind = std::mem::discriminant(command);
-    match command {
-        Command::Checkpoint { epoch, then_stop } => digest(&(kind, epoch, then_stop)),
-        Command::Commit { epoch, .. } => digest(&(kind, epoch)),
-        Command::Stop(mode) => digest(&(kind, mode)),
-        Command::Release => digest(&kind),
-    }
-}
-
-fn digest_of_effect(effect: &Effect) -> u64 {
-    match effect {
-        Effect::Order(at, command) => digest(&(at, digest_of_command(command))),
-        Effect::Publish(manifest) => digest_of_manifest(manifest),
-        Effect::Write(record) => digest_of_record(record),
-        Effect::StopWorkers { force } => digest(&(7_u8, force)),
-    }
-}
-
-fn digest_of_manifest(manifest: &Manifest) -> u64 {
-    let finished: u64 = manifest.tasks.iter().fold(1, |sum, task| sum * 2 + u64::from(task.finished));
-    digest(&(manifest.epoch, manifest.then_stop, finished))
-}
-
-fn digest_of_record(record: &PhaseRecord) -> u64 {
-    let PhaseRecord { revision, phase, requested, final_epoch, last_complete, killed_workers, attempt, .. } = record;
-    digest(&(revision, phase, requested, final_epoch, last_complete, killed_workers, attempt))
 }
 
 /// The world, as its parts share it.

@@ -1,0 +1,24 @@
+//! A controller, a scheduler and a journal that do as a test says, and write down what they were told. With tokio's paused clock
+//! (`#[tokio::test(start_paused = true)]`) a test of minutes takes none.
+//!
+//! Each is a handle: clone it, give one to the job, and keep one to script it and to read what it was told.
+
+mod controller;
+mod journal;
+mod scheduler;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+pub use controller::{Does, ScriptedController, Told};
+pub use journal::{JournalAnswer, ScriptedJournal};
+pub use scheduler::{Call, SchedulerAnswer, ScriptedScheduler};
+
+/// A script stays readable after a panic elsewhere: the test is about to fail anyway, and should say why.
+fn lock<T>(script: &Mutex<T>) -> MutexGuard<'_, T> {
+    script.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The next answer; the last one is repeated.
+fn next_of<A: Copy + Default>(answers: &mut Vec<A>) -> A {
+    if answers.len() > 1 { answers.remove(0) } else { answers.first().copied().unwrap_or_default() }
+}

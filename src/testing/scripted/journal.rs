@@ -1,0 +1,93 @@
+//! A journal in memory that fails when the test says so.
+
+use std::{
+    future::pending,
+    sync::{Arc, Mutex},
+};
+
+use super::{lock, next_of};
+use crate::{JobId, Journal, JournalError, PhaseKind, PhaseRecord, Write, may_write};
+
+/// How a journal answers a write.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum JournalAnswer {
+    /// It writes.
+    #[default]
+    Writes,
+    /// It does not write, and says that it can't now.
+    Unavailable,
+    /// It writes, and says that it can't now: the answer was lost.
+    WritesAndFails,
+    /// It does not write, and says nothing.
+    Hangs,
+}
+
+#[derive(Debug, Default)]
+struct Book {
+    records: Vec<PhaseRecord>,
+    answers: Vec<JournalAnswer>,
+}
+
+/// A [`Journal`] in memory, for one job at a time, with the contract's compare-and-set. It outlives the job that writes into it, so a test
+/// can drop the job, load the record, and rehydrate.
+///
+/// ```
+/// use winddown::{JobContext, PhaseKind, Policy, RunId, drive, testing::scripted::*};
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let journal = ScriptedJournal::default();
+/// journal.answers([JournalAnswer::WritesAndFails, JournalAnswer::Writes]);
+///
+/// let builder = JobContext::builder("wordcount", RunId::new(1)).journal(journal.clone());
+/// let (mut job, running) = builder.build(ScriptedController::new(4), ScriptedScheduler::new([1, 2]));
+/// let stopping = running.force(&mut job)?;
+/// let _receipt = drive(stopping, &mut job, &Policy::escalate()).await?;
+/// assert_eq!(journal.phases(), [PhaseKind::StoppingForce, PhaseKind::StoppedKilled]);
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct ScriptedJournal(Arc<Mutex<Book>>);
+
+impl ScriptedJournal {
+    /// It answers writes like this, one after the other; the last answer is repeated.
+    pub fn answers(&self, answers: impl IntoIterator<Item = JournalAnswer>) -> &Self {
+        lock(&self.0).answers = answers.into_iter().collect();
+        self
+    }
+
+    /// Every record that was written, the newest last.
+    pub fn records(&self) -> Vec<PhaseRecord> {
+        lock(&self.0).records.clone()
+    }
+
+    /// The phases of the records.
+    pub fn phases(&self) -> Vec<PhaseKind> {
+        lock(&self.0).records.iter().map(|record| record.phase).collect()
+    }
+}
+
+impl Journal for ScriptedJournal {
+    async fn load(&self, job: &JobId) -> Result<Option<PhaseRecord>, JournalError> {
+        Ok(lock(&self.0).records.last().filter(|record| record.job == *job).cloned())
+    }
+
+    async fn write(&self, record: &PhaseRecord) -> Result<(), JournalError> {
+        let answer = {
+            let mut book = lock(&self.0);
+            let answer = next_of(&mut book.answers);
+            let writes = matches!(answer, JournalAnswer::Writes | JournalAnswer::WritesAndFails);
+            if writes && may_write(book.records.last(), record)? == Write::Needed {
+                book.records.push(record.clone());
+            }
+            answer
+        };
+        match answer {
+            JournalAnswer::Writes => Ok(()),
+            JournalAnswer::Unavailable | JournalAnswer::WritesAndFails => {
+                Err(JournalError::Unavailable("scripted".into()))
+            }
+            JournalAnswer::Hangs => pending().await,
+        }
+    }
+}
