@@ -38,10 +38,9 @@ async fn i7_the_record_does_not_go_backwards_from_the_end() {
         let stopping = running.stop_with_checkpoint(&mut job).unwrap();
         let receipt = drive(stopping, &mut job, &Policy::give_back()).await.unwrap();
         assert_eq!((receipt.stopped.name(), receipt.retries), ("checkpointed", 1), "{lost:?}");
-        use PhaseKind::{CheckpointStopping, StoppedCheckpointed};
         let mut phases = parts.2.phases();
         phases.dedup();
-        assert_eq!(phases, [CheckpointStopping, StoppedCheckpointed], "{lost:?}");
+        assert_eq!(phases, [PhaseKind::CheckpointStopping, PhaseKind::StoppedCheckpointed], "{lost:?}");
         // What was proven is not proven anew: nobody is asked to leave twice.
         let asked = parts.1.calls().iter().filter(|(call, _)| *call == Call::Ask).count();
         assert_eq!(asked, 1, "{lost:?}");

@@ -43,7 +43,8 @@ struct Book {
 /// let (mut job, running) = builder.build(ScriptedController::new(4), ScriptedScheduler::new([1, 2]));
 /// let stopping = running.force(&mut job)?;
 /// let _receipt = drive(stopping, &mut job, &Policy::escalate()).await?;
-/// assert_eq!(journal.phases(), [PhaseKind::StoppingForce, PhaseKind::StoppedKilled]);
+/// assert_eq!(journal.phases().first(), Some(&PhaseKind::StoppingForce));
+/// assert_eq!(journal.phases().last(), Some(&PhaseKind::StoppedKilled));
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Debug, Default)]
