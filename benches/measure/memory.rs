@@ -17,7 +17,7 @@ use winddown::*;
 use super::{
     Scale,
     fleet::{self, Workers, allow_many_files},
-    jobs::{NoController, NoScheduler},
+    jobs::{self, NoController, NoScheduler},
 };
 use crate::report::{
     self,
@@ -41,20 +41,29 @@ fn id(number: u64) -> JobId {
     format!("job-{number:06}").as_str().into()
 }
 
+/// Takes a job into the phase.
+fn enter<C: JobController, S>(
+    kind: PhaseKind,
+    running: Running,
+    job: &mut JobContext<C, S>,
+) -> report::Result<AnyPhase> {
+    Ok(match kind {
+        PhaseKind::Finishing => running.finish(job)?.into(),
+        PhaseKind::CheckpointStopping => running.stop_with_checkpoint(job)?.into(),
+        PhaseKind::StoppingGraceful => running.stop_gracefully(job)?.into(),
+        PhaseKind::StoppingImmediate => running.stop_immediately(job)?.into(),
+        PhaseKind::StoppingForce => running.force(job)?.into(),
+        _ => running.into(),
+    })
+}
+
 /// Takes a job into the phase, and drives it from there.
 fn driven<C, S>(kind: PhaseKind, (mut job, running): (JobContext<C, S>, Running)) -> report::Result<Driven>
 where
     C: JobController + Attachment + 'static,
     S: Scheduler + 'static,
 {
-    let phase: AnyPhase = match kind {
-        PhaseKind::Finishing => running.finish(&mut job)?.into(),
-        PhaseKind::CheckpointStopping => running.stop_with_checkpoint(&mut job)?.into(),
-        PhaseKind::StoppingGraceful => running.stop_gracefully(&mut job)?.into(),
-        PhaseKind::StoppingImmediate => running.stop_immediately(&mut job)?.into(),
-        PhaseKind::StoppingForce => running.force(&mut job)?.into(),
-        _ => running.into(),
-    };
+    let phase = enter(kind, running, &mut job)?;
     Ok(Box::pin(async move {
         if drive(phase, &mut job, &Policy::keep_trying()).await.is_ok() {
             eprintln!("a job that was to wait has stopped");
@@ -98,6 +107,23 @@ fn bytes_each(
     });
     // Dropped on the runtime, as its parts ask for.
     runtime.block_on(async { drop(driven) });
+    #[expect(clippy::cast_precision_loss, reason = "of counts far below 2^52")]
+    outcome.map(|()| counted.bytes_current as f64 / jobs as f64)
+}
+
+/// The machine's own share: the context with its mailbox and live progress, and the phase. Nobody drives it.
+fn at_rest(kind: PhaseKind, jobs: usize) -> report::Result<f64> {
+    let mut resting = Vec::new();
+    let mut outcome = Ok(());
+    let counted = allocation_counter::measure(|| {
+        resting.reserve_exact(jobs);
+        outcome = (0..jobs as u64).try_for_each(|number| {
+            let (mut job, running) = jobs::job(&id(number), 1);
+            let phase = enter(kind, running, &mut job)?;
+            resting.push((job, phase));
+            Ok(())
+        });
+    });
     #[expect(clippy::cast_precision_loss, reason = "of counts far below 2^52")]
     outcome.map(|()| counted.bytes_current as f64 / jobs as f64)
 }
@@ -224,6 +250,7 @@ pub(super) fn memory(scale: Scale) -> report::Result<Memory> {
     for kind in PHASES {
         rows.push(MemoryRow {
             phase: kind.name().to_owned(),
+            at_rest: at_rest(kind, jobs)?,
             machine: machine(&runtime, kind, jobs)?,
             embedded: embedded(&runtime, kind, jobs)?,
             grpc: grpc(&runtime, kind, grpc_jobs)?,

@@ -163,6 +163,9 @@ pub(crate) struct Memory {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct MemoryRow {
     pub(crate) phase: String,
+    /// The machine's own share.
+    pub(crate) at_rest: f64,
+    /// The same while it is driven: with the future.
     pub(crate) machine: f64,
     pub(crate) embedded: f64,
     pub(crate) grpc: f64,

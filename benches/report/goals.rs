@@ -237,7 +237,7 @@ fn backlog(report: &Report) -> Vec<Goal> {
 
 fn memory(report: &Report) -> Vec<Goal> {
     let memory = report.memory.as_ref().map(|it| &it.result);
-    let largest = memory.and_then(|it| it.rows.iter().max_by(|one, other| one.machine.total_cmp(&other.machine)));
+    let largest = memory.and_then(|it| it.rows.iter().max_by(|one, other| one.at_rest.total_cmp(&other.at_rest)));
     let future = memory.and_then(|it| it.futures.iter().max_by_key(|(_, size)| **size));
     #[expect(clippy::cast_precision_loss, reason = "of a small count")]
     let size = future.map(|(_, size)| *size as f64);
@@ -245,7 +245,7 @@ fn memory(report: &Report) -> Vec<Goal> {
         Goal {
             item: "Memory",
             text: "the machine's own share of a job",
-            figure: largest.map(|row| row.machine),
+            figure: largest.map(|row| row.at_rest),
             unit: "bytes",
             bound: Bound::AtMost(1024.0),
             of: largest.map(|row| format!("`{}`", row.phase)).unwrap_or_default(),

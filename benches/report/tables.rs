@@ -151,14 +151,20 @@ fn memory(it: &Measured<super::data::Memory>) -> String {
     let result = &it.result;
     let head = [
         "phase",
-        &format!("the machine alone, {} jobs", number_of(result.jobs)),
-        &format!("with the embedded cluster, {} jobs", number_of(result.jobs)),
-        &format!("over gRPC, {} jobs", number_of(result.grpc_jobs)),
+        "the machine's own share",
+        "while it is driven",
+        "with the embedded cluster",
+        "over gRPC",
     ];
     let rows = result.rows.iter().map(|row| {
-        vec![format!("`{}`", row.phase), number(row.machine.round()), number(row.embedded.round()), number(row.grpc.round())]
+        let bytes = [row.at_rest, row.machine, row.embedded, row.grpc].map(|bytes| number(bytes.round()));
+        let mut cells = vec![format!("`{}`", row.phase)];
+        cells.extend(bytes);
+        cells
     });
     let mut text = with(it, &head, rows);
+    let (jobs, grpc_jobs) = (number_of(result.jobs), number_of(result.grpc_jobs));
+    let _ = writeln!(text, "\nEach of {jobs} jobs; over gRPC of {grpc_jobs}, since each takes two open files.");
     text += "\n| future | bytes |\n|---|---|\n";
     for (name, size) in &result.futures {
         let _ = writeln!(text, "| `{name}` | {} |", number_of(*size));
