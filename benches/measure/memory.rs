@@ -148,12 +148,14 @@ fn embedded(runtime: &Runtime, kind: PhaseKind, jobs: usize) -> report::Result<f
 }
 
 /// A job with one worker over gRPC, which takes every order and answers no stop. Its connection is open in every phase.
-fn grpc(runtime: &Runtime, kind: PhaseKind, jobs: usize) -> report::Result<f64> {
+fn grpc(kind: PhaseKind, jobs: usize) -> report::Result<f64> {
+    // Of its own, so that the connections of the phase before are not closed on it, and counted.
+    let runtime = current_thread()?;
     let worker = WorkerId::new(1);
     let (workers, store, topology) = (Workers::start(1)?, store(), fleet::topology(1)?);
     workers.behave(0, Some(worker));
     let settle = [Duration::from_millis(100), Duration::from_millis(100), Duration::from_millis(300)];
-    bytes_each(runtime, jobs, &settle, |number| {
+    bytes_each(&runtime, jobs, &settle, |number| {
         let transport = fleet::transport(workers.address, &topology)?;
         let opened = Arc::clone(&transport);
         tokio::spawn(async move {
@@ -241,10 +243,14 @@ fn at_once(runtime: &Runtime, jobs: usize) -> report::Result<AtOnce> {
     Ok(AtOnce { jobs, seconds: outcome?.as_secs_f64(), peak_bytes_per_job })
 }
 
+fn current_thread() -> report::Result<Runtime> {
+    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
+}
+
 /// Item 6.
 pub(super) fn memory(scale: Scale) -> report::Result<Memory> {
     allow_many_files()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = current_thread()?;
     let (jobs, grpc_jobs) = (scale.pick(10, 1000, 100_000), scale.pick(3, 100, 1000));
     let mut rows = Vec::new();
     for kind in PHASES {
@@ -253,7 +259,7 @@ pub(super) fn memory(scale: Scale) -> report::Result<Memory> {
             at_rest: at_rest(kind, jobs)?,
             machine: machine(&runtime, kind, jobs)?,
             embedded: embedded(&runtime, kind, jobs)?,
-            grpc: grpc(&runtime, kind, grpc_jobs)?,
+            grpc: grpc(kind, grpc_jobs)?,
         });
     }
     let futures = runtime.block_on(async { futures() })?;

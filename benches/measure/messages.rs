@@ -197,7 +197,8 @@ fn row(tasks: u32, kind: Kind, scale: Scale) -> Result<MessageRow> {
     }
     let figures = interleave(scale.pick(2, 5, 9), &mut contenders)?;
     drop(contenders);
-    let mut model = fresh.clone();
+    // Not a clone, whose queue has no room set aside.
+    let mut model = model(tasks, kind, now)?;
     let counted = allocation_counter::measure(|| {
         black_box(take_in(&mut model, kind, &order, now));
     });
