@@ -9,7 +9,10 @@ use std::{
 };
 
 use tokio::{runtime::Runtime, sync::mpsc};
-use winddown::*;
+use winddown::{
+    AfterRunning, Applied, CheckpointStart, ControllerError, Event, JobContext, JobController, JobSender, Mailbox,
+    Rejection, RunFailure, RunId, RunStatus, StopRequest, WorkerEvent, WorkerId, WorkerStopMode,
+};
 
 use super::{
     Scale,

@@ -7,10 +7,7 @@ use std::{
 
 use futures_util::future::join_all;
 use tokio::runtime::Runtime;
-use winddown::{
-    ClusterController, JobController, Limits, Topology, WorkerId, WorkerStopMode,
-    grpc::GrpcTransport,
-};
+use winddown::{ClusterController, JobController, Limits, Topology, WorkerId, WorkerStopMode, grpc::GrpcTransport};
 
 use super::{
     Scale,
@@ -159,11 +156,8 @@ pub(super) fn fan_out(scale: Scale) -> Result<FanOut> {
 
 fn row(bench: &Bench, handler_ms: u64, first: f64, scale: Scale) -> Result<FanOutRow> {
     let workers = bench.clients.len();
-    let mut contenders: [Contender; 3] = [
-        Box::new(|| bench.one_call()),
-        Box::new(|| bench.ours()),
-        Box::new(|| bench.join_all()),
-    ];
+    let mut contenders: [Contender; 3] =
+        [Box::new(|| bench.one_call()), Box::new(|| bench.ours()), Box::new(|| bench.join_all())];
     let mut figures = interleave(scale.pick(2, 7, 15), &mut contenders)?;
     let start = Instant::now();
     let mut sequential = vec![bench.one_after_the_other()?];

@@ -2,7 +2,10 @@
 
 use std::{future::pending, time::Instant};
 
-use winddown::*;
+use winddown::{
+    Applied, CheckpointStart, ControllerError, Count, Epoch, JobContext, JobController, JobId, Rejection, RunFailure,
+    RunId, RunStatus, Running, Scheduler, SchedulerError, WorkerEvent, WorkerId, WorkerStopMode,
+};
 
 /// A controller of a run that goes on for ever. It takes no memory of its own, and tells the mailbox's reader nothing.
 pub(super) struct NoController;

@@ -12,7 +12,11 @@ use std::{
 
 use object_store::memory::InMemory;
 use tokio::{runtime::Runtime, task::JoinSet, time::sleep};
-use winddown::*;
+use winddown::{
+    AnyPhase, Attachment, ClusterController, Command, DynCheckpointStore, EmbeddedCluster, EmbeddedRun, Epoch,
+    JobContext, JobController, JobId, Limits, Mailbox, ObjectStoreCheckpoints, Order, PhaseKind, Policy, RunId,
+    Running, Scheduler, StopRequest, TaskContext, TaskError, TaskOrder, Transport, WorkerId, drive,
+};
 
 use super::{
     Scale,

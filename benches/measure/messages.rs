@@ -8,10 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use winddown::{
-    Epoch, Event, Role, RunId, TaskId, Topology, WorkerEvent, WorkerId, WorkerStopMode,
-    model::RunModel,
-};
+use winddown::{Epoch, Event, Role, RunId, TaskId, Topology, WorkerEvent, WorkerId, WorkerStopMode, model::RunModel};
 
 use super::{
     Scale, callgrind,
@@ -68,7 +65,7 @@ impl Kind {
 
 /// A run that is being stopped.
 fn model(tasks: u32, kind: Kind, now: Instant) -> Result<RunModel> {
-    let placement = (0..tasks).map(|task| worker_of(task));
+    let placement = (0..tasks).map(worker_of);
     let topology = Topology::builder().operator("source", Role::Source, placement).build()?;
     let mut model = RunModel::new(Arc::new(topology), RUN, Duration::from_secs(30), None, now);
     if kind == Kind::SnapshotsAtRandom {
@@ -203,9 +200,10 @@ fn row(tasks: u32, kind: Kind, scale: Scale) -> Result<MessageRow> {
         black_box(take_in(&mut model, kind, &order, now));
     });
     let times = scale.pick(100, 1000, 1000).min(order.len() / 2);
-    let instructions = match scale {
-        Scale::Smoke => None,
-        _ => callgrind::instructions(&format!("message-{}-{tasks}", kind.tag()), times)?,
+    let instructions = if scale == Scale::Smoke {
+        None
+    } else {
+        callgrind::instructions(&format!("message-{}-{tasks}", kind.tag()), times)?
     };
     #[expect(clippy::cast_precision_loss, reason = "of counts far below 2^52")]
     Ok(MessageRow {
@@ -220,7 +218,9 @@ fn row(tasks: u32, kind: Kind, scale: Scale) -> Result<MessageRow> {
 
 /// Takes in so many messages in a run of so many tasks.
 pub(super) fn probe(what: &str, times: usize) -> Result<bool> {
-    let Some((tag, tasks)) = what.strip_prefix("message-").and_then(|rest| rest.split_once('-')) else { return Ok(false) };
+    let Some((tag, tasks)) = what.strip_prefix("message-").and_then(|rest| rest.split_once('-')) else {
+        return Ok(false);
+    };
     let kind = Kind::ALL.into_iter().find(|kind| kind.tag() == tag).ok_or("no such message")?;
     let (tasks, now) = (tasks.parse()?, Instant::now());
     let (mut model, order) = (model(tasks, kind, now)?, order(tasks, kind));

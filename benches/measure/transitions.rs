@@ -125,13 +125,12 @@ fn row<W: Way>(ns: Vec<f64>, scale: Scale) -> Result<TransitionRow> {
     let counted = allocation_counter::measure(|| ended = Some(W::walk(job)));
     ended.ok_or("it was not walked")??;
     let steps = u32::try_from(WALK.len())?;
-    let instructions = match scale {
-        Scale::Smoke => None,
-        _ => {
-            let walked = callgrind::instructions(&format!("walk-{}", W::TAG), BATCH)?;
-            let made = callgrind::instructions(&format!("make-{}", W::TAG), BATCH)?;
-            walked.zip(made).map(|(walked, made)| (walked - made) / f64::from(steps))
-        }
+    let instructions = if scale == Scale::Smoke {
+        None
+    } else {
+        let walked = callgrind::instructions(&format!("walk-{}", W::TAG), BATCH)?;
+        let made = callgrind::instructions(&format!("make-{}", W::TAG), BATCH)?;
+        walked.zip(made).map(|(walked, made)| (walked - made) / f64::from(steps))
     };
     #[expect(clippy::cast_precision_loss, reason = "of a small count")]
     let allocations = counted.count_total as f64 / f64::from(steps);
@@ -144,7 +143,9 @@ pub(super) fn transitions(scale: Scale) -> Result<Transitions> {
         [Box::new(timed::<Typed>), Box::new(timed::<Matched>), Box::new(timed::<Boxed>)];
     let mut figures = interleave(scale.pick(2, 21, 101), &mut contenders)?.into_iter();
     let mut next = || figures.next().unwrap_or_default();
-    Ok(Transitions { rows: vec![row::<Typed>(next(), scale)?, row::<Matched>(next(), scale)?, row::<Boxed>(next(), scale)?] })
+    Ok(Transitions {
+        rows: vec![row::<Typed>(next(), scale)?, row::<Matched>(next(), scale)?, row::<Boxed>(next(), scale)?],
+    })
 }
 
 /// Makes so many jobs, and walks them if that is asked for.

@@ -35,7 +35,9 @@ impl Wordcount {
         let here = std::env::current_exe()?;
         let profile = here.parent().and_then(Path::parent).ok_or("expected to be in a target folder")?;
         let mut cargo = Command::new(cargo());
-        cargo.args(["build", "--quiet", "--example", "wordcount", "--manifest-path"]).arg(repository().join("Cargo.toml"));
+        cargo
+            .args(["build", "--quiet", "--example", "wordcount", "--manifest-path"])
+            .arg(repository().join("Cargo.toml"));
         cargo.arg("--target-dir").arg(profile.parent().ok_or("expected to be in a target folder")?);
         if profile.ends_with("release") {
             cargo.arg("--release");

@@ -1,6 +1,9 @@
 //! What the measurements say: their figures as data, the goals that they are held against, and the page made of both. It measures
 //! nothing itself, so that a test can make the page again from the stored figures.
-#![allow(dead_code, reason = "the bench prints tables, the example writes the page, the test compares it: each uses its part")]
+#![allow(
+    dead_code,
+    reason = "the bench prints tables, the example writes the page, the test compares it: each uses its part"
+)]
 
 pub(crate) mod data;
 pub(crate) mod goals;

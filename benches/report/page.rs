@@ -1,6 +1,10 @@
 //! `docs/performance.md`: a template, and the figures in it.
 
-use super::{Result, data::{Circumstances, Report}, goals, plots, tables};
+use super::{
+    Result,
+    data::{Circumstances, Report},
+    goals, plots, tables,
+};
 
 /// The figures that the page was made of.
 pub(crate) const DATA: &str = "docs/performance/data.json";
@@ -17,11 +21,13 @@ pub(crate) fn files(report: &Report) -> Result<Vec<(String, String)>> {
         match line.strip_prefix("{{").and_then(|line| line.strip_suffix("}}")) {
             Some("goals") => page += &goals::table(report),
             Some("machine") => page += &machine(report),
-            Some(picture) if picture.ends_with(".svg") => {
-                if pictures.iter().any(|(file, _)| *file == picture) {
-                    page += &format!("![{}](performance/{picture})\n", picture.trim_end_matches(".svg"));
-                }
+            Some(name) if pictures.iter().any(|(file, _)| *file == name) => {
+                page += "![](performance/";
+                page += name;
+                page += ")\n";
             }
+            // A picture that there are no figures for.
+            Some(name) if name.contains('.') => {}
             Some(section) => page += &tables::section(section, report),
             None => {
                 page += line;

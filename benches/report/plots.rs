@@ -52,7 +52,9 @@ fn messages(report: &Report) -> Vec<Curve> {
     for row in rows {
         let Some(scan) = &row.scan_ns else { continue };
         let order = row.message.replace("task finished, ", "").replace(" for a scan", "");
-        for (name, time) in [(format!("scan, {order}"), scan.median), (format!("winddown, {order}"), row.ours_ns.median)] {
+        for (name, time) in
+            [(format!("scan, {order}"), scan.median), (format!("winddown, {order}"), row.ours_ns.median)]
+        {
             let point = (count(row.tasks), time);
             match curves.iter_mut().find(|(known, _)| *known == name) {
                 Some((_, points)) => points.push(point),
@@ -126,7 +128,10 @@ fn draw(title: &str, x_label: &str, y_label: &str, curves: &[Curve]) -> Result<S
             drawn.label(name).legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], color.stroke_width(3)));
         }
         let legend = &mut chart.configure_series_labels();
-        legend.position(SeriesLabelPosition::UpperLeft).background_style(WHITE.mix(0.85)).border_style(RGBColor(0xcc, 0xcc, 0xcc));
+        legend
+            .position(SeriesLabelPosition::UpperLeft)
+            .background_style(WHITE.mix(0.85))
+            .border_style(RGBColor(0xcc, 0xcc, 0xcc));
         legend.draw().map_err(|error| error.to_string())?;
         area.present().map_err(|error| error.to_string())?;
     }

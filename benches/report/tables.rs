@@ -10,15 +10,15 @@ use super::{
 /// The tables of a section, by its name on the command line.
 pub(crate) fn section(name: &str, report: &Report) -> String {
     let table = match name {
-        "fan-out" => report.fan_out.as_ref().map(|it| fan_out(it)),
-        "sick-worker" => report.sick_worker.as_ref().map(|it| sick_worker(it)),
-        "messages" => report.messages.as_ref().map(|it| messages(it)),
-        "transitions" => report.transitions.as_ref().map(|it| transitions(it)),
-        "backlog" => report.backlog.as_ref().map(|it| backlog(it)),
-        "memory" => report.memory.as_ref().map(|it| memory(it)),
-        "shutdown" => report.shutdown.as_ref().map(|it| shutdown(it)),
-        "throughput" => report.throughput.as_ref().map(|it| throughput(it)),
-        "builds" => report.builds.as_ref().map(|it| builds(it)),
+        "fan-out" => report.fan_out.as_ref().map(fan_out),
+        "sick-worker" => report.sick_worker.as_ref().map(sick_worker),
+        "messages" => report.messages.as_ref().map(messages),
+        "transitions" => report.transitions.as_ref().map(transitions),
+        "backlog" => report.backlog.as_ref().map(backlog),
+        "memory" => report.memory.as_ref().map(memory),
+        "shutdown" => report.shutdown.as_ref().map(shutdown),
+        "throughput" => report.throughput.as_ref().map(throughput),
+        "builds" => report.builds.as_ref().map(builds),
         _ => None,
     };
     table.unwrap_or_else(|| "Not measured yet.\n".to_owned())
@@ -100,7 +100,8 @@ fn sick_worker(it: &Measured<super::data::SickWorker>) -> String {
         row("winddown, one never answers".to_owned(), &result.sick),
         row(format!("one after the other, one never answers, {limit} ms per call"), &result.sequential),
     ];
-    let head = [&format!("{} workers", number_of(result.workers)), "last arrival at the others, ms", "beside all healthy"];
+    let head =
+        [&format!("{} workers", number_of(result.workers)), "last arrival at the others, ms", "beside all healthy"];
     let table = with(it, &head, rows);
     format!("{table}\nMedian of the ratios of neighbouring repetitions: {:.3} ×.\n", result.ratio)
 }
@@ -121,20 +122,17 @@ fn messages(it: &Measured<super::data::Messages>) -> String {
 }
 
 fn transitions(it: &Measured<super::data::Transitions>) -> String {
-    let rows = it.result.rows.iter().map(|row| {
-        vec![row.way.clone(), us_of(&row.ns), number(row.allocations), optional(row.instructions)]
-    });
+    let rows = it
+        .result
+        .rows
+        .iter()
+        .map(|row| vec![row.way.clone(), us_of(&row.ns), number(row.allocations), optional(row.instructions)]);
     with(it, &["way", "one transition, ns", "allocations", "instructions"], rows)
 }
 
 fn backlog(it: &Measured<super::data::Backlog>) -> String {
-    let head = [
-        "backlog",
-        "winddown, µs",
-        "messages read before",
-        "one shared channel, µs",
-        "messages read before, shared",
-    ];
+    let head =
+        ["backlog", "winddown, µs", "messages read before", "one shared channel, µs", "messages read before, shared"];
     let rows = it.result.rows.iter().map(|row| {
         vec![
             number_of(row.backlog),
@@ -149,13 +147,7 @@ fn backlog(it: &Measured<super::data::Backlog>) -> String {
 
 fn memory(it: &Measured<super::data::Memory>) -> String {
     let result = &it.result;
-    let head = [
-        "phase",
-        "the machine's own share",
-        "while it is driven",
-        "with the embedded cluster",
-        "over gRPC",
-    ];
+    let head = ["phase", "the machine's own share", "while it is driven", "with the embedded cluster", "over gRPC"];
     let rows = result.rows.iter().map(|row| {
         let bytes = [row.at_rest, row.machine, row.embedded, row.grpc].map(|bytes| number(bytes.round()));
         let mut cells = vec![format!("`{}`", row.phase)];
@@ -194,16 +186,8 @@ fn shutdown(it: &Measured<super::data::Shutdown>) -> String {
         "ours, ms",
     ];
     let rows = it.result.rows.iter().map(|row| {
-        let parts = [
-            &row.floor,
-            &row.total,
-            &row.checkpoint,
-            &row.commit,
-            &row.finish,
-            &row.release,
-            &row.tasks,
-            &row.ours,
-        ];
+        let parts =
+            [&row.floor, &row.total, &row.checkpoint, &row.commit, &row.finish, &row.release, &row.tasks, &row.ours];
         let mut cells = vec![format!("{} {}", row.workers, row.runtime)];
         cells.extend(parts.map(ms_of));
         cells
@@ -213,7 +197,8 @@ fn shutdown(it: &Measured<super::data::Shutdown>) -> String {
 
 fn throughput(it: &Measured<super::data::Throughput>) -> String {
     let result = &it.result;
-    let rows = [("no checkpoints", &result.without_checkpoints), ("checkpoints every 500 ms", &result.with_checkpoints)];
+    let rows =
+        [("no checkpoints", &result.without_checkpoints), ("checkpoints every 500 ms", &result.with_checkpoints)];
     let rows = rows.map(|(what, samples)| vec![what.to_owned(), number(samples.median), number(samples.least)]);
     let table = with(it, &["one worker on one core", "MB/s, median", "MB/s, least"], rows);
     format!(
