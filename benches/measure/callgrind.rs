@@ -1,5 +1,5 @@
-//! Instruction counts: this program is run under callgrind, does one thing so many times and then twice as often, and the difference
-//! is what it costs, to the instruction and whatever else the machine does.
+//! Instruction counts: this program is run under callgrind, which counts in one function alone. They repeat, whatever else the
+//! machine does.
 
 use std::{process::Command, sync::OnceLock};
 
@@ -26,14 +26,23 @@ impl Probe {
     }
 }
 
-/// The instructions of one `what`; `None` where valgrind is not installed.
-pub(super) fn instructions(what: &str, times: usize) -> Result<Option<f64>> {
+/// The instructions of one `what`, which is done in the function of this name and of which it holds so many; `None` where valgrind
+/// is not installed.
+pub(super) fn instructions(what: &str, times: usize, function: &str) -> Result<Option<f64>> {
     if !is_there() {
         return Ok(None);
     }
-    let (less, more) = (count(what, times)?, count(what, 2 * times)?);
-    #[expect(clippy::cast_precision_loss, reason = "of counts far below 2^52")]
-    Ok(Some((more as f64 - less as f64) / times as f64))
+    let mut valgrind = Command::new("valgrind");
+    valgrind.args(["--tool=callgrind", "--callgrind-out-file=/dev/null", &format!("--toggle-collect=*{function}*")]);
+    valgrind.arg(std::env::current_exe()?).args(["--probe", what, &times.to_string()]);
+    let output = valgrind.output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    let collected = said.lines().find_map(|line| line.split_once("Collected :")?.1.trim().parse().ok());
+    match collected {
+        #[expect(clippy::cast_precision_loss, reason = "of counts far below 2^52")]
+        Some(count @ 1_u64..) if output.status.success() => Ok(Some(count as f64 / times as f64)),
+        _ => Err(format!("callgrind on `{function}` for `{what}`: {}: {said}", output.status).into()),
+    }
 }
 
 /// Whether callgrind can be run; says so once if not.
@@ -46,17 +55,4 @@ fn is_there() -> bool {
         }
         there
     })
-}
-
-fn count(what: &str, times: usize) -> Result<u64> {
-    let mut valgrind = Command::new("valgrind");
-    valgrind.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]);
-    valgrind.arg(std::env::current_exe()?).args(["--probe", what, &times.to_string()]);
-    let output = valgrind.output()?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    let collected = said.lines().find_map(|line| line.split_once("Collected :")?.1.trim().parse().ok());
-    match collected {
-        Some(count) if output.status.success() => Ok(count),
-        _ => Err(format!("callgrind on `{what}`: {}: {said}", output.status).into()),
-    }
 }

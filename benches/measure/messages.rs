@@ -97,6 +97,9 @@ fn order(tasks: u32, kind: Kind) -> Vec<u32> {
 }
 
 /// Takes the messages in, and asks after each whether all tasks have ended, as a phase does at least once in a while.
+///
+/// Never inlined: callgrind finds it by its name.
+#[inline(never)]
 fn take_in(model: &mut RunModel, kind: Kind, order: &[u32], now: Instant) -> usize {
     let mut applied = 0;
     for &task in order {
@@ -203,7 +206,7 @@ fn row(tasks: u32, kind: Kind, scale: Scale) -> Result<MessageRow> {
     let instructions = if scale == Scale::Smoke {
         None
     } else {
-        callgrind::instructions(&format!("message-{}-{tasks}", kind.tag()), times)?
+        callgrind::instructions(&format!("message-{}-{tasks}", kind.tag()), times, "take_in")?
     };
     #[expect(clippy::cast_precision_loss, reason = "of counts far below 2^52")]
     Ok(MessageRow {

@@ -22,9 +22,8 @@ pub(crate) fn files(report: &Report) -> Result<Vec<(String, String)>> {
             Some("goals") => page += &goals::table(report),
             Some("machine") => page += &machine(report),
             Some(name) if pictures.iter().any(|(file, _)| *file == name) => {
-                page += "![](performance/";
-                page += name;
-                page += ")\n";
+                let (alt, _) = name.split_once('.').unwrap_or((name, ""));
+                page += &["![", alt, "](performance/", name, ")\n"].concat();
             }
             // A picture that there are no figures for.
             Some(name) if name.contains('.') => {}
