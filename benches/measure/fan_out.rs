@@ -6,13 +6,14 @@ use std::{
 };
 
 use futures_util::future::join_all;
+use nix::sys::resource::UsageWho;
 use tokio::runtime::Runtime;
 use winddown::{ClusterController, JobController, Limits, Topology, WorkerId, WorkerStopMode, grpc::GrpcTransport};
 
 use super::{
     Scale,
     fleet::{self, Client, JOB, RUN, Workers, allow_many_files, call, clients, multi_thread},
-    interleave::{Contender, interleave, micros},
+    interleave::{Contender, interleave, micros, processor_time},
 };
 use crate::report::{
     Result,
@@ -156,9 +157,16 @@ pub(super) fn fan_out(scale: Scale) -> Result<FanOut> {
 
 fn row(bench: &Bench, handler_ms: u64, first: f64, scale: Scale) -> Result<FanOutRow> {
     let workers = bench.clients.len();
-    let mut contenders: [Contender; 3] =
-        [Box::new(|| bench.one_call()), Box::new(|| bench.ours()), Box::new(|| bench.join_all())];
+    // Of ours, and of `join_all`.
+    let mut processor: [Vec<f64>; 2] = [Vec::new(), Vec::new()];
+    let [ours_processor, join_all_processor] = &mut processor;
+    let mut contenders: [Contender; 3] = [
+        Box::new(|| bench.one_call()),
+        Box::new(|| counted(ours_processor, || bench.ours())),
+        Box::new(|| counted(join_all_processor, || bench.join_all())),
+    ];
     let mut figures = interleave(scale.pick(2, 7, 15), &mut contenders)?;
+    drop(contenders);
     let start = Instant::now();
     let mut sequential = vec![bench.one_after_the_other()?];
     if start.elapsed() < PATIENCE {
@@ -176,8 +184,18 @@ fn row(bench: &Bench, handler_ms: u64, first: f64, scale: Scale) -> Result<FanOu
         ours: Samples::of(ours),
         join_all: Samples::of(join_all),
         sequential: Samples::of(sequential),
+        ours_processor: Samples::of(processor[0].clone()),
+        join_all_processor: Samples::of(processor[1].clone()),
         first,
     })
+}
+
+/// Measures, and notes the processor time of it: ours, the workers' and the kernel's.
+fn counted(processor: &mut Vec<f64>, measure: impl FnOnce() -> Result<f64>) -> Result<f64> {
+    let before = processor_time(UsageWho::RUSAGE_SELF)?;
+    let figure = measure()?;
+    processor.push(micros(processor_time(UsageWho::RUSAGE_SELF)?.saturating_sub(before)));
+    Ok(figure)
 }
 
 /// Item 2: one of 1,000 never answers.

@@ -82,6 +82,9 @@ pub(crate) struct FanOutRow {
     pub(crate) ours: Samples,
     pub(crate) join_all: Samples,
     pub(crate) sequential: Samples,
+    /// The processor time of both sides.
+    pub(crate) ours_processor: Samples,
+    pub(crate) join_all_processor: Samples,
     /// The first order, which opens the connections.
     pub(crate) first: f64,
     /// The median of `ours / floor` over the repetitions.
@@ -209,6 +212,9 @@ pub(crate) struct Throughput {
     /// Megabytes (10^6 bytes) per second and worker, on one core.
     pub(crate) without_checkpoints: Samples,
     pub(crate) with_checkpoints: Samples,
+    /// Per second of processor time, the start and the end of the program included.
+    pub(crate) without_per_processor: Samples,
+    pub(crate) with_per_processor: Samples,
     pub(crate) every_ms: u64,
     pub(crate) checkpoints: f64,
     /// What share of the time the checkpoints cost.

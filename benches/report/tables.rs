@@ -71,6 +71,8 @@ fn fan_out(it: &Measured<super::data::FanOut>) -> String {
         "winddown / floor",
         "winddown / `join_all`",
         "faster than one after the other",
+        "processor, ms",
+        "processor of `join_all`, ms",
         "first order, ms",
     ];
     let rows = it.result.rows.iter().map(|row| {
@@ -84,6 +86,8 @@ fn fan_out(it: &Measured<super::data::FanOut>) -> String {
             format!("{:.2} ×", row.over_floor),
             format!("{:.2} ×", row.over_join_all),
             format!("{} ×", number(row.sequential.median / row.ours.median)),
+            ms_of(&row.ours_processor),
+            ms_of(&row.join_all_processor),
             ms(row.first),
         ]
     });
@@ -197,15 +201,22 @@ fn shutdown(it: &Measured<super::data::Shutdown>) -> String {
 
 fn throughput(it: &Measured<super::data::Throughput>) -> String {
     let result = &it.result;
-    let rows =
-        [("no checkpoints", &result.without_checkpoints), ("checkpoints every 500 ms", &result.with_checkpoints)];
-    let rows = rows.map(|(what, samples)| vec![what.to_owned(), number(samples.median), number(samples.least)]);
-    let table = with(it, &["one worker on one core", "MB/s, median", "MB/s, least"], rows);
+    let rows = [
+        ("no checkpoints", &result.without_checkpoints, &result.without_per_processor),
+        ("checkpoints every 500 ms", &result.with_checkpoints, &result.with_per_processor),
+    ];
+    let rows = rows.map(|(what, speed, per_processor)| {
+        vec![what.to_owned(), number(speed.median), number(speed.least), number(per_processor.median)]
+    });
+    let head = ["one worker on one core", "MB/s, median", "MB/s, least", "MB per second of processor time"];
+    let table = with(it, &head, rows);
     format!(
-        "{table}\n{:.0} MB of text, {} checkpoints in a run; they cost {:.1} % of the time (median of neighbouring repetitions).\n",
+        "{table}\n{:.0} MB of text, {} checkpoints in a run; they cost {:.1} % of the time (median of neighbouring repetitions), and \
+         {:.1} % of the processor time.\n",
         result.input_mb,
         number(result.checkpoints),
-        result.cost * 100.0
+        result.cost * 100.0,
+        (1.0 - result.with_per_processor.median / result.without_per_processor.median) * 100.0
     )
 }
 
