@@ -72,10 +72,10 @@ pub(super) fn shutdown(scale: Scale) -> Result<Shutdown> {
         cases.push(("embedded", workers, "1500ms"));
     }
     for &workers in scale.pick(&[1][..], &[1, 4], &[1, 4, 16]) {
-        cases.push(("process", workers, "3s"));
+        cases.push(("process", workers, "2s"));
     }
     let mut parts: Vec<Vec<Parts>> = vec![Vec::new(); cases.len()];
-    for _ in 0..scale.pick(1, 3, 7) {
+    for _ in 0..scale.pick(1, 3, 5) {
         for ((runtime, workers, after), parts) in cases.iter().zip(&mut parts) {
             // Slow enough that little text waits before the barrier, and that the input does not end before the stop.
             let arguments = format!("--runtime {runtime} --workers {workers} --rate 1000 --stop checkpoint@{after}");

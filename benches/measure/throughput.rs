@@ -63,7 +63,7 @@ fn run(program: &Wordcount, every: &str) -> Result<Figures> {
 /// The throughput of the example.
 pub(super) fn throughput(scale: Scale) -> Result<Throughput> {
     let program = Wordcount::build()?;
-    program.write_input(scale.pick(1 << 20, 200 << 20, 600 << 20))?;
+    program.write_input(scale.pick(1 << 20, 200 << 20, 400 << 20))?;
     let (mut checkpoints, mut without, mut with) = (0.0, Vec::new(), Vec::new());
     let mut contenders: [Contender; 2] = [
         Box::new(|| {
@@ -78,7 +78,7 @@ pub(super) fn throughput(scale: Scale) -> Result<Throughput> {
             Ok(figures.speed)
         }),
     ];
-    let figures = interleave(scale.pick(1, 3, 7), &mut contenders)?;
+    let figures = interleave(scale.pick(1, 3, 5), &mut contenders)?;
     drop(contenders);
     #[expect(clippy::cast_precision_loss, reason = "of a count far below 2^52")]
     let input_mb = program.input_bytes()? as f64 / 1e6;

@@ -46,7 +46,12 @@ fn run(Command { args, render }: &Command) -> Result<()> {
     }
     let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
     let data = repository.join(page::DATA);
-    let mut report = if data.exists() { serde_json::from_slice(&fs::read(&data)?)? } else { Report::default() };
+    let mut report = if data.exists() {
+        serde_json::from_slice(&fs::read(&data)?)
+            .map_err(|error| format!("{}: {error}: remove it, and measure everything anew", data.display()))?
+    } else {
+        Report::default()
+    };
     if !render {
         let scale = if args.quick { Scale::Quick } else { Scale::Full };
         for section in args.sections() {
