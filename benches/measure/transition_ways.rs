@@ -32,6 +32,10 @@ impl Context {
         Self { id: id.to_owned(), run, walked, progress }
     }
 
+    pub(super) fn watch(&self) -> watch::Receiver<Progress> {
+        self.progress.subscribe()
+    }
+
     fn enter(&mut self, from: &'static str, to: &'static str, budget: Option<Duration>, why: &'static str) {
         let since = Instant::now();
         self.walked.push((to, since));

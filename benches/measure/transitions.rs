@@ -6,13 +6,14 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use winddown::{Force, JobId, Running, Stopping};
+use tokio::sync::watch;
+use winddown::{Force, JobId, Progress, Running, Stopping};
 
 use super::{
     Scale, callgrind,
     interleave::{Contender, interleave, nanos_each},
     jobs::{self, Job},
-    transition_ways::{Context, Phase, State, WALK, running},
+    transition_ways::{self, Context, Phase, State, WALK, running},
 };
 use crate::report::{
     Result,
@@ -33,8 +34,8 @@ trait Way {
     fn walk(job: Self::Job) -> Result<Self::Job>;
 }
 
-/// Typed phases.
-struct Typed;
+/// Typed phases; `WATCHED` by somebody who wants to know how far the job is.
+struct Typed<const WATCHED: bool>;
 
 /// Where a typed job is: before its walk, or behind it.
 enum Walked {
@@ -45,41 +46,45 @@ enum Walked {
     },
 }
 
-impl Way for Typed {
-    const NAME: &'static str = "typed phases (winddown)";
-    const TAG: &'static str = "typed";
-    type Job = (Job, Walked);
+impl<const WATCHED: bool> Way for Typed<WATCHED> {
+    const NAME: &'static str = if WATCHED { "typed phases (winddown), watched" } else { "typed phases (winddown)" };
+    const TAG: &'static str = if WATCHED { "typed-watched" } else { "typed" };
+    type Job = (Job, Walked, Option<watch::Receiver<Progress>>);
 
     fn make(number: u64) -> Result<Self::Job> {
         let (job, running) = jobs::job(&JobId::from("bench"), number);
-        Ok((job, Walked::Before(running)))
+        let watcher = WATCHED.then(|| job.progress());
+        Ok((job, Walked::Before(running), watcher))
     }
 
-    fn walk((mut job, phase): Self::Job) -> Result<Self::Job> {
+    fn walk((mut job, phase, watcher): Self::Job) -> Result<Self::Job> {
         let Walked::Before(running) = phase else { return Err("it has been walked".into()) };
         let finishing = running.finish(&mut job)?;
         let stopping = finishing.give_up(&mut job)?;
         let killing = stopping.escalate::<Force, _, _>(&mut job)?;
-        Ok((job, Walked::Behind { _phase: killing }))
+        Ok((job, Walked::Behind { _phase: killing }, watcher))
     }
 }
 
-struct Matched;
+struct Matched<const WATCHED: bool>;
 
-impl Way for Matched {
-    const NAME: &'static str = "a hand-written enum with `match`";
-    const TAG: &'static str = "enum";
-    type Job = (Context, Phase);
+impl<const WATCHED: bool> Way for Matched<WATCHED> {
+    const NAME: &'static str =
+        if WATCHED { "a hand-written enum with `match`, watched" } else { "a hand-written enum with `match`" };
+    const TAG: &'static str = if WATCHED { "enum-watched" } else { "enum" };
+    type Job = (Context, Phase, Option<watch::Receiver<transition_ways::Progress>>);
 
     fn make(number: u64) -> Result<Self::Job> {
-        Ok((Context::new("bench", number), Phase::Running))
+        let context = Context::new("bench", number);
+        let watcher = WATCHED.then(|| context.watch());
+        Ok((context, Phase::Running, watcher))
     }
 
-    fn walk((mut context, mut phase): Self::Job) -> Result<Self::Job> {
+    fn walk((mut context, mut phase, watcher): Self::Job) -> Result<Self::Job> {
         for signal in black_box(WALK) {
             phase = phase.step(signal, &mut context)?;
         }
-        Ok((context, phase))
+        Ok((context, phase, watcher))
     }
 }
 
@@ -145,13 +150,23 @@ fn row<W: Way>(ns: Vec<f64>, scale: Scale) -> Result<TransitionRow> {
 
 /// Item 4.
 pub(super) fn transitions(scale: Scale) -> Result<Transitions> {
-    let mut contenders: [Contender; 3] =
-        [Box::new(timed::<Typed>), Box::new(timed::<Matched>), Box::new(timed::<Boxed>)];
+    let mut contenders: [Contender; 5] = [
+        Box::new(timed::<Typed<false>>),
+        Box::new(timed::<Matched<false>>),
+        Box::new(timed::<Boxed>),
+        Box::new(timed::<Typed<true>>),
+        Box::new(timed::<Matched<true>>),
+    ];
     let mut figures = interleave(scale.pick(2, 21, 101), &mut contenders)?.into_iter();
     let mut next = || figures.next().unwrap_or_default();
-    Ok(Transitions {
-        rows: vec![row::<Typed>(next(), scale)?, row::<Matched>(next(), scale)?, row::<Boxed>(next(), scale)?],
-    })
+    let rows = vec![
+        row::<Typed<false>>(next(), scale)?,
+        row::<Matched<false>>(next(), scale)?,
+        row::<Boxed>(next(), scale)?,
+        row::<Typed<true>>(next(), scale)?,
+        row::<Matched<true>>(next(), scale)?,
+    ];
+    Ok(Transitions { rows })
 }
 
 /// Walks so many jobs.
@@ -162,9 +177,11 @@ pub(super) fn probe(what: &str, times: usize) -> Result<bool> {
         Ok(true)
     }
     match what.strip_prefix("walk-") {
-        Some(Typed::TAG) => go::<Typed>(times),
-        Some(Matched::TAG) => go::<Matched>(times),
-        Some(Boxed::TAG) => go::<Boxed>(times),
+        Some("typed") => go::<Typed<false>>(times),
+        Some("typed-watched") => go::<Typed<true>>(times),
+        Some("enum") => go::<Matched<false>>(times),
+        Some("enum-watched") => go::<Matched<true>>(times),
+        Some("boxed") => go::<Boxed>(times),
         _ => Ok(false),
     }
 }

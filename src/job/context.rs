@@ -339,7 +339,7 @@ impl<C, S> JobContext<C, S> {
 
     pub(crate) fn note_error(&mut self, error: &dyn fmt::Display) {
         let text: Arc<str> = error.to_string().into();
-        self.publish(|progress| replace(&mut progress.last_error, Some(text)));
+        self.publish(|progress| replace(&mut progress.last_error, Some(Arc::clone(&text))));
     }
 
     pub(crate) fn note_retry(&mut self) {
@@ -354,7 +354,7 @@ impl<C, S> JobContext<C, S> {
         self.progress.now().clone()
     }
 
-    fn publish(&mut self, change: impl FnOnce(&mut Progress) -> bool) {
+    fn publish(&mut self, change: impl Fn(&mut Progress) -> bool) {
         self.progress.change(change);
     }
 

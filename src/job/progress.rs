@@ -70,11 +70,12 @@ impl LiveProgress {
     }
 
     /// Changes it, and tells the watchers if `change` says that something has changed.
-    pub(super) fn change(&mut self, change: impl FnOnce(&mut Progress) -> bool) {
+    pub(super) fn change(&mut self, change: impl Fn(&mut Progress) -> bool) {
         if change(&mut self.now)
             && let Some(watched) = self.watched.get()
         {
-            watched.send_replace(self.now.clone());
+            // Changed in its place too: a copy would cost more than all the rest of a transition.
+            watched.send_if_modified(change);
         }
     }
 }
