@@ -2,6 +2,7 @@
 
 use std::{
     hint::black_box,
+    mem,
     time::{Duration, Instant},
 };
 
@@ -31,7 +32,8 @@ trait Way {
     type Job;
 
     fn make(number: u64) -> Result<Self::Job>;
-    fn walk(job: Self::Job) -> Result<Self::Job>;
+    /// In place: a job is not moved in memory for a transition.
+    fn walk(job: &mut Self::Job) -> Result<()>;
 }
 
 /// Typed phases; `WATCHED` by somebody who wants to know how far the job is.
@@ -44,6 +46,7 @@ enum Walked {
         /// Dropped with the job, as the other ways' phases are.
         _phase: Stopping<Force>,
     },
+    OnTheWay,
 }
 
 impl<const WATCHED: bool> Way for Typed<WATCHED> {
@@ -57,12 +60,14 @@ impl<const WATCHED: bool> Way for Typed<WATCHED> {
         Ok((job, Walked::Before(running), watcher))
     }
 
-    fn walk((mut job, phase, watcher): Self::Job) -> Result<Self::Job> {
-        let Walked::Before(running) = phase else { return Err("it has been walked".into()) };
-        let finishing = running.finish(&mut job)?;
-        let stopping = finishing.give_up(&mut job)?;
-        let killing = stopping.escalate::<Force, _, _>(&mut job)?;
-        Ok((job, Walked::Behind { _phase: killing }, watcher))
+    fn walk((job, phase, _): &mut Self::Job) -> Result<()> {
+        let Walked::Before(running) = mem::replace(phase, Walked::OnTheWay) else {
+            return Err("it has been walked".into());
+        };
+        let finishing = running.finish(job)?;
+        let stopping = finishing.give_up(job)?;
+        *phase = Walked::Behind { _phase: stopping.escalate::<Force, _, _>(job)? };
+        Ok(())
     }
 }
 
@@ -80,11 +85,11 @@ impl<const WATCHED: bool> Way for Matched<WATCHED> {
         Ok((context, Phase::Running, watcher))
     }
 
-    fn walk((mut context, mut phase, watcher): Self::Job) -> Result<Self::Job> {
+    fn walk((context, phase, _): &mut Self::Job) -> Result<()> {
         for signal in black_box(WALK) {
-            phase = phase.step(signal, &mut context)?;
+            *phase = phase.step(signal, context)?;
         }
-        Ok((context, phase, watcher))
+        Ok(())
     }
 }
 
@@ -93,18 +98,19 @@ struct Boxed;
 impl Way for Boxed {
     const NAME: &'static str = "`Box<dyn State>` with `async_trait`";
     const TAG: &'static str = "boxed";
-    type Job = (Context, Box<dyn State>);
+    type Job = (Context, Option<Box<dyn State>>);
 
     fn make(number: u64) -> Result<Self::Job> {
-        Ok((Context::new("bench", number), running()))
+        Ok((Context::new("bench", number), Some(running())))
     }
 
-    fn walk((mut context, mut state): Self::Job) -> Result<Self::Job> {
+    fn walk((context, place): &mut Self::Job) -> Result<()> {
         for signal in black_box(WALK) {
+            let state = place.take().ok_or("it has failed before")?;
             // No state waits for anything, so each is ready at once.
-            state = state.next(signal, &mut context).now_or_never().ok_or("a state waits")??;
+            *place = Some(state.next(signal, context).now_or_never().ok_or("a state waits")??);
         }
-        Ok((context, state))
+        Ok(())
     }
 }
 
@@ -115,7 +121,7 @@ fn timed<W: Way>() -> Result<f64> {
         jobs.push(W::make(number)?);
     }
     let start = Instant::now();
-    let jobs = walk_all::<W>(jobs)?;
+    walk_all::<W>(&mut jobs)?;
     let took: Duration = start.elapsed();
     drop(black_box(jobs));
     Ok(nanos_each(took, BATCH * WALK.len()))
@@ -123,19 +129,15 @@ fn timed<W: Way>() -> Result<f64> {
 
 /// Never inlined: callgrind finds it by its name.
 #[inline(never)]
-fn walk_all<W: Way>(jobs: Vec<W::Job>) -> Result<Vec<W::Job>> {
-    let mut ended = Vec::with_capacity(jobs.len());
-    for job in jobs {
-        ended.push(W::walk(job)?);
-    }
-    Ok(ended)
+fn walk_all<W: Way>(jobs: &mut [W::Job]) -> Result<()> {
+    jobs.iter_mut().try_for_each(W::walk)
 }
 
 fn row<W: Way>(ns: Vec<f64>, scale: Scale) -> Result<TransitionRow> {
-    let job = W::make(0)?;
-    let mut ended = None;
-    let counted = allocation_counter::measure(|| ended = Some(W::walk(job)));
-    ended.ok_or("it was not walked")??;
+    let mut job = W::make(0)?;
+    let mut outcome = Ok(());
+    let counted = allocation_counter::measure(|| outcome = W::walk(&mut job));
+    outcome?;
     let steps = u32::try_from(WALK.len())?;
     let instructions = if scale == Scale::Smoke {
         None
@@ -172,8 +174,9 @@ pub(super) fn transitions(scale: Scale) -> Result<Transitions> {
 /// Walks so many jobs.
 pub(super) fn probe(what: &str, times: usize) -> Result<bool> {
     fn go<W: Way>(times: usize) -> Result<bool> {
-        let jobs = (0..times as u64).map(W::make).collect::<Result<_>>()?;
-        drop(black_box(walk_all::<W>(jobs)?));
+        let mut jobs = (0..times as u64).map(W::make).collect::<Result<Vec<_>>>()?;
+        walk_all::<W>(&mut jobs)?;
+        drop(black_box(jobs));
         Ok(true)
     }
     match what.strip_prefix("walk-") {
