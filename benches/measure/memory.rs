@@ -87,13 +87,14 @@ fn poll_all(jobs: &mut [Driven]) -> report::Result<()> {
     if ended == 0 { Ok(()) } else { Err(format!("{ended} jobs did not wait in their phase").into()) }
 }
 
-/// Bytes per job of what `make` makes of so many jobs.
+/// Bytes per job of what `make` makes of so many jobs. The runtime is of its own: what ends only when a runtime goes on, tasks and
+/// connections, would be counted with the next measurement.
 fn bytes_each(
-    runtime: &Runtime,
     jobs: usize,
     settle: &[Duration],
     mut make: impl FnMut(u64) -> report::Result<Driven>,
 ) -> report::Result<f64> {
+    let runtime = current_thread()?;
     let mut driven = Vec::with_capacity(jobs);
     let mut outcome = Ok(());
     let counted = allocation_counter::measure(|| {
@@ -132,16 +133,16 @@ fn at_rest(kind: PhaseKind, jobs: usize) -> report::Result<f64> {
     outcome.map(|()| counted.bytes_current as f64 / jobs as f64)
 }
 
-fn machine(runtime: &Runtime, kind: PhaseKind, jobs: usize) -> report::Result<f64> {
-    bytes_each(runtime, jobs, &[], |number| {
+fn machine(kind: PhaseKind, jobs: usize) -> report::Result<f64> {
+    bytes_each(jobs, &[], |number| {
         driven(kind, JobContext::builder(id(number), RunId::new(1)).build(NoController, NoScheduler))
     })
 }
 
 /// A job on the embedded cluster: a worker with one task that does nothing, whatever it is told.
-fn embedded(runtime: &Runtime, kind: PhaseKind, jobs: usize) -> report::Result<f64> {
+fn embedded(kind: PhaseKind, jobs: usize) -> report::Result<f64> {
     let (cluster, store, topology) = (EmbeddedCluster::default(), store(), fleet::topology(1)?);
-    bytes_each(runtime, jobs, &[], |number| {
+    bytes_each(jobs, &[], |number| {
         let mailbox = Mailbox::new(Limits::default().mailbox_capacity);
         let (run, sender) = (RunId::new(1), mailbox.sender());
         let hosted = cluster.start(id(number), run, &topology, None, sender, |_| std::future::pending())?;
@@ -153,13 +154,11 @@ fn embedded(runtime: &Runtime, kind: PhaseKind, jobs: usize) -> report::Result<f
 
 /// A job with one worker over gRPC, which takes every order and answers no stop. Its connection is open in every phase.
 fn grpc(kind: PhaseKind, jobs: usize) -> report::Result<f64> {
-    // Of its own, so that the connections of the phase before are not closed on it, and counted.
-    let runtime = current_thread()?;
     let worker = WorkerId::new(1);
     let (workers, store, topology) = (Workers::start(1)?, store(), fleet::topology(1)?);
     workers.behave(0, Some(worker));
     let settle = [Duration::from_millis(100), Duration::from_millis(100), Duration::from_millis(300)];
-    bytes_each(&runtime, jobs, &settle, |number| {
+    bytes_each(jobs, &settle, |number| {
         let transport = fleet::transport(workers.address, &topology)?;
         let opened = Arc::clone(&transport);
         tokio::spawn(async move {
@@ -254,19 +253,18 @@ fn current_thread() -> report::Result<Runtime> {
 /// Item 6.
 pub(super) fn memory(scale: Scale) -> report::Result<Memory> {
     allow_many_files()?;
-    let runtime = current_thread()?;
     let (jobs, grpc_jobs) = (scale.pick(10, 1000, 100_000), scale.pick(3, 100, 1000));
     let mut rows = Vec::new();
     for kind in PHASES {
         rows.push(MemoryRow {
             phase: kind.name().to_owned(),
             at_rest: at_rest(kind, jobs)?,
-            machine: machine(&runtime, kind, jobs)?,
-            embedded: embedded(&runtime, kind, jobs)?,
+            machine: machine(kind, jobs)?,
+            embedded: embedded(kind, jobs)?,
             grpc: grpc(kind, grpc_jobs)?,
         });
     }
-    let futures = runtime.block_on(async { futures() })?;
-    let at_once = at_once(&runtime, scale.pick(10, 1000, 100_000))?;
+    let futures = current_thread()?.block_on(async { futures() })?;
+    let at_once = at_once(&current_thread()?, scale.pick(10, 1000, 100_000))?;
     Ok(Memory { rows, jobs, grpc_jobs, futures, at_once })
 }

@@ -34,9 +34,8 @@ pub(super) struct Tasks {
     states: Box<[State]>,
 }
 
-/// The last state that a task gave. Aligned to its size, which is that of a cache line: else each would lie in two.
+/// The last state that a task gave.
 #[derive(Clone, Debug, Default)]
-#[repr(align(64))]
 struct State {
     snapshot: Bytes,
     commit: Option<Bytes>,
