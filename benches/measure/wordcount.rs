@@ -39,6 +39,15 @@ impl Wordcount {
             .args(["build", "--quiet", "--example", "wordcount", "--manifest-path"])
             .arg(repository().join("Cargo.toml"));
         cargo.arg("--target-dir").arg(profile.parent().ok_or("expected to be in a target folder")?);
+        // With the features of this program: nothing has to be built that is not there already.
+        let features = [
+            ("grpc-reflection", cfg!(feature = "grpc-reflection")),
+            ("sqlx", cfg!(feature = "sqlx")),
+            ("testing", cfg!(feature = "testing")),
+        ];
+        for (feature, _) in features.into_iter().filter(|(_, is_on)| *is_on) {
+            cargo.args(["--features", feature]);
+        }
         if profile.ends_with("release") {
             cargo.arg("--release");
         }
