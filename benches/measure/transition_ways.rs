@@ -51,13 +51,13 @@ impl Context {
 /// What makes a job go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Signal {
-    SourcesDone,
-    GiveUp,
+    Graceful,
+    Immediate,
     Force,
 }
 
-/// The walk that is measured: the one that takes the most steps without waiting for a worker.
-pub(super) const WALK: [Signal; 3] = [Signal::SourcesDone, Signal::GiveUp, Signal::Force];
+/// The walk that is measured: no step of it asks a controller anything.
+pub(super) const WALK: [Signal; 3] = [Signal::Graceful, Signal::Immediate, Signal::Force];
 
 /// A step that the machine does not have.
 #[derive(Debug, thiserror::Error)]
@@ -68,13 +68,12 @@ pub(super) struct Illegal {
 }
 
 const FINISH: Duration = Duration::from_secs(60);
-const FINAL: Duration = Duration::from_secs(600);
 
 /// The hand-written enum. Only the phases of the walk are here: more would make it slower, not faster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     Running,
-    Finishing,
+    StoppingGraceful,
     StoppingImmediate,
     StoppingForce,
 }
@@ -83,7 +82,7 @@ impl Phase {
     fn name(self) -> &'static str {
         match self {
             Self::Running => "Running",
-            Self::Finishing => "Finishing",
+            Self::StoppingGraceful => "Stopping<Graceful>",
             Self::StoppingImmediate => "Stopping<Immediate>",
             Self::StoppingForce => "Stopping<Force>",
         }
@@ -91,9 +90,11 @@ impl Phase {
 
     pub(super) fn step(self, signal: Signal, context: &mut Context) -> Result<Self, Illegal> {
         let (to, budget, why) = match (self, signal) {
-            (Self::Running, Signal::SourcesDone) => (Self::Finishing, Some(FINAL), "all sources have completed"),
-            (Self::Finishing, Signal::GiveUp) => (Self::StoppingImmediate, Some(FINISH), "given up"),
-            (Self::Running | Self::Finishing | Self::StoppingImmediate, Signal::Force) => {
+            (Self::Running, Signal::Graceful) => (Self::StoppingGraceful, Some(FINISH), "a graceful stop request"),
+            (Self::Running | Self::StoppingGraceful, Signal::Immediate) => {
+                (Self::StoppingImmediate, Some(FINISH), "an immediate stop request")
+            }
+            (Self::Running | Self::StoppingGraceful | Self::StoppingImmediate, Signal::Force) => {
                 (Self::StoppingForce, None, "a force request")
             }
             (from, signal) => return Err(Illegal { from: from.name(), signal }),
@@ -140,11 +141,12 @@ macro_rules! states {
 
 states! {
     Running, "Running" {
-        SourcesDone => Finishing, Some(FINAL), "all sources have completed";
+        Graceful => StoppingGraceful, Some(FINISH), "a graceful stop request";
+        Immediate => StoppingImmediate, Some(FINISH), "an immediate stop request";
         Force => StoppingForce, None, "a force request";
     }
-    Finishing, "Finishing" {
-        GiveUp => StoppingImmediate, Some(FINISH), "given up";
+    StoppingGraceful, "Stopping<Graceful>" {
+        Immediate => StoppingImmediate, Some(FINISH), "an immediate stop request";
         Force => StoppingForce, None, "a force request";
     }
     StoppingImmediate, "Stopping<Immediate>" {

@@ -8,7 +8,7 @@ use std::{
 
 use futures_util::FutureExt;
 use tokio::sync::watch;
-use winddown::{Force, JobId, Progress, Running, Stopping};
+use winddown::{Force, Immediate, JobId, Progress, Running, Stopping};
 
 use super::{
     Scale, callgrind,
@@ -64,9 +64,9 @@ impl<const WATCHED: bool> Way for Typed<WATCHED> {
         let Walked::Before(running) = mem::replace(phase, Walked::OnTheWay) else {
             return Err("it has been walked".into());
         };
-        let finishing = running.finish(job)?;
-        let stopping = finishing.give_up(job)?;
-        *phase = Walked::Behind { _phase: stopping.escalate::<Force, _, _>(job)? };
+        let graceful = running.stop_gracefully(job)?;
+        let immediate = graceful.escalate::<Immediate, _, _>(job)?;
+        *phase = Walked::Behind { _phase: immediate.escalate::<Force, _, _>(job)? };
         Ok(())
     }
 }

@@ -339,7 +339,7 @@ impl<C, S> JobContext<C, S> {
 
     pub(crate) fn note_error(&mut self, error: &dyn fmt::Display) {
         let text: Arc<str> = error.to_string().into();
-        self.publish(|progress| replace(&mut progress.last_error, Some(Arc::clone(&text))));
+        self.publish(|progress| replace(&mut progress.last_error, Some(text)));
     }
 
     pub(crate) fn note_retry(&mut self) {
@@ -351,10 +351,10 @@ impl<C, S> JobContext<C, S> {
 
     /// The newest figures, without waiting for a change.
     pub fn progress_now(&self) -> Progress {
-        self.progress.now().clone()
+        self.progress.now()
     }
 
-    fn publish(&mut self, change: impl Fn(&mut Progress) -> bool) {
+    fn publish(&mut self, change: impl FnOnce(&mut Progress) -> bool) {
         self.progress.change(change);
     }
 

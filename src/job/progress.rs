@@ -44,25 +44,25 @@ impl Progress {
     }
 }
 
-/// Progress, and the way to those who watch it. The channel is made for the first of them: it takes more memory than the progress itself,
-/// and most jobs of a large control plane are watched by nobody.
+/// Progress, and the way to those who watch it. The channel is made for the first of them, and holds the progress from then on: it takes
+/// more memory than the progress itself, and most jobs of a large control plane are watched by nobody.
 #[derive(Debug)]
 pub(super) struct LiveProgress {
-    now: Progress,
+    unwatched: Progress,
     watched: OnceLock<watch::Sender<Progress>>,
 }
 
 impl LiveProgress {
-    pub(super) fn new(now: Progress) -> Self {
-        Self { now, watched: OnceLock::new() }
+    pub(super) fn new(first: Progress) -> Self {
+        Self { unwatched: first, watched: OnceLock::new() }
     }
 
-    pub(super) fn now(&self) -> &Progress {
-        &self.now
+    pub(super) fn now(&self) -> Progress {
+        self.watched.get().map_or_else(|| self.unwatched.clone(), |watched| watched.borrow().clone())
     }
 
     pub(super) fn subscribe(&self) -> watch::Receiver<Progress> {
-        self.watched.get_or_init(|| watch::Sender::new(self.now.clone())).subscribe()
+        self.watched.get_or_init(|| watch::Sender::new(self.unwatched.clone())).subscribe()
     }
 
     pub(super) fn is_watched(&self) -> bool {
@@ -70,12 +70,10 @@ impl LiveProgress {
     }
 
     /// Changes it, and tells the watchers if `change` says that something has changed.
-    pub(super) fn change(&mut self, change: impl Fn(&mut Progress) -> bool) {
-        if change(&mut self.now)
-            && let Some(watched) = self.watched.get()
-        {
-            // Changed in its place too: a copy would cost more than all the rest of a transition.
-            watched.send_if_modified(change);
-        }
+    pub(super) fn change(&mut self, change: impl FnOnce(&mut Progress) -> bool) {
+        let _told = match self.watched.get() {
+            Some(watched) => watched.send_if_modified(change),
+            None => change(&mut self.unwatched),
+        };
     }
 }
