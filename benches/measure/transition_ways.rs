@@ -1,8 +1,14 @@
 //! The machine written in the two ways that are usual: a hand-written enum with `match`, and boxed states with `async_trait`. Both keep
-//! the books that ours keeps (the time and the way of each phase, its deadline, live progress, a log line) and refuse the steps
+//! the books that ours keeps (the time and the way of each phase, its deadline, the stop request in force, live progress, a log line) and refuse the steps
 //! that ours does not compile.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::{sync::watch, time::Instant};
 use winddown::grpc::tonic::async_trait;
@@ -13,6 +19,8 @@ pub(super) struct Progress {
     pub(super) phase: &'static str,
     pub(super) since: Instant,
     pub(super) deadline: Option<Instant>,
+    /// The strongest stop request so far; 0 for none.
+    pub(super) requested: u8,
 }
 
 /// What both ways keep for each job.
@@ -20,6 +28,7 @@ pub(super) struct Context {
     pub(super) id: String,
     pub(super) run: u64,
     walked: Vec<(&'static str, Instant)>,
+    requested: Arc<AtomicU8>,
     progress: watch::Sender<Progress>,
 }
 
@@ -28,8 +37,8 @@ impl Context {
         let since = Instant::now();
         let mut walked = Vec::with_capacity(7);
         walked.push(("Running", since));
-        let progress = watch::Sender::new(Progress { phase: "Running", since, deadline: None });
-        Self { id: id.to_owned(), run, walked, progress }
+        let progress = watch::Sender::new(Progress { phase: "Running", since, deadline: None, requested: 0 });
+        Self { id: id.to_owned(), run, walked, requested: Arc::default(), progress }
     }
 
     pub(super) fn watch(&self) -> watch::Receiver<Progress> {
@@ -39,9 +48,11 @@ impl Context {
     fn enter(&mut self, from: &'static str, to: &'static str, budget: Option<Duration>, why: &'static str) {
         let since = Instant::now();
         self.walked.push((to, since));
+        let requested = self.requested.load(Ordering::Acquire);
         self.progress.send_modify(|progress| {
             progress.phase = to;
             progress.since = since;
+            progress.requested = requested;
             progress.deadline = budget.and_then(|budget| since.checked_add(budget));
         });
         tracing::info!(job = %self.id, run = self.run, from, to, "{why}");
@@ -51,13 +62,12 @@ impl Context {
 /// What makes a job go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Signal {
-    Graceful,
-    Immediate,
+    SourcesDone,
     Force,
 }
 
-/// The walk that is measured: no step of it asks a controller anything.
-pub(super) const WALK: [Signal; 3] = [Signal::Graceful, Signal::Immediate, Signal::Force];
+/// The walk that is measured: its steps are nothing but transitions. Others note a stop request, or ask the controller something.
+pub(super) const WALK: [Signal; 2] = [Signal::SourcesDone, Signal::Force];
 
 /// A step that the machine does not have.
 #[derive(Debug, thiserror::Error)]
@@ -67,14 +77,13 @@ pub(super) struct Illegal {
     signal: Signal,
 }
 
-const FINISH: Duration = Duration::from_secs(60);
+const FINAL: Duration = Duration::from_secs(600);
 
 /// The hand-written enum. Only the phases of the walk are here: more would make it slower, not faster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     Running,
-    StoppingGraceful,
-    StoppingImmediate,
+    Finishing,
     StoppingForce,
 }
 
@@ -82,21 +91,15 @@ impl Phase {
     fn name(self) -> &'static str {
         match self {
             Self::Running => "Running",
-            Self::StoppingGraceful => "Stopping<Graceful>",
-            Self::StoppingImmediate => "Stopping<Immediate>",
+            Self::Finishing => "Finishing",
             Self::StoppingForce => "Stopping<Force>",
         }
     }
 
     pub(super) fn step(self, signal: Signal, context: &mut Context) -> Result<Self, Illegal> {
         let (to, budget, why) = match (self, signal) {
-            (Self::Running, Signal::Graceful) => (Self::StoppingGraceful, Some(FINISH), "a graceful stop request"),
-            (Self::Running | Self::StoppingGraceful, Signal::Immediate) => {
-                (Self::StoppingImmediate, Some(FINISH), "an immediate stop request")
-            }
-            (Self::Running | Self::StoppingGraceful | Self::StoppingImmediate, Signal::Force) => {
-                (Self::StoppingForce, None, "a force request")
-            }
+            (Self::Running, Signal::SourcesDone) => (Self::Finishing, Some(FINAL), "all sources have completed"),
+            (Self::Running | Self::Finishing, Signal::Force) => (Self::StoppingForce, None, "a force request"),
             (from, signal) => return Err(Illegal { from: from.name(), signal }),
         };
         context.enter(self.name(), to.name(), budget, why);
@@ -141,15 +144,10 @@ macro_rules! states {
 
 states! {
     Running, "Running" {
-        Graceful => StoppingGraceful, Some(FINISH), "a graceful stop request";
-        Immediate => StoppingImmediate, Some(FINISH), "an immediate stop request";
+        SourcesDone => Finishing, Some(FINAL), "all sources have completed";
         Force => StoppingForce, None, "a force request";
     }
-    StoppingGraceful, "Stopping<Graceful>" {
-        Immediate => StoppingImmediate, Some(FINISH), "an immediate stop request";
-        Force => StoppingForce, None, "a force request";
-    }
-    StoppingImmediate, "Stopping<Immediate>" {
+    Finishing, "Finishing" {
         Force => StoppingForce, None, "a force request";
     }
     StoppingForce, "Stopping<Force>" {}

@@ -1,4 +1,4 @@
-//! What one transition costs: ours, a hand-written enum's, a boxed state's. A job's walk has three of them.
+//! What one transition costs: ours, a hand-written enum's, a boxed state's. A job's walk has two of them.
 
 use std::{
     hint::black_box,
@@ -8,7 +8,7 @@ use std::{
 
 use futures_util::FutureExt;
 use tokio::sync::watch;
-use winddown::{Force, Immediate, JobId, Progress, Running, Stopping};
+use winddown::{Force, JobId, Progress, Running, Stopping};
 
 use super::{
     Scale, callgrind,
@@ -64,9 +64,8 @@ impl<const WATCHED: bool> Way for Typed<WATCHED> {
         let Walked::Before(running) = mem::replace(phase, Walked::OnTheWay) else {
             return Err("it has been walked".into());
         };
-        let graceful = running.stop_gracefully(job)?;
-        let immediate = graceful.escalate::<Immediate, _, _>(job)?;
-        *phase = Walked::Behind { _phase: immediate.escalate::<Force, _, _>(job)? };
+        let finishing = running.finish(job)?;
+        *phase = Walked::Behind { _phase: finishing.force(job)? };
         Ok(())
     }
 }

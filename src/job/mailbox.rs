@@ -71,6 +71,7 @@ struct RequestLane {
 }
 
 impl RequestLane {
+    #[inline]
     fn strongest(&self) -> Option<StopRequest> {
         StopRequest::from_level(self.strongest.load(Ordering::Acquire))
     }
@@ -110,6 +111,7 @@ impl JobSender {
     }
 
     /// The strongest request so far.
+    #[inline]
     pub fn requested(&self) -> Option<StopRequest> {
         self.lanes.requests.strongest()
     }
@@ -179,6 +181,7 @@ impl Mailbox {
     }
 
     /// The strongest stop request so far.
+    #[inline]
     pub fn requested(&self) -> Option<StopRequest> {
         self.sender.requested()
     }

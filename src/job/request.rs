@@ -39,6 +39,7 @@ impl StopRequest {
         self as u8 + 1
     }
 
+    #[inline]
     pub(super) fn from_level(level: u8) -> Option<Self> {
         Self::ALL.get(usize::from(level).checked_sub(1)?).copied()
     }

@@ -52,6 +52,8 @@ pub struct Entry {
 }
 
 impl Entry {
+    // Of every transition, in code that is compiled in the user's crate.
+    #[inline]
     pub(crate) fn new(identity: u64, since: Instant, budget: Option<Duration>) -> Self {
         Self { identity, since, deadline: budget.and_then(|budget| since.checked_add(budget)) }
     }
