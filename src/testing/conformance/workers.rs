@@ -159,8 +159,8 @@ impl Workers {
                         .collect();
                     drop(book);
                     for task in ended {
- self.say(worker, Event::TaskFinished { task });
- }
+                        self.say(worker, Event::TaskFinished { task });
+                    }
                 }
                 Command::Release => {
                     drop(book);
