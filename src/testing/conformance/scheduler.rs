@@ -312,8 +312,8 @@ async fn cancel_safe<S: SchedulerSubject>(subject: S) -> Outcome {
     for (run, polls) in (1..).zip(0..6) {
         let worker = stage.start(&job, run, run, Manners::Leaves).await?;
         let force = polls % 2 == 1;
-        cut_off(stage.scheduler.stop_workers(&job, Some(worker.run), force), polls).await;
         cut_off(stage.scheduler.workers_for_job(&job, Some(worker.run)), polls).await;
+        cut_off(stage.scheduler.stop_workers(&job, Some(worker.run), force), polls).await;
         stage.stop(&job, Some(run), force).await?;
         stage.ends(slice::from_ref(&worker), "a stop that was dropped and made again").await?;
     }

@@ -82,13 +82,16 @@ pub(super) async fn idempotent<S: ControllerSubject>(subject: S) -> Outcome {
         bench.controller.begin_stop(WorkerStopMode::Graceful);
         bench.quiet().await;
     }
+    at_most_once(&bench, "graceful stop", is_graceful)?;
+    let mut bench = Bench::start(&subject, 3, |_, _, _| {}).await?;
     bench.controller.begin_stop(WorkerStopMode::Immediate);
     bench.until("every task to finish", |status, _, _| status.all_finished()).await?;
     for _ in 0..3 {
+        bench.controller.begin_stop(WorkerStopMode::Immediate);
+        bench.quiet().await;
         bench.controller.begin_release();
         bench.quiet().await;
     }
-    at_most_once(&bench, "graceful stop", is_graceful)?;
     at_most_once(&bench, "immediate stop", is_immediate)?;
     at_most_once(&bench, "release", is_release)
 }
