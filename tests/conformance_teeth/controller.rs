@@ -31,7 +31,7 @@ enum Mistake {
     AlmostAllIsAll,
     /// A manifest that is being published counts as durable.
     PublishingIsComplete,
-    /// The manifest is published in the background.
+    /// A manifest that takes long is published in the background.
     PublishesBehind,
     /// A durable manifest counts as a complete checkpoint.
     DurableIsComplete,
@@ -43,8 +43,10 @@ enum Mistake {
     NeverSendsAgain,
     /// An error is told as long as there is one.
     RepeatsError,
-    /// An error is logged.
+    /// An order's error is logged.
     SwallowsError,
+    /// An error of the store is logged.
+    SwallowsStoreError,
     /// An order waits for the answer of the one before it.
     OneByOne,
     /// Work lives in the future that `progress` returns.
@@ -84,6 +86,7 @@ const ROWS: &[(Mistake, Rule)] = &[
     (Mistake::NeverSendsAgain, Rule::ControllerSendsAgain),
     (Mistake::RepeatsError, Rule::ControllerErrorOnce),
     (Mistake::SwallowsError, Rule::ControllerErrorOnce),
+    (Mistake::SwallowsStoreError, Rule::ControllerTellsStore),
     (Mistake::OneByOne, Rule::ControllerIndependence),
     (Mistake::StartsOver, Rule::ControllerCancelSafe),
     (Mistake::Spins, Rule::ControllerIdle),
@@ -131,6 +134,7 @@ impl ControllerSubject for Maker {
             stop: vec![],
             kept: None,
             failure: None,
+            started: Instant::now(),
         }
     }
 }
@@ -178,8 +182,12 @@ impl CheckpointStore for Store {
             Mistake::ManifestWithoutCommits => manifest.tasks.iter_mut().for_each(|task| task.commit = None),
             Mistake::PublishesBehind => {
                 let store = Arc::clone(&self.inner);
-                tokio::spawn(async move { store.publish_boxed(&manifest).await });
-                return Ok(());
+                let mut publish = tokio::spawn(async move { store.publish_boxed(&manifest).await });
+                // Whoever is quick is waited for.
+                return tokio::select! {
+                    published = &mut publish => published.unwrap(),
+                    () = sleep(Duration::from_millis(20)) => Ok(()),
+                };
             }
             _ => {}
         }
@@ -204,6 +212,7 @@ struct Controller {
     /// What a command came to that sent at once, or the error that is told again.
     kept: Option<Result<(), ControllerError>>,
     failure: Option<RunFailure>,
+    started: Instant,
 }
 
 impl Controller {
@@ -235,7 +244,7 @@ impl JobController for Controller {
         self.failure.as_ref().or_else(|| self.inner.failure())
     }
 
-    fn handle(&mut self, mut event: WorkerEvent, now: Instant) -> Result<Applied, Rejection> {
+    fn handle(&mut self, mut event: WorkerEvent, mut now: Instant) -> Result<Applied, Rejection> {
         let task = match &event.event {
             Event::SourceExhausted { task }
             | Event::CheckpointCompleted { task, .. }
@@ -255,19 +264,22 @@ impl JobController for Controller {
                 }
                 _ => {}
             },
-            Mistake::LastFailureStays => {
-                if let Event::TaskFailed { task, error } = &event.event {
-                    let (task, worker, error) = (*task, event.worker, error.clone());
-                    self.failure = Some(RunFailure::TaskFailed { task, worker, error });
-                }
-            }
-            Mistake::IgnoresHeartbeats if event.event == Event::Heartbeat => return Ok(Applied::Changed),
+            Mistake::IgnoresHeartbeats if event.event == Event::Heartbeat => now = self.started,
             _ => {}
         }
         let is_end = matches!(event.event, Event::TaskFinished { .. });
+        let failure = match &event.event {
+            Event::TaskFailed { task, error } => {
+                Some(RunFailure::TaskFailed { task: *task, worker: event.worker, error: error.clone() })
+            }
+            _ => None,
+        };
         let applied = self.inner.handle(event, now);
         if self.mistake == Mistake::CountsEndsTwice && is_end && applied == Ok(Applied::Duplicate) {
             self.extra += 1;
+        }
+        if self.mistake == Mistake::LastFailureStays && applied.is_ok() {
+            self.failure = failure.or(self.failure.take());
         }
         applied
     }
@@ -322,12 +334,19 @@ impl JobController for Controller {
                     result = self.inner.progress() => result,
                     () = sleep(Duration::from_millis(10)), if is_told => Err(ControllerError::Other("still".into())),
                 };
-                if result.is_err() {
+                if matches!(result, Err(ControllerError::Orders(_))) {
                     self.kept = Some(Ok(()));
                 }
                 result
             }
-            Mistake::SwallowsError => self.inner.progress().await.or(Ok(())),
+            Mistake::SwallowsError => match self.inner.progress().await {
+                Err(ControllerError::Orders(_)) => Ok(()),
+                result => result,
+            },
+            Mistake::SwallowsStoreError => match self.inner.progress().await {
+                Err(ControllerError::Store(_)) => Ok(()),
+                result => result,
+            },
             Mistake::StartsOver => {
                 sleep(Duration::from_millis(30)).await;
                 self.inner.progress().await

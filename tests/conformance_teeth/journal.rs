@@ -67,10 +67,7 @@ const ROWS: &[(Mistake, Rule)] = &[
     (Mistake::RemembersInHandle, Rule::JournalWriteAgain),
     (Mistake::LeavesLockBehind, Rule::JournalCancelSafe),
     (Mistake::PassesOverDamage, Rule::JournalDamage),
-    (Mistake::HangsOnDamage, Rule::JournalDamage),
-    (Mistake::BlocksOnDamage, Rule::JournalDamage),
     (Mistake::NewerIsCorrupt, Rule::JournalNewerVersion),
-    (Mistake::PanicsOnNewerVersion, Rule::JournalNewerVersion),
     (Mistake::OverwritesDamage, Rule::JournalKeepsDamage),
     (Mistake::CleansNames, Rule::JournalJobsApart),
 ];

@@ -100,6 +100,9 @@ impl State {
     }
 
     fn ask(&mut self) {
+        if self.is_cut_off {
+            return;
+        }
         self.was_asked = true;
         if matches!(self.manners, Manners::Leaves | Manners::EndsLate) {
             self.end();

@@ -10,13 +10,13 @@ use tokio::time::{sleep, timeout};
 
 use super::{
     controller::{ControllerSubject, RunSetup},
-    suite::{Finding, Outcome, broken},
+    suite::{Finding, Outcome, broken, same},
     vault::Vault,
     workers::{Book, Workers},
 };
 use crate::{
-    CheckpointStart, Command, Epoch, Event, Incoming, JobController, JobId, Limits, Mailbox, Rejection, Role, RunId,
-    RunStatus, StopRequest, TaskId, Topology, WorkerEvent, WorkerId,
+    CheckpointStart, Command, ControllerError, Epoch, Event, Incoming, JobController, JobId, Limits, Mailbox,
+    Rejection, Role, RunId, RunStatus, StopRequest, TaskId, Topology, WorkerEvent, WorkerId,
 };
 
 pub(super) const WORKERS: [WorkerId; 3] = [WorkerId::new(1), WorkerId::new(2), WorkerId::new(3)];
@@ -33,7 +33,7 @@ pub(super) struct Bench<C> {
     pub(super) run: RunId,
     mailbox: Mailbox,
     /// What `progress` has said went wrong.
-    pub(super) errors: Vec<String>,
+    pub(super) errors: Vec<ControllerError>,
     /// For a condition that has to come true.
     patience: Duration,
 }
@@ -104,7 +104,7 @@ impl<C: JobController> Bench<C> {
         let mut got = format!("{:?}", self.controller.status());
         for error in &self.errors {
             got.push_str("; error: ");
-            got.push_str(error);
+            got.push_str(&error.to_string());
         }
         Err(broken(what, format_args!("{got}")))
     }
@@ -134,7 +134,7 @@ impl<C: JobController> Bench<C> {
                     }
                 }
             };
-            self.errors.extend(error.map(|error| error.to_string()));
+            self.errors.extend(error);
             if let Some(Incoming::Worker(event)) = event {
                 self.take(event);
             }
@@ -177,13 +177,13 @@ impl<C: JobController> Bench<C> {
         }
     }
 
-    /// The status is the one before the event.
+    /// The status is the one before the event, and the event is no failure.
     pub(super) fn unchanged(&self, before: RunStatus, event: &WorkerEvent) -> Outcome {
-        let after = self.controller.status();
-        if after == before && self.controller.failure().is_none() {
-            return Ok(());
+        same(&format!("after {event:?}"), &self.controller.status(), &before)?;
+        match self.controller.failure() {
+            None => Ok(()),
+            Some(failure) => Err(broken(format_args!("no failure after {event:?}"), failure)),
         }
-        Err(broken(format_args!("{before:?} after {event:?}"), after))
     }
 }
 

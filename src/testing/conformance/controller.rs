@@ -77,6 +77,7 @@ pub async fn controller<S: ControllerSubject>(make: impl AsyncFn() -> S + Send +
     suite.check(Rule::ControllerIdempotent, orders::idempotent).await;
     suite.check(Rule::ControllerSendsAgain, orders::sends_again).await;
     suite.check(Rule::ControllerErrorOnce, orders::error_once).await;
+    suite.check(Rule::ControllerTellsStore, checkpoints::tells_store).await;
     suite.check(Rule::ControllerIndependence, orders::independence).await;
     suite.check(Rule::ControllerCancelSafe, orders::cancel_safe).await;
     suite.check(Rule::ControllerIdle, orders::idle).await;

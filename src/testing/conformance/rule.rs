@@ -120,8 +120,9 @@ rules! {
         ControllerNeedsCommits "controller.needs-commits" "JobController", "a final checkpoint is not complete before every commit is acknowledged";
         ControllerBeginsQuietly "controller.begins-quietly" "JobController", "a command sends nothing itself: `progress` does";
         ControllerIdempotent "controller.idempotent" "JobController", "the same command again sends nothing again to workers that have taken it";
-        ControllerSendsAgain "controller.sends-again" "JobController", "the same command again sends again what has failed";
+        ControllerSendsAgain "controller.sends-again" "JobController", "the same command again sends again what has failed, and nothing else";
         ControllerErrorOnce "controller.error-once" "JobController::progress", "an order that failed for good is an error of `progress`, and is told once";
+        ControllerTellsStore "controller.tells-store" "JobController::progress", "a manifest that can't be made durable is an error of `progress`, told once";
         ControllerIndependence "controller.independence" "JobController", "a worker's order waits for no other worker";
         ControllerCancelSafe "controller.cancel-safe" "JobController::progress", "dropping `progress` again and again does not start work over or lose it";
         ControllerIdle "controller.idle" "JobController::progress", "`progress` stays pending when there is nothing to do";

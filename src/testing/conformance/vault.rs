@@ -1,6 +1,9 @@
 //! The checkpoint store of a controller's check: in memory, and as slow as the check says.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{
+    Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
 
 use tokio::sync::watch;
 
@@ -12,11 +15,12 @@ pub(super) struct Vault {
     /// Manifests that somebody began to publish, and those that are durable.
     manifests: Mutex<(Vec<Manifest>, Vec<Manifest>)>,
     is_open: watch::Sender<bool>,
+    is_fenced: AtomicBool,
 }
 
 impl Vault {
     pub(super) fn new(run: RunId) -> Self {
-        Self { run, manifests: Mutex::default(), is_open: watch::Sender::new(true) }
+        Self { run, manifests: Mutex::default(), is_open: watch::Sender::new(true), is_fenced: AtomicBool::new(false) }
     }
 
     fn manifests(&self) -> MutexGuard<'_, (Vec<Manifest>, Vec<Manifest>)> {
@@ -36,6 +40,11 @@ impl Vault {
         self.is_open.send_replace(false);
     }
 
+    /// From now on a newer run has taken the job over.
+    pub(super) fn fence(&self) {
+        self.is_fenced.store(true, Ordering::Release);
+    }
+
     pub(super) fn open(&self) {
         self.is_open.send_replace(true);
     }
@@ -50,6 +59,10 @@ impl CheckpointStore for Vault {
         self.manifests().0.push(manifest.clone());
         // The sender is in `self`, so it never closes.
         let _ = self.is_open.subscribe().wait_for(|is_open| *is_open).await;
+        if self.is_fenced.load(Ordering::Acquire) {
+            let newer = self.run.next();
+            return Err(StoreError::Fenced { job: manifest.job.clone(), run: manifest.run, newer });
+        }
         let mut manifests = self.manifests();
         if !manifests.1.contains(manifest) {
             manifests.1.push(manifest.clone());

@@ -85,6 +85,22 @@ pub(super) async fn needs_durable<S: ControllerSubject>(subject: S) -> Outcome {
     completes(&mut bench).await
 }
 
+/// The store says that a newer run has taken the job over: the controller has to know it, and to pass it on.
+pub(super) async fn tells_store<S: ControllerSubject>(subject: S) -> Outcome {
+    takes_checkpoints(&subject)?;
+    let mut bench = Bench::start(&subject, 1, |_, _, vault| vault.fence()).await?;
+    bench.begin_final().await?;
+    bench.until("the manifest to be published", |_, _, vault| vault.begun() > 0).await?;
+    for _ in 0..3 {
+        bench.quiet().await;
+    }
+    match &bench.errors[..] {
+        [error] if error.is_fenced() => Ok(()),
+        other => Err(broken("one error of `progress` that says `Fenced`", other)
+            .advise("pass the store's error on as `ControllerError::Store`: who drives the job stops it then")),
+    }
+}
+
 pub(super) async fn needs_commits<S: ControllerSubject>(subject: S) -> Outcome {
     takes_checkpoints(&subject)?;
     let mut bench = Bench::start(&subject, 1, |_, book, _| book.keep_commit.extend([task(1)])).await?;
