@@ -20,7 +20,7 @@ pub(super) const SLOW: Duration = Duration::from_millis(200);
 
 /// The workers of one run: a [`Transport`] that any controller can send its orders by.
 ///
-/// They may also stand in front of real workers ([`around`](Self::around)) whose tasks do as the check says ([`task`](Self::task)).
+/// They may also stand in front of real workers ([`around`](Self::around)) whose tasks do as the check says (`task`, with the worker kit).
 /// Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Workers {
@@ -98,7 +98,8 @@ impl Workers {
 
     /// The same workers in front of real ones: the check sees and disturbs each order before `transport` carries it.
     ///
-    /// The tasks of the real workers have to do as the check says: let [`task`](Self::task) be their code.
+    /// The tasks of the real workers have to do as the check says: let `Workers::task` (feature `worker`) be their code, or do the same:
+    /// events go to [`RunSetup::events`](super::RunSetup::events).
     pub fn around<T: Transport>(&self, transport: T) -> Around<T> {
         Around { workers: self.clone(), transport }
     }
