@@ -69,7 +69,7 @@
 //! | `object-store` | yes | checkpoint manifests on a local folder or any object store |
 //! | `journal` | yes | a journal of shutdowns in a local folder: `FileJournal` |
 //! | `sqlx` | no | a journal of shutdowns in SQLite or PostgreSQL: `SqlJournal` |
-//! | `testing` | no | scripted collaborators for tests; conformance suites for a journal, scheduler, store or controller of your own; the explorer: every outcome of every collaborator, tried on the real phases |
+//! | `testing` | no | scripted collaborators for tests; conformance suites for a journal, scheduler, store, controller or transport of your own; the explorer: every outcome of every collaborator, tried on the real phases |
 //!
 //! Without default features it is the pure machine, with few dependencies.
 //!

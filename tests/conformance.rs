@@ -24,6 +24,8 @@ mod processes;
 mod schedulers;
 #[path = "conformance/stores.rs"]
 mod stores;
+#[path = "conformance/transports.rs"]
+mod transports;
 
 use winddown::testing::conformance::{Report, Rule};
 

@@ -11,6 +11,8 @@ mod journal;
 mod scheduler;
 #[path = "conformance_teeth/store.rs"]
 mod store;
+#[path = "conformance_teeth/transport.rs"]
+mod transport;
 
 use std::{fmt::Debug, time::Duration};
 
@@ -98,10 +100,13 @@ fn names_are_distinct_and_belong_to_their_contract() {
             Contract::CheckpointStore => "store.",
             Contract::JobController => "controller.",
             Contract::Scheduler => "scheduler.",
+            Contract::Transport => "transport.",
             _ => "journal.",
         };
         assert!(rule.id().starts_with(prefix), "{rule}");
         let contract = format!("{:?}", rule.contract());
-        assert!(rule.written_in().starts_with(&contract), "{rule}");
+        // What a worker does with an order is said of the order.
+        let is_of_orders = rule.contract() == Contract::Transport && matches!(rule.written_in(), "Order" | "Command");
+        assert!(rule.written_in().starts_with(&contract) || is_of_orders, "{rule}");
     }
 }

@@ -1,8 +1,9 @@
-//! Checks a [`Journal`](crate::Journal), a [`Scheduler`](crate::Scheduler), a [`CheckpointStore`](crate::CheckpointStore) or a
-//! [`JobController`](crate::JobController) of yours against its contract, and names the rule that it breaks.
+//! Checks a [`Journal`](crate::Journal), a [`Scheduler`](crate::Scheduler), a [`CheckpointStore`](crate::CheckpointStore), a
+//! [`JobController`](crate::JobController) or a [`Transport`](crate::Transport) of yours against its contract, and names the rule that it
+//! breaks.
 //!
 //! You say how to make one and, where a check needs more than the contract's own methods, how to do that: in a small trait, the
-//! *subject*. [`journal()`], [`scheduler()`], [`store()`] and [`controller()`] do the rest, and give a [`Report`] with every [`Rule`]:
+//! *subject*. [`journal()`], [`scheduler()`], [`store()`], [`controller()`] and [`transport()`] do the rest, and give a [`Report`] with every [`Rule`]:
 //! kept, broken (with what was expected, what came, and where to begin), not applicable, or not checked.
 //!
 //! ```
@@ -59,6 +60,7 @@ mod rule;
 mod scheduler;
 mod store;
 mod suite;
+mod transport;
 mod vault;
 mod workers;
 
@@ -71,6 +73,7 @@ pub use rule::{Contract, Rule};
 pub use scheduler::{Manners, Placed, SchedulerSubject, scheduler};
 pub use store::{StoreSubject, store};
 pub use suite::Hook;
+pub use transport::{TransportRun, TransportSubject, transport};
 pub use workers::{Around, Workers};
 
 /// What has become of something that was stored.

@@ -355,7 +355,7 @@ impl JobController for Controller {
                 let mut progress = pin!(self.inner.progress());
                 poll_fn(|context| match progress.as_mut().poll(context) {
                     Poll::Pending => Poll::Ready(Ok(())),
-                    ready => ready,
+                    ready @ Poll::Ready(_) => ready,
                 })
                 .await
             }

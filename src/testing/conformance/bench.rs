@@ -46,6 +46,11 @@ pub(super) fn worker_of(subtask: u32) -> WorkerId {
     WORKERS[subtask as usize % WORKERS.len()]
 }
 
+pub(super) fn topology() -> Result<Arc<Topology>, Finding> {
+    let topology = Topology::builder().operator("conformance", Role::Source, (0..6).map(worker_of)).build();
+    topology.map(Arc::new).map_err(|error| broken("a topology", error))
+}
+
 impl<C: JobController> Bench<C> {
     /// Starts a run. `change` changes what differs from a run without disturbances.
     pub(super) async fn start<S>(
@@ -56,10 +61,7 @@ impl<C: JobController> Bench<C> {
     where
         S: ControllerSubject<Controller = C>,
     {
-        let run = RunId::new(run);
-        let placement = (0..6).map(worker_of);
-        let topology = Topology::builder().operator("conformance", Role::Source, placement).build();
-        let topology = Arc::new(topology.map_err(|error| broken("a topology", error))?);
+        let (run, topology) = (RunId::new(run), topology()?);
         let (mailbox, vault) = (Mailbox::new(4096), Arc::new(Vault::new(run)));
         let workers = Workers::new(run, Arc::clone(&topology), mailbox.sender());
         // A worker that does not answer is waited for until the end of the check: so a controller that waits for it is found out.

@@ -10,6 +10,7 @@ use super::{
     report::Report,
     rule::{Contract, Rule},
     suite::{Finding, LIMIT, Outcome, Suite},
+    transport::TransportRun,
     workers::Workers,
 };
 use crate::{DynCheckpointStore, JobController, JobId, JobSender, Limits, RunId, Topology};
@@ -32,6 +33,14 @@ pub struct RunSetup {
     pub store: Arc<dyn DynCheckpointStore>,
     /// Its limits.
     pub limits: Limits,
+}
+
+impl RunSetup {
+    /// The part of it that a transport and its workers need.
+    pub fn transport(&self) -> TransportRun {
+        let Self { job, run, topology, workers, events, .. } = self.clone();
+        TransportRun { job, run, topology, workers, events }
+    }
 }
 
 /// A maker of controllers, on which a [`JobController`] is checked. Dropping it may end what it has started.

@@ -14,6 +14,8 @@ pub enum Contract {
     CheckpointStore,
     /// [`JobController`](crate::JobController).
     JobController,
+    /// [`Transport`](crate::Transport), and the workers behind it.
+    Transport,
 }
 
 impl fmt::Display for Contract {
@@ -133,6 +135,15 @@ rules! {
         ControllerRelease "controller.release" "JobController::begin_release", "every worker is told that it may leave";
         ControllerFirstFailure "controller.first-failure" "JobController::failure", "a failed task is a failure of the run; the first one stays, and later ones are counted";
         ControllerLostWorker "controller.lost-worker" "JobController::check_health", "a worker that has been silent for too long is lost, and one that speaks is not";
+    }
+    Transport {
+        TransportTakesIn "transport.takes-in" "Transport", "an order whose sending was `Ok` has been taken in by its worker, which carries it out";
+        TransportAnswersAgain "transport.answers-again" "Order", "a repeated order for a checkpoint that is done is answered again, events included";
+        TransportForeignRun "transport.foreign-run" "Order", "an order of another run is rejected, and changes nothing";
+        TransportUnknownWorker "transport.unknown-worker" "Transport::send", "an order to a worker that the run does not have is an error, and reaches nobody";
+        TransportEnded "transport.ended" "Command", "a worker whose tasks have all ended answers a stop as if it had just stopped them, or says `NotRunning`";
+        TransportIndependence "transport.independence" "Transport", "a worker that does not answer delays no other";
+        TransportCancelSafe "transport.cancel-safe" "Transport::send", "a sending may be dropped at any point, and the order sent again";
     }
 }
 

@@ -57,7 +57,44 @@ struct Task {
     is_finished: bool,
     snapshot_due: Option<(Epoch, bool)>,
     commit_due: Option<(Epoch, Bytes)>,
-    last: Option<Epoch>,
+    /// The newest checkpoint that it is in, and whether that was the final one.
+    given: Option<(Epoch, bool)>,
+    /// The newest checkpoint that it has committed.
+    committed: Option<Epoch>,
+}
+
+impl Task {
+    fn obey(&mut self, id: TaskId, command: &Command, keep_running: bool, said: &mut Vec<Event>) {
+        match command {
+            Command::Checkpoint { epoch, .. } if self.given.is_some_and(|(given, _)| given == *epoch) => {
+                self.say_snapshot(id, *epoch, said);
+            }
+            Command::Checkpoint { epoch, then_stop } if !self.is_finished => {
+                self.snapshot_due = Some((*epoch, *then_stop));
+            }
+            Command::Commit { epoch, .. } if self.committed == Some(*epoch) => self.say_commit(id, *epoch, said),
+            Command::Commit { epoch, tasks } => {
+                let data = tasks.iter().find(|commit| commit.task == id).map(|commit| commit.data.clone());
+                self.commit_due = data.map(|data| (*epoch, data)).or(self.commit_due.take());
+            }
+            Command::Stop(mode) => {
+                self.is_finished |= *mode == WorkerStopMode::Immediate || !keep_running;
+                said.extend(self.is_finished.then_some(Event::TaskFinished { task: id }));
+            }
+            Command::Checkpoint { .. } | Command::Release => {}
+        }
+    }
+
+    fn say_snapshot(&self, task: TaskId, epoch: Epoch, said: &mut Vec<Event>) {
+        let (snapshot, commit) = (state_of(task, epoch), rows_of(task, epoch));
+        said.push(Event::CheckpointCompleted { task, epoch, snapshot, commit });
+        said.extend(self.is_finished.then_some(Event::TaskFinished { task }));
+    }
+
+    fn say_commit(&self, task: TaskId, epoch: Epoch, said: &mut Vec<Event>) {
+        said.push(Event::CommitCompleted { task, epoch });
+        said.extend(self.is_finished.then_some(Event::TaskFinished { task }));
+    }
 }
 
 /// What a task of a check gives to a checkpoint.
@@ -96,6 +133,11 @@ impl Workers {
         self.pump();
     }
 
+    /// From now on this worker answers nothing, though it is alive.
+    pub fn freeze(&self, worker: WorkerId) {
+        self.book().silent.insert(worker);
+    }
+
     /// The same workers in front of real ones: the check sees and disturbs each order before `transport` carries it.
     ///
     /// The tasks of the real workers have to do as the check says: let `Workers::task` (feature `worker`) be their code, or do the same:
@@ -129,45 +171,22 @@ impl Workers {
         Ok(())
     }
 
-    /// What a worker does that has nothing behind it.
-    fn obey(&self, worker: WorkerId, command: Command) {
-        {
+    /// What a worker does that has nothing behind it. A repeated order has no second effect, and is answered again.
+    fn obey(&self, worker: WorkerId, command: &Command) {
+        let said = {
             let mut book = self.book();
             let keep_running = book.keep_running;
-            let mine = book
-                .tasks
-                .iter_mut()
-                .filter(|(id, task)| self.topology.worker_of(**id) == Some(worker) && !task.is_finished);
-            match command {
-                Command::Checkpoint { epoch, then_stop } => {
-                    mine.for_each(|(_, task)| task.snapshot_due = Some((epoch, then_stop)));
-                }
-                Command::Commit { epoch, tasks } => {
-                    for commit in tasks.iter() {
-                        if let Some(task) = book.tasks.get_mut(&commit.task) {
-                            task.commit_due = Some((epoch, commit.data.clone()));
-                        }
-                    }
-                }
-                Command::Stop(mode) => {
-                    let ends = mode == WorkerStopMode::Immediate || !keep_running;
-                    let ended: Vec<_> = mine
-                        .filter(|_| ends)
-                        .map(|(id, task)| {
-                            task.is_finished = true;
-                            *id
-                        })
-                        .collect();
-                    drop(book);
-                    for task in ended {
-                        self.say(worker, Event::TaskFinished { task });
-                    }
-                }
-                Command::Release => {
-                    drop(book);
-                    self.say(worker, Event::WorkerFinished);
+            let mut said = Vec::new();
+            for (id, task) in &mut book.tasks {
+                if self.topology.worker_of(*id) == Some(worker) {
+                    task.obey(*id, command, keep_running, &mut said);
                 }
             }
+            said
+        };
+        said.into_iter().for_each(|event| self.say(worker, event));
+        if let Command::Release = command {
+            self.say(worker, Event::WorkerFinished);
         }
         self.pump();
     }
@@ -187,25 +206,19 @@ impl Workers {
         let mut book = self.book();
         let (keeps_snapshot, keeps_commit) = (book.keep_snapshot.contains(&id), book.keep_commit.contains(&id));
         let Some(task) = book.tasks.get_mut(&id) else { return vec![] };
-        let mut events = Vec::new();
+        let mut said = Vec::new();
         if let Some((epoch, then_stop)) = task.snapshot_due.take_if(|_| !keeps_snapshot) {
-            let (snapshot, commit) = (state_of(id, epoch), rows_of(id, epoch));
-            task.last = then_stop.then_some(epoch);
-            task.is_finished = then_stop && commit.is_none();
-            let is_finished = task.is_finished;
+            task.given = Some((epoch, then_stop));
+            task.is_finished = then_stop && rows_of(id, epoch).is_none();
+            task.say_snapshot(id, epoch, &mut said);
             book.given += 1;
-            events.push(Event::CheckpointCompleted { task: id, epoch, snapshot, commit });
-            events.extend(is_finished.then_some(Event::TaskFinished { task: id }));
-            return events;
-        }
-        if let Some((epoch, data)) = task.commit_due.take_if(|_| !keeps_commit) {
-            let ends = task.last == Some(epoch) && !task.is_finished;
-            task.is_finished |= ends;
+        } else if let Some((epoch, data)) = task.commit_due.take_if(|_| !keeps_commit) {
+            task.is_finished |= task.given == Some((epoch, true));
+            task.committed = Some(epoch);
+            task.say_commit(id, epoch, &mut said);
             book.commits.insert((epoch, id), data);
-            events.push(Event::CommitCompleted { task: id, epoch });
-            events.extend(ends.then_some(Event::TaskFinished { task: id }));
         }
-        events
+        said
     }
 
     fn say(&self, worker: WorkerId, event: Event) {
@@ -217,7 +230,7 @@ impl Workers {
 impl Transport for Workers {
     async fn send(&self, worker: WorkerId, order: Order) -> Result<(), OrderError> {
         self.admit(worker, &order).await?;
-        self.obey(worker, order.command);
+        self.obey(worker, &order.command);
         Ok(())
     }
 }
