@@ -184,7 +184,9 @@ impl Workers {
             }
             said
         };
-        said.into_iter().for_each(|event| self.say(worker, event));
+        for event in said {
+            self.say(worker, event);
+        }
         if let Command::Release = command {
             self.say(worker, Event::WorkerFinished);
         }
