@@ -4,6 +4,7 @@
     target_os = "linux",
     feature = "embedded",
     feature = "grpc",
+    feature = "journal",
     feature = "object-store",
     feature = "process"
 ))]
