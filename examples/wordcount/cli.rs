@@ -54,6 +54,13 @@ pub(crate) struct Args {
     /// soon as it has read this many lines.
     #[arg(long, value_name = "N", hide = true, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) fail_at_line: Option<u64>,
+    /// Failure injection, to watch a stop that has to wait: the source of the first worker takes no order, and reads nothing, for
+    /// `--stall-for` when it has read this many lines.
+    #[arg(long, value_name = "N", hide = true, requires = "stall_for")]
+    pub(crate) stall_at_line: Option<u64>,
+    /// See `--stall-at-line`.
+    #[arg(long, value_name = "DURATION", hide = true, value_parser = positive_duration)]
+    pub(crate) stall_for: Option<Duration>,
 }
 
 /// How the end is reported.
@@ -154,6 +161,7 @@ mod tests {
             ("--workers 0", "1..=1024"),
             ("--rate 0", "--rate"),
             ("--fail-at-line 0", "--fail-at-line"),
+            ("--stall-at-line 1", "--stall-for"),
             ("--runtime cloud", "embedded"),
         ] {
             let error = parse(line).unwrap_err();

@@ -20,7 +20,7 @@ use crate::{
     screen::Screen,
     state_dir::StateDir,
     stops::{self, Stops},
-    tasks::{Fault, Plan, Work, blocking, topology},
+    tasks::{Fault, Plan, Stall, Work, blocking, topology},
 };
 
 /// The job's name. A state directory has one job.
@@ -157,7 +157,9 @@ impl<'a> Job<'a> {
         let work = |(worker, share)| {
             // The first worker's alone.
             let fault = args.fail_at_line.filter(|_| worker == 0).map(|at_line| Fault { at_line });
-            Work { worker, share, output: state.output(worker), rate, fault }
+            let stall = args.stall_at_line.zip(args.stall_for).filter(|_| worker == 0);
+            let stall = stall.map(|(at_line, time)| Stall { at_line, time });
+            Work { worker, share, output: state.output(worker), rate, fault, stall }
         };
         Ok(Self {
             args,
