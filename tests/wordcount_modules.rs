@@ -1,4 +1,4 @@
-//! Runs the unit tests that lie in the modules of `examples/wordcount`. A plain `cargo test` builds examples as programs
+//! Runs the unit tests that lie in the modules of `examples/wordcount` and `examples/soak`. A plain `cargo test` builds examples as programs
 //! (`tests/wordcount.rs` runs this one), and does not run what is tested inside of them.
 #![cfg(all(
     feature = "embedded",
@@ -23,6 +23,8 @@ mod durable;
 mod input;
 #[path = "../examples/wordcount/meter.rs"]
 mod meter;
+#[path = "../examples/soak/options.rs"]
+mod options;
 #[path = "../examples/wordcount/output.rs"]
 mod output;
 #[path = "../examples/wordcount/report.rs"]
@@ -49,5 +51,7 @@ mod stops;
 mod table;
 #[path = "../examples/wordcount/tasks.rs"]
 mod tasks;
+#[path = "../examples/soak/truth.rs"]
+mod truth;
 #[path = "../examples/wordcount/words.rs"]
 mod words;

@@ -88,7 +88,7 @@ impl Job<'_> {
         let log = format!("$ {command:?}\n# {plan:?}\n");
         let child = command.spawn().map_err(|error| format!("`{command:?}` can't be started: {error}"))?;
         let watch = Watch { job: self, plan, started: Instant::now(), agenda: Vec::new(), kills: 0, freezes: 0, log };
-        watch.to_its_end(child, random)
+        watch.until_end(child, random)
     }
 
     /// A task that fails or stalls, where workers can't be killed and frozen from outside. It is one of the first worker's.
@@ -132,7 +132,7 @@ struct Watch<'a> {
 }
 
 impl Watch<'_> {
-    fn to_its_end(mut self, mut child: Child, random: &mut fastrand::Rng) -> Result<Outcome, String> {
+    fn until_end(mut self, mut child: Child, random: &mut fastrand::Rng) -> Result<Outcome, String> {
         let lines = lines_of(&mut child)?;
         self.begin();
         let killed = self.attend(&lines, &mut child, random);

@@ -93,7 +93,7 @@ impl Round {
     /// # Errors
     /// What was wrong, and how to look at it. The folder is kept then.
     pub(crate) fn play(mut self, tally: &mut Tally) -> Result<(), String> {
-        let result = self.to_its_end(tally).and_then(|()| self.compare(tally));
+        let result = self.until_end(tally).and_then(|()| self.compare(tally));
         processes::reap();
         match result {
             Ok(()) => {
@@ -104,7 +104,7 @@ impl Round {
         }
     }
 
-    fn to_its_end(&mut self, tally: &mut Tally) -> Result<(), String> {
+    fn until_end(&mut self, tally: &mut Tally) -> Result<(), String> {
         let mut progress = Progress::default();
         for call in 1.. {
             let situation =

@@ -48,7 +48,8 @@ pub(crate) fn compare(expected: &Words, table: &str) -> Result<Difference, Strin
 
 /// The table that is expected.
 pub(crate) fn text(words: &Words) -> String {
-    words.iter().map(|(word, count)| format!("{word}\t{count}\n")).collect()
+    let line = |(word, count)| format!("{word}\t{count}\n");
+    words.iter().map(line).collect()
 }
 
 /// A text of so many lines: words in both cases, and what separates them: blanks, digits, other alphabets, broken UTF-8.

@@ -9,7 +9,8 @@ use winddown::{ParseStopRequestError, StopRequest};
 ///
 /// A word is a maximal run of ASCII letters, lower-cased; every other byte separates. When all input is consumed,
 /// `STATE_DIR/counts.tsv` holds `word<TAB>count`, sorted by word. A run that was stopped, however it was stopped, is
-/// resumed by the same command.
+/// resumed by the same command. A call that was killed in the middle of a stop leaves word of it in the state directory: the next one
+/// finishes that stop first, and says so.
 ///
 /// Ctrl-C (and SIGTERM) stops with a checkpoint; the second stops at once; the third kills the workers.
 #[derive(Clone, Debug, Parser)]
