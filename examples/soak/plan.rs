@@ -117,11 +117,11 @@ impl Chance<'_> {
 
     /// A phase lasts a millisecond, or a hundred: all orders of magnitude are as likely.
     fn moment(&mut self) -> Duration {
-        let most = [300, 1_000, 4_000, 15_000, 60_000][self.random.usize(..5)];
+        let most = [1_000, 5_000, 20_000, 60_000, 150_000][self.random.usize(..5)];
         self.up_to(Duration::from_micros(most))
     }
 
-    /// The time that a phase may be left to itself.
+    /// A phase that has been seen may be over in the next moment.
     fn in_phase(&mut self, phase: PhaseKind) -> Kill {
         let most = [0, 500, 2_000, 8_000][self.random.usize(..4)];
         Kill::InPhase(phase, self.up_to(Duration::from_micros(most)))

@@ -61,10 +61,11 @@ impl Round {
         let folder = tempfile::Builder::new().prefix("winddown-soak-").tempdir()?;
         let (mut expected, mut lines) = (Words::new(), 0);
         let input = folder.path().join("input");
+        let sparse = if random.u32(..4) == 0 { 100 } else { 1 };
         fs::create_dir(&input)?;
         for name in ["one", "three", "two"] {
             let count = random.u32(100..700);
-            let text = truth::write(count, &mut random);
+            let text = truth::write(count, sparse, &mut random);
             truth::count(&text, &mut expected);
             fs::write(input.join(name), text)?;
             lines += count;

@@ -105,7 +105,7 @@ impl fmt::Display for Tally {
         row(killed, self.worker_kills.to_string())?;
         row(frozen, self.freezes.to_string())?;
         row("stops by evidence", list(&self.evidence))?;
-        row("resumed shutdowns", format!("{} {}", self.resumed.values().sum::<u64>(), list(&self.resumed)))?;
+        row("resumed shutdowns", format!("{} ({})", self.resumed.values().sum::<u64>(), list(&self.resumed)))?;
         row("lost", self.difference.lost.to_string())?;
         row("duplicated", self.difference.duplicated.to_string())?;
         row("leftover processes", self.leftovers.to_string())?;

@@ -52,12 +52,14 @@ pub(crate) fn text(words: &Words) -> String {
     words.iter().map(line).collect()
 }
 
-/// A text of so many lines: words in both cases, and what separates them: blanks, digits, other alphabets, broken UTF-8.
-pub(crate) fn write(lines: u32, random: &mut fastrand::Rng) -> Vec<u8> {
+/// A text of so many lines: words in both cases, and what separates them: blanks, digits, other alphabets, broken UTF-8. One line in
+/// `sparse` has words; where that is few, many a checkpoint has nothing to commit.
+pub(crate) fn write(lines: u32, sparse: u32, random: &mut fastrand::Rng) -> Vec<u8> {
     const SEPARATORS: [&[u8]; 7] = [b" ", b" ", b", ", b"-", b"7", b"\xff\xfe", "\u{df}".as_bytes()];
     let mut text = Vec::new();
     for _ in 0..lines {
-        for _ in 0..random.u32(..8) {
+        let words = if random.u32(..sparse) == 0 { random.u32(..8) } else { 0 };
+        for _ in 0..words {
             for _ in 0..=random.u32(..3) {
                 text.push(b"abcdefXYZA"[random.usize(..10)]);
             }
