@@ -48,7 +48,10 @@ fn assert_failed(end: &End, reason: &str) -> Value {
 /// A job that has been stopped with a checkpoint in the middle of its input.
 fn stopped_in_the_middle() -> Case {
     let case = Case::new(200);
-    let end = case.run("--rate 40 --stop checkpoint@300ms --report json");
+    let child = case.start("--rate 5 --checkpoint-every 200ms --report json");
+    case.await_checkpoint();
+    signal(&child, Signal::SIGTERM);
+    let end = wait(child);
     assert_eq!((end.code, &end.report()["evidence"]), (Some(0), &"checkpointed".into()), "{end:?}");
     case
 }
