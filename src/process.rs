@@ -58,6 +58,7 @@
 mod env;
 mod error;
 mod keeper;
+mod lock;
 mod members;
 mod proc;
 mod record;
