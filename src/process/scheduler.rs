@@ -23,7 +23,6 @@ use tokio::{
 };
 
 use super::{
-    env::WorkerEnv,
     error::{ProcessError, state},
     keeper::Keeper,
     members::Marks,
@@ -36,6 +35,7 @@ use super::{
 use crate::{
     contracts::{Scheduler, SchedulerError},
     ids::{JobId, RunId, WorkerId},
+    worker_env::WorkerEnv,
 };
 
 /// How often a stop looks whether workers are gone. Where a look takes longer than half of it, it waits twice as long as that.
