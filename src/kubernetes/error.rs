@@ -124,6 +124,9 @@ impl From<ApiError> for SchedulerError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
+    /// No worker can be made from the template.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
     /// A pod of that worker is there.
     #[error("{worker} of job `{job}`, {run}, has a pod already: `{pod}`; stop it first, or use another id")]
     AlreadyThere {

@@ -29,9 +29,9 @@ pub(super) fn check(template: &PodTemplateSpec) -> Result<(), TemplateError> {
 }
 
 /// The pod of a worker.
-pub(super) fn make(template: &PodTemplateSpec, env: &WorkerEnv, owner: Option<&OwnerReference>, start: &str) -> Pod {
+pub(super) fn make(template: PodTemplateSpec, env: &WorkerEnv, owner: Option<&OwnerReference>, start: &str) -> Pod {
     let WorkerEnv { job, run, worker, .. } = env;
-    let mut metadata = template.metadata.clone().unwrap_or_default();
+    let mut metadata = template.metadata.unwrap_or_default();
     metadata.name = Some(pod_name(job, *run, *worker));
     metadata.generate_name = None;
     let labels = metadata.labels.get_or_insert_default();
@@ -42,7 +42,7 @@ pub(super) fn make(template: &PodTemplateSpec, env: &WorkerEnv, owner: Option<&O
     annotations.insert(JOB_ANNOTATION.to_owned(), job.as_str().to_owned());
     annotations.insert(START_ANNOTATION.to_owned(), start.to_owned());
     metadata.owner_references.get_or_insert_default().extend(owner.cloned());
-    let mut spec = template.spec.clone().unwrap_or_default();
+    let mut spec = template.spec.unwrap_or_default();
     spec.restart_policy = Some("Never".to_owned());
     for container in &mut spec.containers {
         let set = container.env.get_or_insert_default();
@@ -181,7 +181,7 @@ mod tests {
         }))
         .unwrap();
         let env = WorkerEnv::new("eu/words", RunId::new(7), WorkerId::new(3), "http://c:1");
-        let pod = make(&template, &env, None, "s");
+        let pod = make(template, &env, None, "s");
         assert_eq!(worker_of(&pod, &"eu/words".into()), Some((RunId::new(7), WorkerId::new(3))));
         assert_eq!(worker_of(&pod, &"words".into()), None);
         assert_eq!(pod.metadata.labels.unwrap()["team"], "a");

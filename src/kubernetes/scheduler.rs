@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::{
     api::{Api, Ask},
-    error::{ApiError, StartError, TemplateError, Trouble},
+    error::{ApiError, StartError, Trouble},
     fate::Fates,
     follow::Follower,
     lease::Leadership,
@@ -62,7 +62,6 @@ pub enum Unconfirmed {
 #[must_use = "call `build` to get the scheduler"]
 pub struct KubernetesSchedulerBuilder {
     client: Client,
-    template: PodTemplateSpec,
     namespace: String,
     owner: Option<OwnerReference>,
     grace: Duration,
@@ -127,23 +126,18 @@ impl KubernetesSchedulerBuilder {
     }
 
     /// The scheduler. Nothing is asked of the cluster yet.
-    ///
-    /// # Errors
-    /// [`TemplateError`] when no worker can be made from the template.
-    pub fn build(self) -> Result<KubernetesScheduler, TemplateError> {
-        check(&self.template)?;
+    pub fn build(self) -> KubernetesScheduler {
         let api = Api::new(self.client.clone(), &self.namespace, self.in_flight, self.request);
-        Ok(KubernetesScheduler { shared: Arc::new(Shared { api, settings: self, fates: Fates::default() }) })
+        KubernetesScheduler { shared: Arc::new(Shared { api, settings: self, fates: Fates::default() }) }
     }
 }
 
 impl KubernetesScheduler {
-    /// Starts to say how the scheduler is to work: with this client (see [`client`](super::client)), and workers from this template.
-    pub fn builder(client: Client, template: PodTemplateSpec) -> KubernetesSchedulerBuilder {
+    /// Starts to say how the scheduler is to work: with this client (see [`client`](super::client)).
+    pub fn builder(client: Client) -> KubernetesSchedulerBuilder {
         KubernetesSchedulerBuilder {
             namespace: client.default_namespace().to_owned(),
             client,
-            template,
             owner: None,
             grace: Duration::from_secs(5),
             unconfirmed: Unconfirmed::RemoveAfter(Duration::from_secs(5)),
@@ -159,10 +153,11 @@ impl KubernetesScheduler {
         self.shared.api.namespace()
     }
 
-    /// Creates the pod of a worker: the template's, with the worker's labels, and the variables of [`WorkerEnv`] in every container. It
+    /// Creates the pod of a worker from a template, with the worker's labels, and the variables of [`WorkerEnv`] in every container. It
     /// returns when the pod is on record, not when it runs; the worker's registration with the controller says that.
     ///
     /// # Errors
+    /// - [`StartError::Template`]: no worker can be made from the template.
     /// - [`StartError::AlreadyThere`], [`StartError::NameTaken`]: there is a pod of its name.
     /// - [`StartError::NotLeader`]: another controller may act.
     /// - [`StartError::Api`]: the API server refuses or can't be reached. If it can't be reached, the pod may be there all the same; then it is
@@ -170,12 +165,13 @@ impl KubernetesScheduler {
     ///
     /// # Cancel safety
     /// If it is dropped, the pod may be created all the same, as above.
-    pub async fn start(&self, worker: WorkerEnv) -> Result<WorkerPod, StartError> {
+    pub async fn start(&self, worker: WorkerEnv, template: PodTemplateSpec) -> Result<WorkerPod, StartError> {
         let Shared { api, settings, fates } = &*self.shared;
+        check(&template)?;
         self.lead()?;
         let until = Instant::now() + settings.limit;
         let token = token();
-        let wanted = make(&settings.template, &worker, settings.owner.as_ref(), &token);
+        let wanted = make(template, &worker, settings.owner.as_ref(), &token);
         let body = serde_json::to_vec(&wanted).map_err(StartError::Json)?;
         let pod = match api.call::<Pod, Pod>("", &Ask::Create(body), until).await {
             Ok(pod) => pod,
