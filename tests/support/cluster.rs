@@ -49,7 +49,9 @@ pub(crate) fn workers(numbers: impl IntoIterator<Item = u64>) -> Vec<WorkerId> {
 
 /// Says aloud that a test was not run: the harness would swallow it.
 pub(crate) fn skipped(why: &str) {
-    let _ = writeln!(io::stderr(), "*** {}: skipped: {why}", std::thread::current().name().unwrap_or("a test"));
+    // One piece, since others write there too.
+    let text = format!("*** {}: skipped: {why}\n", std::thread::current().name().unwrap_or("a test"));
+    let _ = io::stderr().write_all(text.as_bytes());
 }
 
 /// A namespace of its own on the API server, gone at the end.
@@ -204,6 +206,8 @@ pub(crate) enum Act {
         retry_after: Option<&'static str>,
         body: String,
     },
+    /// It is passed on, and the answer gets lost.
+    Lose,
     /// It is passed on when the test says so.
     Hold(Arc<tokio::sync::Notify>),
 }
@@ -258,11 +262,15 @@ impl Tap {
         let (method, path) = (request.method().as_str().to_owned(), request.uri().to_string());
         asked.lock().unwrap().push(format!("{method} {path}"));
         most.fetch_max(in_flight.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-        let _one_less = defer(|| drop(in_flight.fetch_sub(1, Ordering::SeqCst)));
+        let _one_less = OneLess(in_flight);
         let act = script.lock().unwrap()(&method, &path);
         match act {
             Act::Pass => {}
             Act::Hold(go) => go.notified().await,
+            Act::Lose => {
+                inner.send(request).await?;
+                return Ok(Response::builder().status(504).body(Body::from(b"lost".to_vec())).unwrap());
+            }
             Act::Answer { code, retry_after, body } => {
                 let mut answer = Response::builder().status(code);
                 if let Some(seconds) = retry_after {
@@ -275,15 +283,12 @@ impl Tap {
     }
 }
 
-struct Defer<F: FnMut()>(F);
+/// Counts a request out, however it ends.
+struct OneLess<'a>(&'a AtomicUsize);
 
-fn defer<F: FnMut()>(end: F) -> Defer<F> {
-    Defer(end)
-}
-
-impl<F: FnMut()> Drop for Defer<F> {
+impl Drop for OneLess<'_> {
     fn drop(&mut self) {
-        (self.0)();
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
