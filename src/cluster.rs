@@ -147,6 +147,7 @@ impl<T: Transport> ClusterBuilder<T> {
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl<T: Transport> JobController for ClusterController<T> {
     fn status(&self) -> RunStatus {
         let outstanding = [&self.orders, &self.commits].into_iter().flatten().map(FanOut::outstanding).sum::<usize>();

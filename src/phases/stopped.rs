@@ -48,6 +48,7 @@ impl NothingAlive {
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl<E: Evidence> Mint for Stopped<E> {
     type Proof = (E, Gone);
 
@@ -126,7 +127,9 @@ macro_rules! evidence {
             }
         }
 
+        #[diagnostic::do_not_recommend]
         impl private::Evidence for $name {}
+        #[diagnostic::do_not_recommend]
         impl Evidence for $name {}
     )+ };
 }

@@ -41,6 +41,7 @@ enum Exit {
     Failed,
 }
 
+#[diagnostic::do_not_recommend]
 impl<M: StopMode> Mint for Stopping<M> {
     type Proof = ();
 
