@@ -1,7 +1,7 @@
 //! The one place that talks to the API server: so many requests at a time, each with a deadline, asked again where that helps, and with an
 //! error that says what was asked.
 
-use std::{sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use futures_core::Stream;
@@ -145,8 +145,16 @@ impl Api {
         trouble: Trouble,
         said: String,
     ) -> ApiError {
-        let (resource, namespace) = (K::plural(&()).into_owned(), self.namespace.as_ref().to_owned());
-        ApiError { verb, resource, namespace, name: name.to_owned(), trouble, said }
+        // The types of the core API have names that are borrowed from the program itself.
+        let Cow::Borrowed(resource) = K::plural(&()) else { return self.error::<Pod>(verb, name, trouble, said) };
+        ApiError {
+            verb,
+            resource,
+            namespace: Arc::clone(&self.namespace),
+            name: name.into(),
+            trouble,
+            said: said.into(),
+        }
     }
 
     /// All pods that the selector selects, as of now, and the version that a watch goes on from.

@@ -1,6 +1,6 @@
 //! What can go wrong between a controller and the API server, each named for what it is.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use crate::{
     contracts::SchedulerError,
@@ -13,15 +13,15 @@ pub struct ApiError {
     /// `get`, `list`, `watch`, `create`, `update` or `delete`: the words of a role.
     pub verb: &'static str,
     /// `pods` or `leases`.
-    pub resource: String,
+    pub resource: &'static str,
     /// Where.
-    pub namespace: String,
+    pub namespace: Arc<str>,
     /// The object; empty for a request about many.
-    pub name: String,
+    pub name: Box<str>,
     /// What kind of trouble it is.
     pub trouble: Trouble,
     /// What the server or the network said.
-    pub said: String,
+    pub said: Box<str>,
 }
 
 /// What kind of trouble the API server, or the way to it, has.
@@ -211,11 +211,11 @@ mod tests {
     fn an_error_names_verb_resource_and_namespace() {
         let error = ApiError {
             verb: "delete",
-            resource: "pods".to_owned(),
-            namespace: "jobs".to_owned(),
-            name: "words-7-1".to_owned(),
+            resource: "pods",
+            namespace: "jobs".into(),
+            name: "words-7-1".into(),
             trouble: Trouble::Forbidden,
-            said: "no".to_owned(),
+            said: "no".into(),
         };
         assert_eq!(
             error.to_string(),

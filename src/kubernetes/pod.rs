@@ -119,20 +119,17 @@ pub(super) fn exit_code(pod: &Pod) -> Option<i32> {
 
 /// Why it is still there, for people.
 pub(super) fn describe(pod: &Pod) -> String {
-    let mut text = format!("`{}`", name(pod));
-    match node(pod) {
-        Some(node) => text += &format!(" on node `{node}`"),
-        None => text += " on no node yet",
-    }
-    if is_terminating(pod) {
-        text += ", terminating";
-    }
-    if let Some(finalizers) = pod.metadata.finalizers.as_ref().filter(|finalizers| !finalizers.is_empty()) {
-        text += &format!(", held by the finalizers {}", finalizers.join(", "));
-    } else if node(pod).is_some() && !containers_have_ended(pod) {
-        text += ", its node has not said that the containers have ended";
-    }
-    text
+    let held = pod.metadata.finalizers.as_ref().filter(|finalizers| !finalizers.is_empty());
+    let why = match (held, node(pod)) {
+        (Some(finalizers), _) => format!(", held by the finalizers {}", finalizers.join(", ")),
+        (None, Some(_)) if !containers_have_ended(pod) => {
+            ", its node has not said that the containers have ended".to_owned()
+        }
+        _ => String::new(),
+    };
+    let place = node(pod).map_or_else(|| "no node yet".to_owned(), |node| format!("node `{node}`"));
+    let terminating = if is_terminating(pod) { ", terminating" } else { "" };
+    format!("`{}` on {place}{terminating}{why}", name(pod))
 }
 
 #[cfg(test)]
@@ -141,7 +138,7 @@ mod tests {
 
     use super::*;
 
-    fn pod(node: Option<&str>, states: Value) -> Pod {
+    fn pod(node: Option<&str>, states: &Value) -> Pod {
         let names = ["work", "side"];
         let statuses: Vec<Value> = states.as_array().unwrap().iter().zip(names).map(|(state, name)| {
             json!({ "name": name, "ready": false, "restartCount": 0, "image": "i", "imageID": "i", "state": state })
@@ -157,15 +154,15 @@ mod tests {
     #[test]
     fn a_pod_has_ended_when_its_node_saw_every_container_end_and_not_when_a_phase_says_so() {
         let (ended, running) = (json!({ "terminated": { "exitCode": 3 } }), json!({ "running": {} }));
-        assert!(host_says_ended(&pod(Some("n"), json!([ended, ended]))));
-        assert_eq!(exit_code(&pod(Some("n"), json!([{ "terminated": { "exitCode": 0 } }, ended]))), Some(3));
+        assert!(host_says_ended(&pod(Some("n"), &json!([ended, ended]))));
+        assert_eq!(exit_code(&pod(Some("n"), &json!([{ "terminated": { "exitCode": 0 } }, ended]))), Some(3));
         for states in [json!([]), json!([ended]), json!([ended, running]), json!([ended, { "waiting": {} }])] {
-            assert!(!host_says_ended(&pod(Some("n"), states.clone())), "{states}");
-            assert!(is_alive(&pod(Some("n"), states)));
+            assert!(!host_says_ended(&pod(Some("n"), &states)), "{states}");
+            assert!(is_alive(&pod(Some("n"), &states)));
         }
-        assert!(host_says_ended(&pod(None, json!([]))), "it was never given to a node");
-        assert!(is_alive(&pod(None, json!([]))), "it may be given to one later");
-        let mut terminating = pod(Some("n"), json!([ended, ended]));
+        assert!(host_says_ended(&pod(None, &json!([]))), "it was never given to a node");
+        assert!(is_alive(&pod(None, &json!([]))), "it may be given to one later");
+        let mut terminating = pod(Some("n"), &json!([ended, ended]));
         assert!(!is_alive(&terminating));
         terminating.metadata.deletion_timestamp = Some(k8s_openapi::jiff::Timestamp::UNIX_EPOCH.into());
         assert!(is_alive(&terminating), "a terminating pod is alive");

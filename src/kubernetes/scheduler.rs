@@ -176,7 +176,7 @@ impl KubernetesScheduler {
         let pod = match api.call::<Pod, Pod>("", &Ask::Create(body), until).await {
             Ok(pod) => pod,
             Err(error) if error.trouble == Trouble::Conflict => self.ours(&wanted, &worker, &token, until).await?,
-            Err(error) => return Err(ApiError { name: name(&wanted).to_owned(), ..error }.into()),
+            Err(error) => return Err(ApiError { name: name(&wanted).into(), ..error }.into()),
         };
         fates.started(&worker.job, worker.run, &pod);
         Ok(WorkerPod { name: name(&pod).to_owned(), uid: uid(&pod).to_owned() })

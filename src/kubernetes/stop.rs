@@ -128,7 +128,7 @@ impl Stop<'_> {
                 tracing::info!(
                     pod = name(pod),
                     uid = uid(pod),
-                    said = error.said,
+                    said = &*error.said,
                     "its name is another pod's by now; left alone"
                 );
                 Ok(())

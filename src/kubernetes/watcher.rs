@@ -28,13 +28,15 @@ pub(super) enum News {
     Gone(Box<Pod>),
 }
 
+type Events = Pin<Box<dyn Stream<Item = Result<WatchEvent<Pod>, ApiError>> + Send>>;
+
 /// Follows the pods of a selector.
 pub(super) struct Watcher {
     api: Api,
     selector: String,
     /// The version of the last list, from which the watch is to begin.
     version: Option<String>,
-    events: Option<Pin<Box<dyn Stream<Item = Result<WatchEvent<Pod>, ApiError>> + Send>>>,
+    events: Option<Events>,
     waits: ExponentialBackoff,
     /// Not before: the wait after a watch that failed.
     list_at: Instant,

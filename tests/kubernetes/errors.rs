@@ -28,8 +28,8 @@ async fn grant(cluster: &Cluster, rules: &[PolicyRule]) {
         metadata: ObjectMeta { name: Some("r".to_owned()), ..ObjectMeta::default() },
         rules: Some(rules.to_vec()),
     };
-    let roles = Api::<Role>::namespaced(cluster.admin.clone(), &cluster.namespace);
-    roles.patch("r", &PatchParams::apply("test").force(), &Patch::Apply(&role)).await.unwrap();
+    let api = Api::<Role>::namespaced(cluster.admin.clone(), &cluster.namespace);
+    api.patch("r", &PatchParams::apply("test").force(), &Patch::Apply(&role)).await.unwrap();
 }
 
 /// It takes a moment until a role is known to the authorizer.

@@ -1,6 +1,6 @@
 //! A whole job on pods: real workers, real gRPC, a real API server. However it is stopped, the next run goes on without losing or doubling anything.
 
-use std::{cell::Cell, net::SocketAddr, sync::Arc};
+use std::{cell::Cell, net::SocketAddr, path::Path, sync::Arc};
 
 use nix::{
     sys::signal::{Signal, killpg},
@@ -165,7 +165,9 @@ async fn i11_a_zombie_worker_that_wakes_up_can_commit_nothing() {
     let bench = Bench::new();
     let freeze = |signal| {
         let groups = lost.running();
-        groups.values().for_each(|group| killpg(Pid::from_raw(*group), signal).unwrap());
+        for group in groups.values() {
+            killpg(Pid::from_raw(*group), signal).unwrap();
+        }
         groups.len()
     };
     let receipt = bench
@@ -180,7 +182,7 @@ async fn i11_a_zombie_worker_that_wakes_up_can_commit_nothing() {
     assert_eq!(stopped.evidence().confirmed_by(), ConfirmedBy::Records, "{receipt}");
 
     let _node = Kubelet::start(&cluster, "n2");
-    let published = || walk(bench.folder.path().join("published"));
+    let published = || walk(&bench.folder.path().join("published"));
     let receipt = bench
         .run(&scheduler, 25, async |live| {
             let before = published();
@@ -196,7 +198,7 @@ async fn i11_a_zombie_worker_that_wakes_up_can_commit_nothing() {
     cluster.end().await;
 }
 
-fn walk(folder: std::path::PathBuf) -> usize {
-    let Ok(entries) = std::fs::read_dir(&folder) else { return 1 };
-    entries.map(|entry| walk(entry.unwrap().path())).sum()
+fn walk(folder: &Path) -> usize {
+    let Ok(entries) = std::fs::read_dir(folder) else { return 1 };
+    entries.map(|entry| walk(&entry.unwrap().path())).sum()
 }

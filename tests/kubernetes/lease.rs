@@ -96,6 +96,8 @@ async fn of_two_that_come_at_once_one_gets_it() {
     cluster.until("somebody has it", async || candidates.iter().any(tokio::task::JoinHandle::is_finished)).await;
     sleep(ms(2000)).await;
     assert_eq!(candidates.iter().filter(|it| it.is_finished()).count(), 1);
-    candidates.into_iter().for_each(|it| it.abort());
+    for candidate in candidates {
+        candidate.abort();
+    }
     cluster.end().await;
 }

@@ -1,5 +1,6 @@
 //! The way to the API server breaks, or the server itself, in the middle of a stop.
 
+use kube::api::ListParams;
 use serde_json::json;
 use tokio::time::sleep;
 use winddown::{kubernetes::client, *};
@@ -149,7 +150,7 @@ async fn the_api_server_is_killed_and_started_again_in_mid_stop() {
         // Kept until here: dropped, it stops.
         cluster
             .until("the pods", async || {
-                cluster.pods().list(&Default::default()).await.is_ok_and(|it| it.items.is_empty())
+                cluster.pods().list(&ListParams::default()).await.is_ok_and(|it| it.items.is_empty())
             })
             .await;
         sleep(ms(500)).await;
