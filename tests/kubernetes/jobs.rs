@@ -1,6 +1,6 @@
 //! A whole job on pods: real workers, real gRPC, a real API server. However it is stopped, the next run goes on without losing or doubling anything.
 
-use std::{cell::Cell, net::SocketAddr, path::Path, sync::Arc};
+use std::{cell::Cell, collections::BTreeSet, net::SocketAddr, path::Path, sync::Arc};
 
 use nix::{
     sys::signal::{Signal, killpg},
@@ -46,12 +46,14 @@ struct Bench {
     store: Arc<ObjectStoreCheckpoints>,
     /// Where the controllers of all runs are found, one after the other.
     address: Cell<Option<SocketAddr>>,
+    manners: Cell<Manners>,
 }
 
 /// A run, for a script that plays its part beside the drive.
 struct Live {
     progress: watch::Receiver<Progress>,
     sender: JobSender,
+    leaving: watch::Receiver<BTreeSet<WorkerId>>,
 }
 
 impl Live {
@@ -66,7 +68,7 @@ impl Bench {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = Arc::new(ObjectStoreCheckpoints::local(folder.path().join("checkpoints")).unwrap());
-        Self { folder, store, address: Cell::new(None) }
+        Self { folder, store, address: Cell::new(None), manners: Cell::default() }
     }
 
     async fn run(&self, scheduler: &KubernetesScheduler, pace: u64, script: impl AsyncFnOnce(&Live)) -> Receipt {
@@ -97,7 +99,7 @@ impl Bench {
         }
         let builder = JobContext::builder(job(), run).limits(limits()).mailbox(mailbox);
         let (mut context, running) = builder.build(controller.build(), scheduler.clone());
-        let live = Live { progress: context.progress(), sender: context.sender() };
+        let live = Live { progress: context.progress(), sender: context.sender(), leaving: registration.leaving() };
         let policy = Policy::escalate();
         let (receipt, ()) = tokio::join!(drive(running, &mut context, &policy), script(&live));
         following.abort();
@@ -109,11 +111,13 @@ impl Bench {
     /// The template of a worker: this program, at `worker_entry`.
     fn worker(&self, pace: u64, restored: Option<&TaskSnapshot>) -> k8s_openapi::api::core::v1::PodTemplateSpec {
         let mut command = std::process::Command::new("unused");
-        tell(&mut command, Manners::Healthy, self.folder.path(), WORKERS, ms(pace), restored);
+        tell(&mut command, self.manners.get(), self.folder.path(), WORKERS, ms(pace), restored);
         let text = |text: &std::ffi::OsStr| text.to_str().unwrap().to_owned();
         let env: Vec<_> = command.get_envs().map(|(name, value)| (text(name), text(value.unwrap()))).collect();
         let program = std::env::current_exe().unwrap();
-        template(&[program.to_str().unwrap(), "--exact", "worker_entry", "--nocapture"], &env)
+        let mut template = template(&[program.to_str().unwrap(), "--exact", "worker_entry", "--nocapture"], &env);
+        template.spec.as_mut().unwrap().termination_grace_period_seconds = Some(60);
+        template
     }
 
     /// Runs on to the end of the input, and checks that nothing was lost or doubled.
@@ -152,6 +156,33 @@ async fn a_job_on_pods_stops_in_every_mode_and_goes_on_exactly() {
         assert_eq!(scheduler.workers_for_job(&job(), None).await.unwrap(), []);
         bench.finish(&scheduler).await;
     }
+    cluster.end().await;
+}
+
+/// The node is drained, say. The worker turns its SIGTERM into a notice, the controller takes a final checkpoint within the pod's grace period, and
+/// nothing is killed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_evicted_worker_gives_notice_and_the_job_ends_with_a_final_checkpoint() {
+    let Some(cluster) = Cluster::get().await else { return };
+    let _node = Kubelet::start(&cluster, "n1");
+    let scheduler = cluster.scheduler();
+    let bench = Bench::new();
+    bench.manners.set(Manners::GivesNotice);
+    let receipt = bench
+        .run(&scheduler, 25, async |live| {
+            live.under_way().await;
+            let pods = cluster.pods().list(&kube::api::ListParams::default()).await.unwrap().items;
+            let pod = pods[1].metadata.name.as_deref().unwrap();
+            cluster.pods().evict(pod, &kube::api::EvictParams::default()).await.unwrap();
+            let mut leaving = live.leaving.clone();
+            timeout(SOON, leaving.wait_for(|leaving| !leaving.is_empty())).await.expect("no notice").unwrap();
+            live.sender.request(StopRequest::Checkpoint).unwrap();
+        })
+        .await;
+    let AnyStopped::Checkpointed(stopped) = &receipt.stopped else { panic!("{receipt}") };
+    assert!(!stopped.killed_workers() && stopped.confirmed_by() == ConfirmedBy::Host, "{receipt}");
+    bench.manners.set(Manners::Healthy);
+    bench.finish(&scheduler).await;
     cluster.end().await;
 }
 

@@ -3,7 +3,12 @@
 #[path = "port.rs"]
 mod port;
 
-use std::{cell::Cell, collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    cell::Cell,
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 pub(crate) use port::Port;
 
@@ -72,6 +77,7 @@ pub(crate) struct Live {
     pub(crate) bound: Cell<Option<(Instant, Duration)>>,
     pub(crate) limits: Limits,
     pub(crate) port: Port,
+    pub(crate) leaving: watch::Receiver<BTreeSet<WorkerId>>,
 }
 
 impl Live {
@@ -154,7 +160,8 @@ impl Bench {
         let builder = JobContext::builder(job(), run).limits(self.limits.clone()).mailbox(mailbox);
         let (mut context, running) = builder.build(controller.build(), scheduler.clone());
         let (progress, sender) = (context.progress(), context.sender());
-        let mut live = Live { progress, sender, pids, bound: Cell::new(None), limits: self.limits.clone(), port };
+        let (bound, limits, leaving) = (Cell::new(None), self.limits.clone(), registration.leaving());
+        let mut live = Live { progress, sender, pids, bound, limits, port, leaving };
 
         let policy = Policy::escalate();
         let drive = async { (drive(running, &mut context, &policy).await.unwrap(), Instant::now()) };
