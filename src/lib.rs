@@ -67,10 +67,10 @@
 //! | `grpc` | yes | workers in other processes, over gRPC |
 //! | `process` | yes | a scheduler of workers that are child processes (Linux) |
 //! | `object-store` | yes | checkpoint manifests on a local folder or any object store |
-//! | `journal` | yes | a journal of shutdowns in a local folder: [`FileJournal`](journal) |
+//! | `journal` | yes | a journal of shutdowns in a local folder: `FileJournal` |
 //! | `kubernetes` | no | a scheduler of workers that are pods, and a lease for controllers |
-//! | `sqlx` | no | a journal of shutdowns in SQLite or PostgreSQL: [`SqlJournal`](journal) |
-//! | `testing` | no | the explorer: every outcome of every collaborator, tried on the real phases |
+//! | `sqlx` | no | a journal of shutdowns in SQLite or PostgreSQL: `SqlJournal` |
+//! | `testing` | no | scripted collaborators for tests; conformance suites for a journal, scheduler, store, controller or transport of your own; the explorer: every outcome of every collaborator, tried on the real phases |
 //!
 //! Without default features it is the pure machine, with few dependencies.
 //!
@@ -174,6 +174,6 @@ pub use worker_env::{WorkerEnv, WorkerEnvError};
 #[doc = include_str!("../README.md")]
 struct Readme;
 
-#[cfg(all(doctest, feature = "embedded"))]
+#[cfg(all(doctest, feature = "embedded", feature = "journal", feature = "testing"))]
 #[doc = include_str!("../docs/implementing.md")]
 struct Implementing;

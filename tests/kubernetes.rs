@@ -14,6 +14,9 @@ mod kubelet;
 #[path = "support/port.rs"]
 mod port;
 
+#[cfg(feature = "testing")]
+#[path = "kubernetes/conformance.rs"]
+mod conformance;
 #[path = "kubernetes/errors.rs"]
 mod errors;
 #[path = "kubernetes/jobs.rs"]

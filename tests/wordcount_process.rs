@@ -4,6 +4,7 @@
     target_os = "linux",
     feature = "embedded",
     feature = "grpc",
+    feature = "journal",
     feature = "object-store",
     feature = "process"
 ))]
@@ -14,7 +15,7 @@ mod harness;
 
 use std::{fs, process::Child, thread::sleep, time::Duration};
 
-use harness::{Case, End, Random, contents, signal, wait};
+use harness::{Case, End, Random, adopt_orphans, contents, signal, wait};
 use nix::{
     sys::signal::{Signal, kill, killpg},
     unistd::Pid,
@@ -43,12 +44,6 @@ fn over(case: &Case, end: &End) {
 
 fn send(pid: Pid, what: Signal) {
     kill(pid, what).unwrap();
-}
-
-/// A frozen process stays frozen when its controller dies: its new parent is this process, of the same session. Otherwise its group would
-/// be an orphaned one, which the kernel wakes up with a SIGHUP.
-fn adopt_orphans() {
-    nix::sys::prctl::set_child_subreaper(true).unwrap();
 }
 
 /// Kills a controller, and nothing else.

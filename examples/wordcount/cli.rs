@@ -9,7 +9,8 @@ use winddown::{ParseStopRequestError, StopRequest};
 ///
 /// A word is a maximal run of ASCII letters, lower-cased; every other byte separates. When all input is consumed,
 /// `STATE_DIR/counts.tsv` holds `word<TAB>count`, sorted by word. A run that was stopped, however it was stopped, is
-/// resumed by the same command.
+/// resumed by the same command. A call that was killed in the middle of a stop leaves word of it in the state directory: the next one
+/// finishes that stop first, and says so.
 ///
 /// Ctrl-C (and SIGTERM) stops with a checkpoint; the second stops at once; the third kills the workers.
 #[derive(Clone, Debug, Parser)]
@@ -54,6 +55,13 @@ pub(crate) struct Args {
     /// soon as it has read this many lines.
     #[arg(long, value_name = "N", hide = true, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) fail_at_line: Option<u64>,
+    /// Failure injection, to watch a stop that has to wait: the source of the first worker takes no order, and reads nothing, for
+    /// `--stall-for` when it has read this many lines.
+    #[arg(long, value_name = "N", hide = true, requires = "stall_for")]
+    pub(crate) stall_at_line: Option<u64>,
+    /// See `--stall-at-line`.
+    #[arg(long, value_name = "DURATION", hide = true, value_parser = positive_duration)]
+    pub(crate) stall_for: Option<Duration>,
 }
 
 /// How the end is reported.
@@ -154,6 +162,7 @@ mod tests {
             ("--workers 0", "1..=1024"),
             ("--rate 0", "--rate"),
             ("--fail-at-line 0", "--fail-at-line"),
+            ("--stall-at-line 1", "--stall-for"),
             ("--runtime cloud", "embedded"),
         ] {
             let error = parse(line).unwrap_err();

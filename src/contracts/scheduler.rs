@@ -16,6 +16,8 @@ use crate::ids::{JobId, RunId, WorkerId};
 /// - **Force.** `force = true` ends workers that do not cooperate, and children of theirs.
 ///   `force = false` asks them to leave, and may kill after a grace period of its own.
 /// - Dropping a future at any point is safe: the same call will be made again.
+///
+/// `testing::conformance::scheduler` (feature `testing`) checks this.
 pub trait Scheduler: Send + Sync {
     /// Stops the workers of a job's run (of all its runs for `None`). It may return before they are gone: whether they are
     /// is always asked of [`workers_for_job`](Self::workers_for_job) afterwards (invariant I2).

@@ -96,6 +96,9 @@ impl Shared {
         if self.tracker.is_empty() {
             // No task will ever report anything new: what the controller is missing has been said already.
             self.outbox.repeat();
+        } else {
+            // The controller may be another one than took it in.
+            self.outbox.repeat_lasting();
         }
         Ok(())
     }

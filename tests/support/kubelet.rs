@@ -203,6 +203,8 @@ impl Work {
         for running in self.containers.values_mut().filter(|running| running.ended.is_none()) {
             running.ended = running.child.try_wait().unwrap();
             if running.ended.is_some() {
+                // A container ends with its first process, and whatever that has started with it.
+                let _ = killpg(running.group, Signal::SIGKILL);
                 let group = running.group.as_raw();
                 self.running.lock().unwrap().retain(|_, it| *it != group);
             }

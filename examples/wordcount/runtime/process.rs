@@ -28,24 +28,17 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 use winddown::{
-    Event, JobId, JobSender, ProcessScheduler, RunId, Scheduler, SchedulerError, WorkerEnv, WorkerEvent,
+    Event, JobSender, ProcessScheduler, RunId, WorkerEnv, WorkerEvent,
     grpc::{CallOptions, ControllerOptions, ControllerServer, GrpcTransport, Registration, ServeError},
-    process::{ProcessError, Watchdog, WorkerProcess},
+    process::{ProcessError, WorkerProcess},
 };
 
-use super::{NewRun, Runtime, assignment::Assignment};
-use crate::{
-    meter::Meter,
-    run_loop::{JOB, JobError},
-    screen::Screen,
-};
+use super::{KILL, NewRun, Runtime, assignment::Assignment, kill};
+use crate::{meter::Meter, run_loop::JobError, screen::Screen};
 
-const SCHEDULER: &str = "scheduler";
+pub(super) const SCHEDULER: &str = "scheduler";
 const ASSIGNMENTS: &str = "assignments";
 pub(super) const METER: &str = "meter";
-
-/// How long it may take until processes that were killed are gone. The kernel has no bound of its own.
-const KILL: Duration = Duration::from_secs(30);
 
 /// How long to wait for a watchdog; one that was killed is replaced within a second.
 const WATCHDOG: Duration = Duration::from_secs(5);
@@ -191,42 +184,5 @@ impl Watch {
         // What it reported is in the mailbox already. If it had tasks that have not ended, the run has failed; if it has said so
         // itself, this changes nothing. Nobody listens any more when the run is over.
         let _ = self.mailbox.event(WorkerEvent::new(run, worker, Event::WorkerFinished)).await;
-    }
-}
-
-/// Ends the workers that an earlier call of this program may have left, and verifies that none is alive: a controller that was killed
-/// has its workers ended by the watchdog, but that takes some seconds, and both may have been killed. Whoever is about to use or wipe
-/// the output has to wait for this first.
-///
-/// It may be called outside of a runtime alone.
-pub(crate) fn end_leftovers(folder: &Path) -> Result<(), String> {
-    let folder = folder.join(SCHEDULER);
-    if !folder.exists() {
-        return Ok(());
-    }
-    let text = |error: &dyn std::error::Error| error.to_string();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| text(&error))?;
-    runtime.block_on(async {
-        // Nothing is started, so nobody has to watch.
-        let scheduler = ProcessScheduler::builder(folder).watchdog(Watchdog::Off).open().await;
-        let scheduler = scheduler.map_err(|error| text(&error))?;
-        kill(&scheduler, &JobId::from(JOB), None).await?;
-        timeout(KILL, scheduler.close()).await.map_err(|_| "the process scheduler does not end".to_owned())
-    })
-}
-
-/// Kills workers, and verifies that none of them is alive.
-async fn kill(scheduler: &ProcessScheduler, job: &JobId, run: Option<RunId>) -> Result<(), String> {
-    let killed = async {
-        scheduler.stop_workers(job, run, true).await?;
-        scheduler.workers_for_job(job, run).await
-    };
-    let text = |error: SchedulerError| error.to_string();
-    match timeout(KILL, killed).await {
-        Ok(alive) => match alive.map_err(text)?.as_slice() {
-            [] => Ok(()),
-            alive => Err(format!("{} workers are alive although they were killed", alive.len())),
-        },
-        Err(_) => Err(format!("workers are alive {} after they were killed", humantime::format_duration(KILL))),
     }
 }
