@@ -51,7 +51,7 @@ pub use crate::worker_env::{CONTROLLER, JOB, RUN, WORKER};
 pub use error::{ApiError, NotLeader, StartError, TemplateError, Trouble};
 pub use follow::{Follower, PodChange};
 pub use lease::{Leadership, LeaseCandidate};
-pub use names::{JOB_ANNOTATION, JOB_LABEL, RUN_LABEL, START_ANNOTATION, WORKER_LABEL};
+pub use names::{INSTANCE_LABEL, JOB_ANNOTATION, JOB_LABEL, RUN_LABEL, START_ANNOTATION, WORKER_LABEL};
 pub use scheduler::{KubernetesScheduler, KubernetesSchedulerBuilder, Unconfirmed, WorkerPod};
 
 /// A client as the scheduler wants it: it leaves waiting and trying again to the scheduler, which knows how long there is.

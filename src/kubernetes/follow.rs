@@ -11,7 +11,6 @@ use tokio::time::Instant;
 use super::{
     api::Api,
     error::ApiError,
-    names::selector,
     pod::{exit_code, host_says_ended, is_alive, is_terminating, uid, worker_of},
     watcher::{News, Watcher},
 };
@@ -53,8 +52,8 @@ enum Told {
 }
 
 impl Follower {
-    pub(super) fn new(api: Api, job: JobId, run: RunId) -> Self {
-        let watcher = Watcher::new(api, selector(&job, Some(run)));
+    pub(super) fn new(api: Api, selector: String, job: JobId, run: RunId) -> Self {
+        let watcher = Watcher::new(api, selector);
         Self { watcher, job, run, pods: HashMap::new(), news: VecDeque::new() }
     }
 

@@ -8,6 +8,8 @@ pub const JOB_LABEL: &str = "winddown/job";
 pub const RUN_LABEL: &str = "winddown/run";
 /// The label that holds the worker's id, a decimal number.
 pub const WORKER_LABEL: &str = "winddown/worker";
+/// The label that holds the scheduler's instance, if it has one.
+pub const INSTANCE_LABEL: &str = "winddown/instance";
 /// The annotation that holds the job's name in full. A pod is a job's only if this says so.
 pub const JOB_ANNOTATION: &str = "winddown/job-name";
 /// The annotation that tells one attempt to start a pod from another's.
@@ -16,10 +18,9 @@ pub const START_ANNOTATION: &str = "winddown/start";
 /// The most that a label's value, and a host's name, can have.
 const LONGEST: usize = 63;
 
-/// The job as a label's value: itself where it can be one, otherwise what can be read of it and a checksum. Two jobs may have one by bad luck;
+/// A name as a label's value: itself where it can be one, otherwise what can be read of it and a checksum. Two jobs may have one by bad luck;
 /// [`JOB_ANNOTATION`] tells them apart.
-pub(super) fn label(job: &JobId) -> String {
-    let name = job.as_str();
+pub(super) fn label(name: &str) -> String {
     let inner = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     let end = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
     let fits = name.len() <= LONGEST && name.chars().all(inner);
@@ -30,21 +31,24 @@ pub(super) fn label(job: &JobId) -> String {
 }
 
 /// What selects the pods of a run, or of all runs of a job.
-pub(super) fn selector(job: &JobId, run: Option<RunId>) -> String {
-    let job = format!("{JOB_LABEL}={}", label(job));
-    match run {
-        Some(run) => format!("{job},{RUN_LABEL}={}", run.get()),
-        None => job,
+pub(super) fn selector(instance: Option<&str>, job: &JobId, run: Option<RunId>) -> String {
+    let mut text = format!("{JOB_LABEL}={}", label(job.as_str()));
+    if let Some(run) = run {
+        text = format!("{text},{RUN_LABEL}={}", run.get());
     }
+    if let Some(instance) = instance {
+        text = format!("{text},{INSTANCE_LABEL}={}", label(instance));
+    }
+    text
 }
 
 /// The name of a worker's pod: the same for every attempt to start it, so that it is there at most once.
-pub(super) fn pod_name(job: &JobId, run: RunId, worker: WorkerId) -> String {
+pub(super) fn pod_name(instance: Option<&str>, job: &JobId, run: RunId, worker: WorkerId) -> String {
     let end = format!("-{}-{}", run.get(), worker.get());
-    let (name, most) = (job.as_str(), LONGEST - end.len());
+    let name = instance.map_or_else(|| job.as_str().to_owned(), |instance| format!("{instance}-{job}"));
+    let most = LONGEST - end.len();
     let fits = name.len() <= most && name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'));
-    let start =
-        if fits && name.starts_with(|c: char| c.is_ascii_lowercase()) { name.to_owned() } else { readable(name, most) };
+    let start = if fits && name.starts_with(|c: char| c.is_ascii_lowercase()) { name } else { readable(&name, most) };
     start + &end
 }
 
@@ -68,14 +72,17 @@ mod tests {
     use super::*;
 
     fn name(job: &str, run: u64) -> String {
-        pod_name(&job.into(), RunId::new(run), WorkerId::new(3))
+        pod_name(None, &job.into(), RunId::new(run), WorkerId::new(3))
     }
 
     #[test]
     fn plain_names_stay_as_they_are() {
         assert_eq!(name("words", 7), "words-7-3");
-        assert_eq!(label(&"Words_1.a".into()), "Words_1.a");
-        assert_eq!(selector(&"words".into(), Some(RunId::new(7))), "winddown/job=words,winddown/run=7");
+        assert_eq!(label("Words_1.a"), "Words_1.a");
+        let words = "words".into();
+        assert_eq!(selector(None, &words, Some(RunId::new(7))), "winddown/job=words,winddown/run=7");
+        assert_eq!(selector(Some("a"), &words, None), "winddown/job=words,winddown/instance=a");
+        assert_eq!(pod_name(Some("a"), &words, RunId::new(7), WorkerId::new(3)), "a-words-7-3");
     }
 
     #[test]
@@ -83,7 +90,7 @@ mod tests {
         let jobs = ["", "eu/words", "EU/words", "7up", "-", "ä", "a.b", "x".repeat(300).leak(), "a-"];
         let mut seen = std::collections::HashSet::new();
         for job in jobs {
-            let (name, label) = (name(job, u64::MAX), label(&job.into()));
+            let (name, label) = (name(job, u64::MAX), label(job));
             assert!(name.len() <= 63 && label.len() <= 63, "{name} {label}");
             assert!(name.starts_with(|c: char| c.is_ascii_lowercase()), "{name}");
             assert!(name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-')), "{name}");

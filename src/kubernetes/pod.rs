@@ -7,7 +7,7 @@ use k8s_openapi::{
 
 use super::{
     error::TemplateError,
-    names::{JOB_ANNOTATION, JOB_LABEL, RUN_LABEL, START_ANNOTATION, WORKER_LABEL, label, pod_name},
+    names::{INSTANCE_LABEL, JOB_ANNOTATION, JOB_LABEL, RUN_LABEL, START_ANNOTATION, WORKER_LABEL, label, pod_name},
 };
 use crate::{
     ids::{JobId, RunId, WorkerId},
@@ -28,20 +28,30 @@ pub(super) fn check(template: &PodTemplateSpec) -> Result<(), TemplateError> {
     }
 }
 
+/// What the pods of a scheduler have in common.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Common {
+    pub(super) instance: Option<String>,
+    pub(super) owner: Option<OwnerReference>,
+}
+
 /// The pod of a worker.
-pub(super) fn make(template: PodTemplateSpec, env: &WorkerEnv, owner: Option<&OwnerReference>, start: &str) -> Pod {
+pub(super) fn make(template: PodTemplateSpec, env: &WorkerEnv, common: &Common, start: &str) -> Pod {
     let WorkerEnv { job, run, worker, .. } = env;
     let mut metadata = template.metadata.unwrap_or_default();
-    metadata.name = Some(pod_name(job, *run, *worker));
+    metadata.name = Some(pod_name(common.instance.as_deref(), job, *run, *worker));
     metadata.generate_name = None;
     let labels = metadata.labels.get_or_insert_default();
-    labels.insert(JOB_LABEL.to_owned(), label(job));
+    labels.insert(JOB_LABEL.to_owned(), label(job.as_str()));
     labels.insert(RUN_LABEL.to_owned(), run.get().to_string());
     labels.insert(WORKER_LABEL.to_owned(), worker.get().to_string());
+    if let Some(instance) = &common.instance {
+        labels.insert(INSTANCE_LABEL.to_owned(), label(instance));
+    }
     let annotations = metadata.annotations.get_or_insert_default();
     annotations.insert(JOB_ANNOTATION.to_owned(), job.as_str().to_owned());
     annotations.insert(START_ANNOTATION.to_owned(), start.to_owned());
-    metadata.owner_references.get_or_insert_default().extend(owner.cloned());
+    metadata.owner_references.get_or_insert_default().extend(common.owner.clone());
     let mut spec = template.spec.unwrap_or_default();
     spec.restart_policy = Some("Never".to_owned());
     for container in &mut spec.containers {
@@ -178,7 +188,7 @@ mod tests {
         }))
         .unwrap();
         let env = WorkerEnv::new("eu/words", RunId::new(7), WorkerId::new(3), "http://c:1");
-        let pod = make(template, &env, None, "s");
+        let pod = make(template, &env, &Common::default(), "s");
         assert_eq!(worker_of(&pod, &"eu/words".into()), Some((RunId::new(7), WorkerId::new(3))));
         assert_eq!(worker_of(&pod, &"words".into()), None);
         assert_eq!(pod.metadata.labels.unwrap()["team"], "a");

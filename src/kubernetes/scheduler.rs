@@ -22,7 +22,7 @@ use super::{
     follow::Follower,
     lease::Leadership,
     names::{START_ANNOTATION, selector},
-    pod::{check, is_alive, make, name, uid, worker_of},
+    pod::{Common, check, is_alive, make, name, uid, worker_of},
     stop::{Step, Stop},
 };
 use crate::{
@@ -63,7 +63,7 @@ pub enum Unconfirmed {
 pub struct KubernetesSchedulerBuilder {
     client: Client,
     namespace: String,
-    owner: Option<OwnerReference>,
+    common: Common,
     grace: Duration,
     unconfirmed: Unconfirmed,
     limit: Duration,
@@ -82,7 +82,14 @@ impl KubernetesSchedulerBuilder {
     /// The object that the pods belong to, in the same namespace: when it is deleted, the cluster removes them. The controller's own
     /// deployment or pod, for example.
     pub fn owner(mut self, owner: OwnerReference) -> Self {
-        self.owner = Some(owner);
+        self.common.owner = Some(owner);
+        self
+    }
+
+    /// Whose pods these are, where several controllers in a namespace may have jobs of one name: it becomes a label, and part of the pods'
+    /// names, and pods without it are not touched.
+    pub fn instance(mut self, name: impl Into<String>) -> Self {
+        self.common.instance = Some(name.into());
         self
     }
 
@@ -138,7 +145,7 @@ impl KubernetesScheduler {
         KubernetesSchedulerBuilder {
             namespace: client.default_namespace().to_owned(),
             client,
-            owner: None,
+            common: Common::default(),
             grace: Duration::from_secs(5),
             unconfirmed: Unconfirmed::RemoveAfter(Duration::from_secs(5)),
             limit: Duration::from_secs(25),
@@ -171,7 +178,7 @@ impl KubernetesScheduler {
         self.lead()?;
         let until = Instant::now() + settings.limit;
         let token = token();
-        let wanted = make(template, &worker, settings.owner.as_ref(), &token);
+        let wanted = make(template, &worker, &settings.common, &token);
         let body = serde_json::to_vec(&wanted).map_err(StartError::Json)?;
         let pod = match api.call::<Pod, Pod>("", &Ask::Create(body), until).await {
             Ok(pod) => pod,
@@ -200,7 +207,12 @@ impl KubernetesScheduler {
     /// Follows the pods of a run: which of them leave, and which have ended. For the controller, which learns of an eviction and of a crash at
     /// once, and not from a heartbeat that does not come.
     pub fn follow(&self, job: impl Into<JobId>, run: RunId) -> Follower {
-        Follower::new(self.shared.api.clone(), job.into(), run)
+        let job = job.into();
+        Follower::new(self.shared.api.clone(), self.selector(&job, Some(run)), job, run)
+    }
+
+    fn selector(&self, job: &JobId, run: Option<RunId>) -> String {
+        selector(self.shared.settings.common.instance.as_deref(), job, run)
     }
 
     fn lead(&self) -> Result<(), super::NotLeader> {
@@ -233,12 +245,13 @@ impl Scheduler for KubernetesScheduler {
         self.lead().map_err(|error| SchedulerError::Refused(error.into()))?;
         let Shared { api, settings, fates } = &*self.shared;
         let (first, then) = self.steps(force);
-        Stop { api, fates, job, run, first, then, until: Instant::now() + settings.limit }.run().await
+        let selector = self.selector(job, run);
+        Stop { api, fates, job, selector, first, then, until: Instant::now() + settings.limit }.run().await
     }
 
     async fn workers_for_job(&self, job: &JobId, run: Option<RunId>) -> Result<Vec<WorkerId>, SchedulerError> {
         let Shared { api, settings, fates } = &*self.shared;
-        let (pods, _) = api.pods(&selector(job, run), Instant::now() + settings.limit).await?;
+        let (pods, _) = api.pods(&self.selector(job, run), Instant::now() + settings.limit).await?;
         let mut alive = Vec::new();
         for pod in pods {
             let Some((of, worker)) = worker_of(&pod, job) else { continue };

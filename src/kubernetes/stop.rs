@@ -12,7 +12,6 @@ use super::{
     api::{Api, Ask},
     error::{ApiError, Trouble},
     fate::Fates,
-    names::selector,
     pod::{describe, name, uid, worker_of},
     watcher::{News, Watcher},
 };
@@ -34,7 +33,7 @@ pub(super) struct Stop<'a> {
     pub(super) api: &'a Api,
     pub(super) fates: &'a Fates,
     pub(super) job: &'a JobId,
-    pub(super) run: Option<RunId>,
+    pub(super) selector: String,
     /// The first is to be done at once, the second may follow.
     pub(super) first: Step,
     pub(super) then: Option<Step>,
@@ -51,7 +50,7 @@ struct Left {
 impl Stop<'_> {
     pub(super) async fn run(mut self) -> Result<(), SchedulerError> {
         let began = Instant::now();
-        let mut watcher = Watcher::new(self.api.clone(), selector(self.job, self.run));
+        let mut watcher = Watcher::new(self.api.clone(), self.selector.clone());
         let mut left = BTreeMap::new();
         loop {
             let next_step = self.then.map_or(self.until, |step| step.at.min(self.until));
