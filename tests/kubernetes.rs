@@ -26,6 +26,8 @@ mod errors;
 mod jobs;
 #[path = "kubernetes/lease.rs"]
 mod lease;
+#[path = "kubernetes/manifests.rs"]
+mod manifests;
 #[path = "kubernetes/outages.rs"]
 mod outages;
 #[path = "kubernetes/stops.rs"]
