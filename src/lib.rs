@@ -174,6 +174,10 @@ pub use worker_env::{WorkerEnv, WorkerEnvError};
 #[doc = include_str!("../README.md")]
 struct Readme;
 
+#[cfg(all(doctest, feature = "kubernetes"))]
+#[doc = include_str!("../docs/kubernetes.md")]
+struct Kubernetes;
+
 #[cfg(all(doctest, feature = "embedded", feature = "journal", feature = "testing"))]
 #[doc = include_str!("../docs/implementing.md")]
 struct Implementing;

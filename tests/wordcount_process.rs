@@ -146,6 +146,21 @@ fn a_worker_that_is_terminated_leaves_by_itself_and_the_job_goes_on() {
     assert!(log.contains("leaving: SIGTERM"), "{log}");
 }
 
+/// It is in the middle of its work, and has given no state yet: the run has failed, and no checkpoint may take its tasks for finished.
+#[test]
+fn i3_a_worker_that_is_terminated_before_its_first_checkpoint_loses_nothing() {
+    let case = Case::new(200);
+    let child = case.start(&format!("{PROCESS} --rate 15 --checkpoint-every 1s"));
+    let workers = case.await_workers(1, 4);
+    case.await_first_line(3);
+    send(workers[&3], Signal::SIGTERM);
+    let end = wait(child);
+    assert_eq!((end.code, &end.report()["run"]), (Some(0), &2.into()), "{end:?}");
+    assert!(end.stderr.contains("] Recovering ") && end.stderr.contains("its worker leaves"), "{end:?}");
+    over(&case, &end);
+    case.assert_exact();
+}
+
 #[test]
 fn the_injected_failure_comes_once() {
     let case = Case::new(200);

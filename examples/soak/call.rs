@@ -15,6 +15,7 @@ use serde_json::Value;
 use crate::{
     plan::{Hit, Kill, Plan},
     processes::{self, Pid, Signal},
+    tally::Hits,
 };
 
 /// The first argument that makes this program the word count.
@@ -44,10 +45,7 @@ pub(crate) struct Job<'a> {
 #[derive(Debug)]
 pub(crate) struct Outcome {
     pub(crate) end: End,
-    /// Workers killed, or tasks failed.
-    pub(crate) kills: u32,
-    /// Workers frozen, or tasks stalled.
-    pub(crate) freezes: u32,
+    pub(crate) hits: Hits,
     /// What it said on stderr, and what was done to it.
     pub(crate) log: String,
 }
@@ -87,7 +85,7 @@ impl Job<'_> {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let log = format!("$ {command:?}\n# {plan:?}\n");
         let child = command.spawn().map_err(|error| format!("`{command:?}` can't be started: {error}"))?;
-        let watch = Watch { job: self, plan, started: Instant::now(), agenda: Vec::new(), kills: 0, freezes: 0, log };
+        let watch = Watch { job: self, plan, started: Instant::now(), agenda: Vec::new(), hits: Hits::default(), log };
         watch.until_end(child, random)
     }
 
@@ -98,7 +96,7 @@ impl Job<'_> {
             (u128::from(committed / u64::from(self.workers)) + read + 1).to_string()
         };
         match hit {
-            Hit::Kill(after) => vec!["--fail-at-line".to_owned(), line(after)],
+            Hit::Kill(after) | Hit::Terminate(after) => vec!["--fail-at-line".to_owned(), line(after)],
             Hit::Freeze(after, time) => {
                 vec!["--stall-at-line".to_owned(), line(after), "--stall-for".to_owned(), duration(time)]
             }
@@ -115,8 +113,8 @@ fn duration(time: Duration) -> String {
 #[derive(Clone, Copy, Debug)]
 enum Act {
     KillController(Kill),
-    /// A worker that is chosen then; thawed after this time, if it is frozen.
-    HitWorker(Option<Duration>),
+    /// It happens to a worker that is chosen then.
+    HitWorker(Hit),
     Thaw(Pid),
 }
 
@@ -126,8 +124,7 @@ struct Watch<'a> {
     plan: &'a Plan,
     started: Instant,
     agenda: Vec<(Instant, Act)>,
-    kills: u32,
-    freezes: u32,
+    hits: Hits,
     log: String,
 }
 
@@ -160,8 +157,8 @@ impl Watch<'_> {
             }
             _ => return Err(format!("a call has failed ({status}):\n{}{report}", self.log)),
         };
-        let Self { kills, freezes, log, .. } = self;
-        Ok(Outcome { end, kills, freezes, log })
+        let Self { hits, log, .. } = self;
+        Ok(Outcome { end, hits, log })
     }
 
     /// What is to be done at a time of its own.
@@ -171,10 +168,9 @@ impl Watch<'_> {
         {
             self.agenda.push((self.started + delay, Act::KillController(kill)));
         }
-        match self.plan.worker.filter(|_| self.job.processes) {
-            Some(Hit::Kill(after)) => self.agenda.push((self.started + after, Act::HitWorker(None))),
-            Some(Hit::Freeze(after, time)) => self.agenda.push((self.started + after, Act::HitWorker(Some(time)))),
-            None => {}
+        if let Some(hit) = self.plan.worker.filter(|_| self.job.processes) {
+            let (Hit::Kill(after) | Hit::Terminate(after) | Hit::Freeze(after, _)) = hit;
+            self.agenda.push((self.started + after, Act::HitWorker(hit)));
         }
     }
 
@@ -212,21 +208,27 @@ impl Watch<'_> {
 
     fn act(&mut self, act: Act, random: &mut fastrand::Rng) {
         match act {
-            Act::HitWorker(time) => {
+            Act::HitWorker(hit) => {
                 let workers: Vec<_> = processes::workers(self.job.folder).into_iter().collect();
                 let victim = workers.get(random.usize(..workers.len().max(1)));
-                let signal = if time.is_some() { Signal::Freeze } else { Signal::Kill };
+                let signal = match hit {
+                    Hit::Kill(_) => Signal::Kill,
+                    Hit::Terminate(_) => Signal::Terminate,
+                    Hit::Freeze(..) => Signal::Freeze,
+                };
                 let Some(&(worker, pid)) = victim.filter(|(_, pid)| processes::send(*pid, self.job.folder, signal))
                 else {
                     // None is there yet, or any more.
                     return self.agenda.push((Instant::now() + AGAIN, act));
                 };
-                self.note(&format!("worker {worker} (process {pid}): {signal:?} {time:?}"));
-                if let Some(time) = time {
-                    self.freezes += 1;
-                    self.agenda.push((Instant::now() + time, Act::Thaw(pid)));
-                } else {
-                    self.kills += 1;
+                self.note(&format!("worker {worker} (process {pid}): {hit:?}"));
+                match hit {
+                    Hit::Kill(_) => self.hits.killed += 1,
+                    Hit::Terminate(_) => self.hits.terminated += 1,
+                    Hit::Freeze(_, time) => {
+                        self.hits.frozen += 1;
+                        self.agenda.push((Instant::now() + time, Act::Thaw(pid)));
+                    }
                 }
             }
             Act::Thaw(pid) => {
@@ -240,8 +242,8 @@ impl Watch<'_> {
     fn hear(&mut self, line: &str) {
         self.note(line);
         if !self.job.processes {
-            self.kills += u32::from(line.contains("injected failure") && line.contains(" follows "));
-            self.freezes += u32::from(line.contains("injected stall"));
+            self.hits.killed += u32::from(line.contains("injected failure") && line.contains(" follows "));
+            self.hits.frozen += u32::from(line.contains("injected stall"));
         }
         if let Some(kill) = self.plan.kill
             && let (Some(what), delay) = kill.delay()

@@ -61,6 +61,8 @@ impl Kill {
 pub(crate) enum Hit {
     /// Killed, or its task fails, so long after the start.
     Kill(Duration),
+    /// Told to leave (SIGTERM), or its task fails, so long after the start.
+    Terminate(Duration),
     /// Frozen, or its task stalls, so long after the start and for so long.
     Freeze(Duration, Duration),
 }
@@ -172,7 +174,8 @@ impl Chance<'_> {
             1 => Some(Kill::AfterStop(self.moment())),
             _ => None,
         };
-        Plan { stops: vec![stop], kill, worker: Some(Hit::Kill(hit)) }
+        let worker = if self.percent(40) { Hit::Terminate(hit) } else { Hit::Kill(hit) };
+        Plan { stops: vec![stop], kill, worker: Some(worker) }
     }
 
     /// The stop has to wait for it, unless it is an escalation.

@@ -73,6 +73,7 @@ fn text(pid: Pid, file: &str) -> String {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Signal {
     Kill,
+    Terminate,
     Freeze,
     Thaw,
 }
@@ -87,6 +88,7 @@ pub(crate) fn send(pid: Pid, folder: &Path, signal: Signal) -> bool {
     }
     let number = match signal {
         Signal::Kill => Number::SIGKILL,
+        Signal::Terminate => Number::SIGTERM,
         Signal::Freeze => Number::SIGSTOP,
         Signal::Thaw => Number::SIGCONT,
     };

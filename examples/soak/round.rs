@@ -127,8 +127,7 @@ impl Round {
             let outcome = job.call(&plan, progress.committed, &mut self.random)?;
             self.log.write_all(outcome.log.as_bytes()).map_err(|error| error.to_string())?;
             tally.calls += 1;
-            tally.worker_kills += outcome.kills;
-            tally.freezes += outcome.freezes;
+            tally.hits.add(outcome.hits);
             let before = progress.record.take();
             progress.record = self.record().map_err(|error| error.to_string())?;
             match outcome.end {

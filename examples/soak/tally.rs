@@ -10,6 +10,25 @@ use crate::{plan::Kill, truth::Difference};
 /// The stop that was in force when the controller was killed.
 const MODES: [&str; 5] = ["none", "checkpoint", "graceful", "immediate", "force"];
 
+/// What has happened to workers.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Hits {
+    /// Killed, or tasks failed.
+    pub(crate) killed: u32,
+    /// Told to leave.
+    pub(crate) terminated: u32,
+    /// Frozen, or tasks stalled.
+    pub(crate) frozen: u32,
+}
+
+impl Hits {
+    pub(crate) fn add(&mut self, more: Self) {
+        self.killed += more.killed;
+        self.terminated += more.terminated;
+        self.frozen += more.frozen;
+    }
+}
+
 /// The summary.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
@@ -19,10 +38,7 @@ pub(crate) struct Tally {
     pub(crate) calls: u64,
     pub(crate) runs: u64,
     pub(crate) words: u64,
-    /// Workers killed, or tasks failed.
-    pub(crate) worker_kills: u32,
-    /// Workers frozen, or tasks stalled.
-    pub(crate) freezes: u32,
+    pub(crate) hits: Hits,
     pub(crate) leftovers: usize,
     pub(crate) difference: Difference,
     evidence: BTreeMap<String, u64>,
@@ -97,13 +113,14 @@ impl fmt::Display for Tally {
         row("calls", self.calls.to_string())?;
         row("runs", self.runs.to_string())?;
         row("kills of controllers", format!("{} ({} of them in a resumed shutdown)", self.kills(), self.again))?;
-        let [killed, frozen] = if self.processes {
-            ["kills of workers", "freezes of workers"]
+        let Hits { killed, terminated, frozen } = self.hits;
+        if self.processes {
+            row("kills of workers", format!("{killed}, and {terminated} told to leave (SIGTERM)"))?;
+            row("freezes of workers", frozen.to_string())?;
         } else {
-            ["failures of tasks", "stalls of tasks"]
-        };
-        row(killed, self.worker_kills.to_string())?;
-        row(frozen, self.freezes.to_string())?;
+            row("failures of tasks", killed.to_string())?;
+            row("stalls of tasks", frozen.to_string())?;
+        }
         row("stops by evidence", list(&self.evidence))?;
         row("resumed shutdowns", format!("{} ({})", self.resumed.values().sum::<u64>(), list(&self.resumed)))?;
         row("lost", self.difference.lost.to_string())?;

@@ -108,7 +108,8 @@ impl GrpcWorker {
         self
     }
 
-    /// Has the worker leave when `signal` resolves (SIGTERM, say): tasks are told to stop at once, and aborted after the grace period.
+    /// Has the worker leave when `signal` resolves (SIGTERM, say): tasks are told to stop at once, and aborted after the grace period. Unless the
+    /// controller has told them to stop as well, those that had not come to their end are reported as failed, so that the run is recovered.
     ///
     /// # Cancel safety
     /// `signal` is polled to its end, or dropped with the worker.

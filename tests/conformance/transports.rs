@@ -1,17 +1,20 @@
 //! Transports: the suite's own workers, embedded ones, and gRPC.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use tokio::net::TcpListener;
 use winddown::{
-    grpc::{GrpcTransport, GrpcWorker, Registration},
+    grpc::{CallOptions, GrpcTransport, GrpcWorker, GrpcWorkerOptions, KeepAlive, Registration},
     testing::conformance::{self, Hook, Rule, TransportRun, TransportSubject, Workers},
     *,
 };
 
 use crate::{
     assert_kept,
-    grpc::{Fleet, Port, calls, eventually, worker_options},
+    grpc::{Fleet, Port, eventually, worker_options},
 };
 
 #[derive(Default)]
@@ -59,6 +62,13 @@ async fn embedded_workers_keep_their_contract() {
     assert_kept(conformance::transport(async || Embedded::default()).await, &[], &[]);
 }
 
+/// Longer than a busy machine needs for anything here.
+const LONG: Duration = Duration::from_secs(30);
+
+fn patient() -> CallOptions {
+    CallOptions { connect: LONG, call: LONG, keep_alive: KeepAlive { every: LONG, timeout: LONG } }
+}
+
 /// Keeps a port and its workers until the end of a check.
 #[derive(Default)]
 pub(crate) struct Grpc {
@@ -70,7 +80,8 @@ impl Grpc {
     /// Workers of the run, each of which has registered, and the way to them.
     pub(crate) async fn start_all(&self, setup: TransportRun) -> Arc<GrpcTransport> {
         let port = Port::open().await;
-        let transport = GrpcTransport::new(setup.job.clone(), setup.run, Arc::clone(&setup.topology)).options(calls());
+        let transport = GrpcTransport::new(setup.job.clone(), setup.run, Arc::clone(&setup.topology));
+        let transport = transport.options(patient());
         let transport = Arc::new(transport);
         let registration = port.server.register(Arc::clone(&transport), setup.events.clone()).unwrap();
         for worker in setup.topology.workers() {
@@ -88,7 +99,9 @@ impl Grpc {
         let tasks = mine.map(|task| TaskSpec::new(task, Role::Source)).collect();
         let spec = WorkerSpec { run: setup.run, worker, tasks };
         let kit = GrpcWorker::new(setup.job.clone(), spec, Arc::clone(&setup.topology), controller);
-        let (kit, workers) = (kit.options(worker_options()), setup.workers.clone());
+        // No check is about a controller that is away.
+        let worker_options = GrpcWorkerOptions { orphan: LONG, grace: LONG, calls: patient(), ..worker_options() };
+        let (kit, workers) = (kit.options(worker_options), setup.workers.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         self.fleet.add(worker.get(), async move {
             kit.serve(listener, move |ctx| workers.clone().task(ctx)).await.unwrap();

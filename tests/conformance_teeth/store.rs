@@ -44,6 +44,8 @@ enum Mistake {
     FenceBeforeWrite,
     /// A damaged manifest is passed over for the one before.
     PassesOverDamage,
+    /// What there is of a half-written manifest is taken for all of it.
+    TakesHalfForWhole,
     /// A lock is left behind by a publication that is dropped.
     LeavesLockBehind,
     /// Special characters of names are all the same.
@@ -64,6 +66,7 @@ const ROWS: &[(Mistake, Rule)] = &[
     (Mistake::SameIsAlwaysOk, Rule::StoreFencing),
     (Mistake::FenceBeforeWrite, Rule::StoreHandover),
     (Mistake::PassesOverDamage, Rule::StoreDamage),
+    (Mistake::TakesHalfForWhole, Rule::StoreDamage),
     (Mistake::LeavesLockBehind, Rule::StoreCancelSafe),
     (Mistake::CleansNames, Rule::StoreJobsApart),
 ];
@@ -129,6 +132,10 @@ impl Shelf {
             }
             if self.mistake == Mistake::PassesOverDamage {
                 return Ok(log.manifests.iter().rev().nth(1).cloned());
+            }
+            if self.mistake == Mistake::TakesHalfForWhole {
+                let whole = log.manifests.last().cloned();
+                return Ok(whole.map(|whole| Manifest { tasks: whole.tasks[..1].to_vec(), ..whole }));
             }
             let text = || "a whole manifest".to_owned();
             Err(StoreError::Damaged { path: "memory".into(), expected: text(), got: text() })

@@ -161,6 +161,14 @@ impl Case {
         self.await_state(phase.name(), |_| self.record().is_some_and(|record| record.phase == phase));
     }
 
+    /// Waits until a worker process has read its first line.
+    pub(crate) fn await_first_line(&self, worker: usize) {
+        self.await_state("a line", |state| {
+            let meter = fs::read(state.join("processes/meter")).unwrap_or_default();
+            meter.chunks(8).nth(worker - 1).is_some_and(|lines| lines.iter().any(|&byte| byte != 0))
+        });
+    }
+
     fn await_state(&self, what: &str, there: impl Fn(&Path) -> bool) {
         for _ in 0..2000 {
             if there(&self.state()) {

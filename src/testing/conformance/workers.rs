@@ -37,6 +37,10 @@ pub(super) struct Book {
     pub(super) begun: Vec<(WorkerId, Command)>,
     /// Orders that have arrived.
     pub(super) taken: Vec<(WorkerId, Command)>,
+    /// Orders whose sending was `Ok`: they need not be sent again.
+    answered: Vec<(WorkerId, Command)>,
+    /// Orders that somebody began to send although that very order was answered.
+    pub(super) repeated: Vec<(WorkerId, Command)>,
     /// What has been committed.
     pub(super) commits: BTreeMap<(Epoch, TaskId), Bytes>,
     /// How many snapshots were given.
@@ -155,7 +159,11 @@ impl Workers {
         }
         let (is_silent, is_refusing, is_slow) = {
             let mut book = self.book();
-            book.begun.push((worker, order.command.clone()));
+            let order = (worker, order.command.clone());
+            if book.answered.contains(&order) {
+                book.repeated.push(order.clone());
+            }
+            book.begun.push(order);
             (book.silent.contains(&worker), book.refusing.contains(&worker), book.slow)
         };
         if is_silent {
@@ -233,6 +241,7 @@ impl Transport for Workers {
     async fn send(&self, worker: WorkerId, order: Order) -> Result<(), OrderError> {
         self.admit(worker, &order).await?;
         self.obey(worker, &order.command);
+        self.book().answered.push((worker, order.command));
         Ok(())
     }
 }
@@ -247,7 +256,9 @@ pub struct Around<T> {
 impl<T: Transport> Transport for Around<T> {
     async fn send(&self, worker: WorkerId, order: Order) -> Result<(), OrderError> {
         self.workers.admit(worker, &order).await?;
-        self.transport.send(worker, order).await
+        self.transport.send(worker, order.clone()).await?;
+        self.workers.book().answered.push((worker, order.command));
+        Ok(())
     }
 }
 

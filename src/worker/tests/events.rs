@@ -164,7 +164,7 @@ async fn a_handle_that_outlives_its_task_reports_nothing() {
 #[tokio::test(start_paused = true)]
 async fn what_the_worker_says_carries_its_run_and_its_name() {
     let (worker, mut listener, _) = obedient_worker(source_only());
-    worker.release();
+    worker.handle(release()).unwrap();
     for event in [finished(SOURCE), Event::WorkerFinished] {
         assert_eq!(listener.next().await, crate::WorkerEvent::new(RUN, WORKER, event));
     }
