@@ -140,7 +140,8 @@ async fn run_job(
             let screen = Arc::clone(&job.screen);
             let runtime =
                 crate::runtime::Kubernetes::open(&state.processes(), args.workers, &args.pods, screen).await?;
-            job.run_on(runtime, report).await
+            // The requests to the API server make a large future.
+            Box::pin(job.run_on(runtime, report)).await
         }
     }
 }

@@ -246,12 +246,15 @@ impl Scheduler for KubernetesScheduler {
         let Shared { api, settings, fates } = &*self.shared;
         let (first, then) = self.steps(force);
         let selector = self.selector(job, run);
-        Stop { api, fates, job, selector, first, then, until: Instant::now() + settings.limit }.run().await
+        let stop = Stop { api, fates, job, selector, first, then, until: Instant::now() + settings.limit };
+        // Requests make large futures, and phases hold them.
+        Box::pin(stop.run()).await
     }
 
     async fn workers_for_job(&self, job: &JobId, run: Option<RunId>) -> Result<Vec<WorkerId>, SchedulerError> {
         let Shared { api, settings, fates } = &*self.shared;
-        let (pods, _) = api.pods(&self.selector(job, run), Instant::now() + settings.limit).await?;
+        let listed = Box::pin(api.pods(&self.selector(job, run), Instant::now() + settings.limit)).await;
+        let (pods, _) = listed?;
         let mut alive = Vec::new();
         for pod in pods {
             let Some((of, worker)) = worker_of(&pod, job) else { continue };
