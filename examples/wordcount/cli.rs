@@ -51,6 +51,9 @@ pub(crate) struct Args {
     /// Where the workers run.
     #[arg(long, value_enum, default_value_t = Runtime::Embedded)]
     pub(crate) runtime: Runtime,
+    #[cfg(all(target_os = "linux", feature = "kubernetes"))]
+    #[command(flatten)]
+    pub(crate) pods: Pods,
     /// Failure injection, to watch a recovery: the source of the first worker fails, once per call of this program, as
     /// soon as it has read this many lines.
     #[arg(long, value_name = "N", hide = true, value_parser = clap::value_parser!(u64).range(1..))]
@@ -81,6 +84,25 @@ pub(crate) enum Runtime {
     /// Each in a process of its own, which speaks gRPC.
     #[cfg(target_os = "linux")]
     Process,
+    /// Each in a pod of the cluster that `KUBECONFIG` names, or that this program runs in.
+    #[cfg(all(target_os = "linux", feature = "kubernetes"))]
+    Kubernetes,
+}
+
+/// What pods need to be told.
+#[cfg(all(target_os = "linux", feature = "kubernetes"))]
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Pods {
+    /// With --runtime kubernetes: the pod template of a worker, as YAML. Its first container runs this program; state directory and input are
+    /// mounted where the controller has them.
+    #[arg(long, value_name = "FILE", required_if_eq("runtime", "kubernetes"))]
+    pub(crate) pod_template: Option<PathBuf>,
+    /// With --runtime kubernetes: where the controller listens for workers.
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:0")]
+    pub(crate) listen: std::net::SocketAddr,
+    /// With --runtime kubernetes: the name or address by which pods find the controller, where it is not the one it listens on.
+    #[arg(long, value_name = "HOST")]
+    pub(crate) advertise: Option<String>,
 }
 
 /// A stop that is asked for at a time.

@@ -135,6 +135,14 @@ async fn run_job(
             let runtime = crate::runtime::Process::open(state.processes(), args.workers, screen).await?;
             job.run_on(runtime, report).await
         }
+        #[cfg(all(target_os = "linux", feature = "kubernetes"))]
+        cli::Runtime::Kubernetes => {
+            let screen = Arc::clone(&job.screen);
+            let runtime =
+                crate::runtime::Kubernetes::open(&state.processes(), args.workers, &args.pods, screen).await?;
+            // The requests to the API server make a large future.
+            Box::pin(job.run_on(runtime, report)).await
+        }
     }
 }
 

@@ -23,7 +23,6 @@ use tokio::{
 };
 
 use super::{
-    env::WorkerEnv,
     error::{ProcessError, state},
     keeper::Keeper,
     lock::lock,
@@ -37,6 +36,7 @@ use super::{
 use crate::{
     contracts::{Scheduler, SchedulerError},
     ids::{JobId, RunId, WorkerId},
+    worker_env::WorkerEnv,
 };
 
 /// How often a stop looks whether workers are gone. Where a look takes longer than half of it, it waits twice as long as that.

@@ -1,4 +1,4 @@
-//! What an earlier call may have left: worker processes, if it was run with them. Workers in the process of the call have died with it.
+//! What an earlier call may have left: worker processes or pods, if it was run with them. Workers in the process of the call have died with it.
 
 use std::path::Path;
 
@@ -16,19 +16,28 @@ pub(crate) struct Leftovers {
     /// None if the job was never run with processes.
     #[cfg(target_os = "linux")]
     processes: Option<ProcessScheduler>,
+    /// None if the job was never run with pods.
+    #[cfg(all(target_os = "linux", feature = "kubernetes"))]
+    pods: Option<winddown::KubernetesScheduler>,
 }
 
 impl Leftovers {
     /// Those whose processes are recorded in `folder`.
     #[cfg(target_os = "linux")]
     pub(crate) async fn find(folder: &Path) -> Result<Self, JobError> {
+        #[cfg(feature = "kubernetes")]
+        let pods = super::kubernetes::earlier(folder).await?;
         let folder = folder.join(super::process::SCHEDULER);
-        if !folder.exists() {
-            return Ok(Self { processes: None });
+        let mut processes = None;
+        if folder.exists() {
+            // Nothing is started, so nobody has to watch.
+            processes = Some(ProcessScheduler::builder(folder).watchdog(Watchdog::Off).open().await?);
         }
-        // Nothing is started, so nobody has to watch.
-        let scheduler = ProcessScheduler::builder(folder).watchdog(Watchdog::Off).open().await?;
-        Ok(Self { processes: Some(scheduler) })
+        Ok(Self {
+            processes,
+            #[cfg(feature = "kubernetes")]
+            pods,
+        })
     }
 
     /// Elsewhere than on Linux there are no worker processes that could be left.
@@ -54,6 +63,10 @@ impl Leftovers {
 #[cfg(target_os = "linux")]
 impl Scheduler for Leftovers {
     async fn stop_workers(&self, job: &JobId, run: Option<RunId>, force: bool) -> Result<(), SchedulerError> {
+        #[cfg(feature = "kubernetes")]
+        if let Some(scheduler) = &self.pods {
+            scheduler.stop_workers(job, run, force).await?;
+        }
         match &self.processes {
             Some(scheduler) => scheduler.stop_workers(job, run, force).await,
             None => Ok(()),
@@ -61,10 +74,15 @@ impl Scheduler for Leftovers {
     }
 
     async fn workers_for_job(&self, job: &JobId, run: Option<RunId>) -> Result<Vec<WorkerId>, SchedulerError> {
-        match &self.processes {
-            Some(scheduler) => scheduler.workers_for_job(job, run).await,
-            None => Ok(Vec::new()),
+        let mut workers = Vec::new();
+        #[cfg(feature = "kubernetes")]
+        if let Some(scheduler) = &self.pods {
+            workers.extend(scheduler.workers_for_job(job, run).await?);
         }
+        if let Some(scheduler) = &self.processes {
+            workers.extend(scheduler.workers_for_job(job, run).await?);
+        }
+        Ok(workers)
     }
 }
 

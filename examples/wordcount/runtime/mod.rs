@@ -3,9 +3,13 @@
 #[cfg(target_os = "linux")]
 mod assignment;
 mod embedded;
+#[cfg(all(target_os = "linux", feature = "kubernetes"))]
+mod kubernetes;
 mod leftovers;
 #[cfg(target_os = "linux")]
 mod process;
+#[cfg(target_os = "linux")]
+mod remote;
 #[cfg(target_os = "linux")]
 pub(crate) mod worker;
 
@@ -14,6 +18,8 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::timeout;
 use winddown::{JobId, JobSender, Limits, Manifest, RunId, Scheduler, SchedulerError, Topology, Transport};
 
+#[cfg(all(target_os = "linux", feature = "kubernetes"))]
+pub(crate) use self::kubernetes::Kubernetes;
 #[cfg(target_os = "linux")]
 pub(crate) use self::process::Process;
 pub(crate) use self::{
