@@ -168,7 +168,7 @@ impl<C: Attachment, S: Scheduler> Parking<'_, C, S> {
 impl<C, S> Drop for Parking<'_, C, S> {
     fn drop(&mut self) {
         if let Some(phase) = self.phase.take() {
-            self.job.parked = Some(phase);
+            self.job.parked = Some(Box::new(phase));
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod context;
 mod journaling;
+mod lane;
 mod mailbox;
 mod progress;
 mod request;

@@ -58,6 +58,7 @@
 mod error;
 mod keeper;
 mod lifeline;
+mod lock;
 mod members;
 mod proc;
 mod record;

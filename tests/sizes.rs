@@ -1,4 +1,4 @@
-//! How much memory a job in flight takes, and that no transition allocates.
+//! How much memory a job in flight takes, counted, and that no transition allocates.
 #![cfg(all(feature = "embedded", feature = "object-store"))]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -66,6 +66,24 @@ fn a_job_in_flight_fits_into_one_kibibyte() {
     let (context, phase) = (size_of::<JobContext<Detached, ()>>(), size_of::<AnyPhase>());
     println!("context {context}, phase {phase}, context with the cluster controller {}", size_of::<Job>());
     assert!(context + phase <= MOST_OF_A_JOB, "{context} + {phase}");
+}
+
+/// The mailbox and live progress included, whatever phase the job is in. Its name is the user's.
+#[test]
+fn a_job_in_flight_holds_no_more_than_that_on_the_heap_too() {
+    let id = JobId::from("job");
+    // The default limits are there from the first job on.
+    drop(JobContext::new(id.clone(), RunId::new(1), Detached, ()));
+    let mut resting: Option<(JobContext<Detached, ()>, AnyPhase)> = None;
+    let counted = allocation_counter::measure(|| {
+        let (mut job, running) = JobContext::new(id.clone(), RunId::new(1), Detached, ());
+        let phase = running.force(&mut job).unwrap().into();
+        resting = Some((job, phase));
+    });
+    let heap = usize::try_from(counted.bytes_current).unwrap();
+    let all = size_of_val(&resting) + heap;
+    println!("{all} bytes, {heap} of them on the heap");
+    assert!(all <= MOST_OF_A_JOB && heap > 0, "{all}, {heap} of them on the heap");
 }
 
 /// The walk that takes the most steps without waiting, watched as a dashboard does.

@@ -1,6 +1,6 @@
 //! The sink: a two-phase commit of the counts.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Instant};
 
 use tokio::sync::mpsc;
 use winddown::{Barrier, Epoch, TaskContext, TaskError, TaskOrder};
@@ -38,7 +38,9 @@ impl Sink {
                 biased;
                 order = ctx.order() => match order {
                     TaskOrder::Commit { epoch, data } => {
+                        let start = Instant::now();
                         blocking(|| open.commit(epoch, &data)).map_err(failure)?;
+                        tracing::debug!(%epoch, took_us = micros(start), "counts committed");
                         ctx.events().committed(epoch).await?;
                         if last == Some(epoch) {
                             return Ok(());
@@ -50,7 +52,9 @@ impl Sink {
                 deltas = input.recv(), if last.is_none() => match deltas {
                     Some(Deltas::Barrier(counts, barrier)) => {
                         let transaction = Transaction { epoch: barrier.epoch, run: ctx.run() };
+                        let start = Instant::now();
                         let commit = blocking(|| open.pre_commit(transaction, &counts)).map_err(failure)?;
+                        tracing::debug!(epoch = %barrier.epoch, took_us = micros(start), "counts written");
                         let ends = barrier.then_stop && commit.is_none();
                         ctx.events().checkpointed(barrier.epoch, bytes::Bytes::new(), commit).await?;
                         if ends {
@@ -93,6 +97,11 @@ impl Open {
         self.uncommitted.retain(|transaction| transaction.epoch > epoch);
         self.output.fold_if_many()
     }
+}
+
+/// So long ago, for whoever wants to know how much of a shutdown is the disk's.
+fn micros(start: Instant) -> u64 {
+    u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Only the disk may do better next time; and a worker of an older run leaves, sooner or later.

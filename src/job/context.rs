@@ -3,14 +3,14 @@
 use std::{
     fmt,
     sync::{
-        Arc,
+        Arc, LazyLock,
         atomic::{AtomicU64, Ordering},
     },
 };
 
 use tokio::{sync::watch, time::Instant};
 
-use super::{JobSender, Mailbox, Progress, StopRequest, journaling::Journaling};
+use super::{JobSender, Mailbox, Progress, StopRequest, journaling::Journaling, progress::LiveProgress};
 use crate::{
     contracts::{BoxJournal, Detached, JobController, Journal, PhaseRecord, RunStatus},
     error::{Failure, WrongJob},
@@ -34,13 +34,14 @@ pub struct JobContext<C, S> {
     pub(crate) scheduler: S,
     pub(crate) mailbox: Mailbox,
     pub(crate) limits: Arc<Limits>,
-    pub(crate) parked: Option<AnyPhase>,
+    /// Boxed, as it is seldom there.
+    pub(crate) parked: Option<Box<AnyPhase>>,
     pub(crate) health: HealthWatch,
     pub(super) journaling: Journaling,
     superseded: bool,
     identity: u64,
     trail: Trail,
-    progress: watch::Sender<Progress>,
+    progress: LiveProgress,
 }
 
 /// One stay in a phase.
@@ -149,7 +150,7 @@ impl JobBuilder {
             superseded: false,
             identity: entry.identity,
             trail: Trail::new(Visit { phase: PhaseKind::Running, entered: now }),
-            progress: watch::Sender::new(Progress::new(PhaseKind::Running, now, entry.deadline)),
+            progress: LiveProgress::new(Progress::new(PhaseKind::Running, now, entry.deadline)),
         };
         (job, Running::mint(entry, ()))
     }
@@ -158,7 +159,9 @@ impl JobBuilder {
 impl JobContext<Detached, ()> {
     /// Starts to put a job together, with limits or a mailbox of your own.
     pub fn builder(id: impl Into<JobId>, run: RunId) -> JobBuilder {
-        JobBuilder { id: id.into(), run, limits: Arc::default(), mailbox: None, journal: None }
+        // One for all jobs that are content with them.
+        static DEFAULT: LazyLock<Arc<Limits>> = LazyLock::new(Arc::default);
+        JobBuilder { id: id.into(), run, limits: Arc::clone(&DEFAULT), mailbox: None, journal: None }
     }
 }
 
@@ -231,7 +234,7 @@ impl<C, S> JobContext<C, S> {
 
     /// The phase of a [`drive`](crate::drive) that was dropped before its end: go on with it.
     pub fn take_parked(&mut self) -> Option<AnyPhase> {
-        self.parked.take()
+        self.parked.take().map(|phase| *phase)
     }
 
     /// The same job without its controller, which is handed back. What is left is to kill the workers.
@@ -301,22 +304,23 @@ impl<C, S> JobContext<C, S> {
         let entry = Entry::new(from.entry().identity, now, budget);
         self.trail.push(Visit { phase: T::KIND, entered: now });
         let requested = self.requested();
-        self.progress.send_modify(|progress| {
+        self.progress.change(|progress| {
             progress.phase = T::KIND;
             progress.since = now;
             progress.deadline = entry.deadline;
             progress.requested = requested;
+            true
         });
         tracing::info!(job = %self.id, run = self.run.get(), from = F::KIND.name(), to = T::KIND.name(), "{}", T::WHEN);
         T::mint(entry, proof)
     }
 
     /// Lets watchers see the newest figures. It costs a comparison when nothing changed, less when nobody watches.
-    pub(crate) fn publish_status(&self)
+    pub(crate) fn publish_status(&mut self)
     where
         C: JobController,
     {
-        if self.progress.receiver_count() > 0 {
+        if self.progress.is_watched() {
             let (status, requested) = (self.controller.status(), self.requested());
             self.publish(|progress| {
                 replace(&mut progress.status, status) | replace(&mut progress.requested, requested)
@@ -324,21 +328,21 @@ impl<C, S> JobContext<C, S> {
         }
     }
 
-    pub(crate) fn publish_alive(&self, alive: usize) {
+    pub(crate) fn publish_alive(&mut self, alive: usize) {
         let alive = u32::try_from(alive).unwrap_or(u32::MAX);
         self.publish(|progress| replace(&mut progress.alive, Some(alive)));
     }
 
-    pub(crate) fn publish_deadline(&self, deadline: Option<Instant>) {
+    pub(crate) fn publish_deadline(&mut self, deadline: Option<Instant>) {
         self.publish(|progress| replace(&mut progress.deadline, deadline));
     }
 
-    pub(crate) fn note_error(&self, error: &dyn fmt::Display) {
+    pub(crate) fn note_error(&mut self, error: &dyn fmt::Display) {
         let text: Arc<str> = error.to_string().into();
-        self.publish(|progress| replace(&mut progress.last_error, Some(text)));
+        self.publish(|progress| replace(&mut progress.last_error, Some(Arc::clone(&text))));
     }
 
-    pub(crate) fn note_retry(&self) {
+    pub(crate) fn note_retry(&mut self) {
         self.publish(|progress| {
             progress.retries += 1;
             true
@@ -347,11 +351,11 @@ impl<C, S> JobContext<C, S> {
 
     /// The newest figures, without waiting for a change.
     pub fn progress_now(&self) -> Progress {
-        self.progress.borrow().clone()
+        self.progress.now().clone()
     }
 
-    fn publish(&self, change: impl FnOnce(&mut Progress) -> bool) {
-        self.progress.send_if_modified(change);
+    fn publish(&mut self, change: impl Fn(&mut Progress) -> bool) {
+        self.progress.change(change);
     }
 
     /// What is known of the run.

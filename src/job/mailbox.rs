@@ -9,9 +9,9 @@ use std::{
     },
 };
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, Semaphore};
 
-use super::StopRequest;
+use super::{StopRequest, lane::Lane};
 use crate::contracts::WorkerEvent;
 
 /// What can be sent to a job in one type, for a control plane that has a single stream of messages.
@@ -30,8 +30,13 @@ pub enum JobMessage {
 /// The sending side: clone it to the API server, the signal handler, the transport.
 #[derive(Clone, Debug)]
 pub struct JobSender {
-    events: mpsc::Sender<WorkerEvent>,
-    requests: Arc<RequestLane>,
+    lanes: Arc<Lanes>,
+}
+
+#[derive(Debug)]
+struct Lanes {
+    requests: RequestLane,
+    events: Lane,
 }
 
 /// The job's context is gone: it stopped, or was dropped. The message comes to nothing.
@@ -90,14 +95,15 @@ impl JobSender {
     /// # Errors
     /// [`JobGone`] when the job's context was dropped.
     pub fn request(&self, request: StopRequest) -> Result<Requested, JobGone> {
-        if self.events.is_closed() {
+        let Lanes { requests, events } = &*self.lanes;
+        if events.is_closed() {
             return Err(JobGone);
         }
-        let before = self.requests.strongest.fetch_max(request.level(), Ordering::AcqRel);
+        let before = requests.strongest.fetch_max(request.level(), Ordering::AcqRel);
         match StopRequest::from_level(before) {
             Some(in_force) if in_force >= request => Ok(Requested::AlreadyStronger(in_force)),
             _ => {
-                self.requests.changed.notify_waiters();
+                requests.changed.notify_waiters();
                 Ok(Requested::InForce)
             }
         }
@@ -105,7 +111,7 @@ impl JobSender {
 
     /// The strongest request so far.
     pub fn requested(&self) -> Option<StopRequest> {
-        self.requests.strongest()
+        self.lanes.requests.strongest()
     }
 
     /// Passes on what a worker says; waits while the lane is full (back-pressure).
@@ -116,7 +122,7 @@ impl JobSender {
     /// # Cancel safety
     /// If it is dropped, the event has not been sent, and its place in the queue is lost.
     pub async fn event(&self, event: WorkerEvent) -> Result<(), JobGone> {
-        self.events.send(event).await.map_err(|_| JobGone)
+        self.lanes.events.send(event).await
     }
 
     /// Passes on what a worker says, if there is room.
@@ -124,10 +130,7 @@ impl JobSender {
     /// # Errors
     /// [`TryEventError`] gives the event back when the lane is full.
     pub fn try_event(&self, event: WorkerEvent) -> Result<(), TryEventError> {
-        self.events.try_send(event).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(event) => TryEventError::Full(event),
-            mpsc::error::TrySendError::Closed(_) => JobGone.into(),
-        })
+        self.lanes.events.try_send(event)
     }
 
     /// Sends either kind of message by its own lane.
@@ -158,7 +161,6 @@ pub enum Incoming {
 /// The receiving side. It is part of the job's context; make one yourself only where senders must exist before the context.
 #[derive(Debug)]
 pub struct Mailbox {
-    events: mpsc::Receiver<WorkerEvent>,
     sender: JobSender,
     taken: u64,
 }
@@ -166,12 +168,12 @@ pub struct Mailbox {
 impl Mailbox {
     /// A mailbox that holds up to `capacity` worker messages (at least one).
     pub fn new(capacity: u32) -> Self {
-        let capacity = usize::try_from(capacity).unwrap_or(usize::MAX).clamp(1, tokio::sync::Semaphore::MAX_PERMITS);
-        let (sender, events) = mpsc::channel(capacity);
-        Self { events, sender: JobSender { events: sender, requests: Arc::default() }, taken: 0 }
+        let capacity = usize::try_from(capacity).unwrap_or(usize::MAX).clamp(1, Semaphore::MAX_PERMITS);
+        let lanes = Lanes { requests: RequestLane::default(), events: Lane::new(capacity) };
+        Self { sender: JobSender { lanes: Arc::new(lanes) }, taken: 0 }
     }
 
-    /// A new sender to this mailbox. The mailbox keeps one itself, so the lanes never close under a waiting job.
+    /// A new sender to this mailbox.
     pub fn sender(&self) -> JobSender {
         self.sender.clone()
     }
@@ -191,12 +193,12 @@ impl Mailbox {
     /// # Cancel safety
     /// Safe: a request stays in force, and is seen by the next call.
     pub async fn request_above(&self, level: Option<StopRequest>) -> StopRequest {
-        self.sender.requests.above(level).await
+        self.sender.lanes.requests.above(level).await
     }
 
     /// The next worker message, if one is waiting.
     pub fn try_recv(&mut self) -> Option<WorkerEvent> {
-        let event = self.events.try_recv().ok()?;
+        let event = self.sender.lanes.events.try_recv()?;
         self.taken += 1;
         Some(event)
     }
@@ -208,9 +210,8 @@ impl Mailbox {
     pub async fn next(&mut self, level: Option<StopRequest>) -> Incoming {
         tokio::select! {
             biased;
-            request = self.sender.requests.above(level) => Incoming::Request(request),
-            // The mailbox holds a sender of its own, so the lane does not close under a waiting job.
-            Some(event) = self.events.recv() => {
+            request = self.sender.lanes.requests.above(level) => Incoming::Request(request),
+            event = self.sender.lanes.events.recv() => {
                 self.taken += 1;
                 Incoming::Worker(event)
             }
@@ -219,7 +220,7 @@ impl Mailbox {
 
     /// Whether no worker message is waiting.
     pub fn is_empty(&self) -> bool {
-        self.events.is_empty()
+        self.sender.lanes.events.len() == 0
     }
 
     /// Worker messages that have been taken out so far.
@@ -229,7 +230,13 @@ impl Mailbox {
 
     /// Worker messages that wait in the lane.
     pub(crate) fn waiting(&self) -> u64 {
-        self.events.len() as u64
+        self.sender.lanes.events.len() as u64
+    }
+}
+
+impl Drop for Mailbox {
+    fn drop(&mut self) {
+        self.sender.lanes.events.close();
     }
 }
 

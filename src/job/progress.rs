@@ -1,8 +1,8 @@
 //! What a watcher sees of a shutdown while it goes on.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 
 use super::StopRequest;
 use crate::{contracts::RunStatus, machine::PhaseKind};
@@ -40,6 +40,42 @@ impl Progress {
             alive: None,
             retries: 0,
             last_error: None,
+        }
+    }
+}
+
+/// Progress, and the way to those who watch it. The channel is made for the first of them: it takes more memory than the progress itself,
+/// and most jobs of a large control plane are watched by nobody.
+#[derive(Debug)]
+pub(super) struct LiveProgress {
+    now: Progress,
+    watched: OnceLock<watch::Sender<Progress>>,
+}
+
+impl LiveProgress {
+    pub(super) fn new(now: Progress) -> Self {
+        Self { now, watched: OnceLock::new() }
+    }
+
+    pub(super) fn now(&self) -> &Progress {
+        &self.now
+    }
+
+    pub(super) fn subscribe(&self) -> watch::Receiver<Progress> {
+        self.watched.get_or_init(|| watch::Sender::new(self.now.clone())).subscribe()
+    }
+
+    pub(super) fn is_watched(&self) -> bool {
+        self.watched.get().is_some_and(|watched| watched.receiver_count() > 0)
+    }
+
+    /// Changes it, and tells the watchers if `change` says that something has changed.
+    pub(super) fn change(&mut self, change: impl Fn(&mut Progress) -> bool) {
+        if change(&mut self.now)
+            && let Some(watched) = self.watched.get()
+        {
+            // Changed in its place too: a copy would cost more than all the rest of a transition.
+            watched.send_if_modified(change);
         }
     }
 }

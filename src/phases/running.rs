@@ -212,8 +212,8 @@ async fn wait<C: JobController, S>(job: &mut JobContext<C, S>, entry: Entry) -> 
             return Exit::Request(request);
         }
         if status.failures > 0 {
-            if let Some(failure) = job.controller.failure() {
-                job.note_error(failure);
+            if let Some(failure) = job.controller.failure().cloned() {
+                job.note_error(&failure);
             }
             return Exit::RunFailed;
         }

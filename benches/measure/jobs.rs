@@ -1,0 +1,60 @@
+//! Jobs whose controller and scheduler are nothing, so that only the machine itself is measured.
+
+use std::{future::pending, time::Instant};
+
+use winddown::{
+    Applied, CheckpointStart, ControllerError, Count, Epoch, JobContext, JobController, JobId, Rejection, RunFailure,
+    RunId, RunStatus, Running, Scheduler, SchedulerError, WorkerEvent, WorkerId, WorkerStopMode,
+};
+
+/// A controller of a run that goes on for ever. It takes no memory of its own, and tells the mailbox's reader nothing.
+pub(super) struct NoController;
+
+impl JobController for NoController {
+    fn status(&self) -> RunStatus {
+        let (tasks, sources) = (Count::new(0, 1), Count::new(0, 1));
+        RunStatus { tasks, sources, workers: 1, workers_left: 1, ..RunStatus::default() }
+    }
+
+    fn failure(&self) -> Option<&RunFailure> {
+        None
+    }
+
+    fn handle(&mut self, _: WorkerEvent, _: Instant) -> Result<Applied, Rejection> {
+        Ok(Applied::Changed)
+    }
+
+    fn check_health(&mut self, _: Instant) {}
+
+    fn begin_checkpoint(&mut self, _: bool) -> Result<CheckpointStart, ControllerError> {
+        Ok(CheckpointStart::Started(Epoch::new(1)))
+    }
+
+    fn begin_stop(&mut self, _: WorkerStopMode) {}
+
+    fn begin_release(&mut self) {}
+
+    async fn progress(&mut self) -> Result<(), ControllerError> {
+        pending().await
+    }
+}
+
+/// A scheduler that answers nothing.
+pub(super) struct NoScheduler;
+
+impl Scheduler for NoScheduler {
+    async fn stop_workers(&self, _: &JobId, _: Option<RunId>, _: bool) -> Result<(), SchedulerError> {
+        pending().await
+    }
+
+    async fn workers_for_job(&self, _: &JobId, _: Option<RunId>) -> Result<Vec<WorkerId>, SchedulerError> {
+        pending().await
+    }
+}
+
+pub(super) type Job = JobContext<NoController, NoScheduler>;
+
+/// A running job of the machine alone. Its name is shared.
+pub(super) fn job(name: &JobId, number: u64) -> (Job, Running) {
+    JobContext::builder(name.clone(), RunId::new(number)).build(NoController, NoScheduler)
+}
