@@ -7,7 +7,8 @@
 //! ```
 
 use std::{
-    env, fs,
+    env, fs, io,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -198,7 +199,16 @@ async fn one_job(workers: u64, tasks: u64) -> Result<(), Failure> {
     let began = Instant::now();
     let took = job.stop().await?;
     say("  stopped with a final checkpoint", took, began.elapsed(), memory("VmHWM").saturating_sub(before));
+    println!("  its manifest: {} MiB", size(folder.path())? >> 20);
     Ok(())
+}
+
+/// What is in a folder, in bytes.
+fn size(folder: &Path) -> io::Result<u64> {
+    fs::read_dir(folder)?.try_fold(0, |sum, entry| {
+        let (path, meta) = entry.and_then(|entry| Ok((entry.path(), entry.metadata()?)))?;
+        Ok(sum + if meta.is_dir() { size(&path)? } else { meta.len() })
+    })
 }
 
 async fn many_jobs(jobs: u64) -> Result<(), Failure> {
