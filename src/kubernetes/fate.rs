@@ -7,7 +7,7 @@ use std::{
 
 use k8s_openapi::api::core::v1::Pod;
 
-use super::pod::{host_says_ended, uid};
+use super::pod::{host_says_ended, node, uid};
 use crate::{
     contracts::ConfirmedBy,
     ids::{JobId, RunId},
@@ -17,13 +17,17 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct Fates(Mutex<HashMap<JobId, BTreeMap<RunId, Fate>>>);
 
-/// The fate of one run's pods, by their UIDs: whether the node has said that all containers have ended.
-#[derive(Debug, Default)]
-struct Fate {
-    pods: HashMap<String, bool>,
-    /// A pod of this run was there that this scheduler has not started. An earlier scheduler may have removed others, and nobody
+/// The fate of one run's pods, by their UIDs.
+type Fate = HashMap<String, Seen>;
+
+/// What is known of one pod.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    /// This scheduler has started it. Of a stranger's run nothing is sure: an earlier scheduler may have removed other pods of it, and nobody
     /// knows how those ended.
-    strangers: bool,
+    own: bool,
+    /// The node has said that all containers have ended.
+    ended: bool,
 }
 
 impl Fates {
@@ -36,25 +40,23 @@ impl Fates {
         let mut fates = self.lock();
         let runs = fates.entry(job.clone()).or_default();
         runs.retain(|of, _| *of >= run);
-        runs.entry(run).or_default().pods.insert(uid(pod).to_owned(), false);
+        // A list or a watch may have been faster than the answer to the creation.
+        runs.entry(run).or_default().entry(uid(pod).to_owned()).or_default().own = true;
     }
 
     /// A pod as it is, or was last.
     pub(super) fn seen(&self, job: &JobId, run: RunId, pod: &Pod) {
         let mut fates = self.lock();
         let fate = fates.entry(job.clone()).or_default().entry(run).or_default();
-        match fate.pods.get_mut(uid(pod)) {
-            // Unbound is an end only for one that is gone.
-            Some(ended) => *ended |= super::pod::node(pod).is_some() && host_says_ended(pod),
-            None => fate.strangers = true,
-        }
+        // Unbound is an end only for one that is gone.
+        fate.entry(uid(pod).to_owned()).or_default().ended |= node(pod).is_some() && host_says_ended(pod);
     }
 
     /// A pod that is gone, as it was last.
     pub(super) fn gone(&self, job: &JobId, run: RunId, pod: &Pod) {
         self.seen(job, run, pod);
-        if let Some(ended) = self.lock().get_mut(job).and_then(|runs| runs.get_mut(&run)?.pods.get_mut(uid(pod))) {
-            *ended |= host_says_ended(pod);
+        if let Some(seen) = self.lock().get_mut(job).and_then(|runs| runs.get_mut(&run)?.get_mut(uid(pod))) {
+            seen.ended |= host_says_ended(pod);
         }
     }
 
@@ -63,7 +65,7 @@ impl Fates {
         let fates = self.lock();
         let mut runs = fates.get(job).into_iter().flatten().filter(|(of, _)| run.is_none_or(|run| run == **of));
         let known = runs.clone().next().is_some();
-        let sure = |fate: &Fate| !fate.strangers && fate.pods.values().all(|ended| *ended);
+        let sure = |fate: &Fate| fate.values().all(|seen| seen.own && seen.ended);
         if known && runs.all(|(_, fate)| sure(fate)) { ConfirmedBy::Host } else { ConfirmedBy::Records }
     }
 }
@@ -104,6 +106,8 @@ mod tests {
         assert_eq!(confirmed(), ConfirmedBy::Host);
         fates.seen(&job, RUN, &pod("c", Some("n"), true));
         assert_eq!(confirmed(), ConfirmedBy::Records, "c was another's");
+        // The watch was faster than the answer to the creation.
+        fates.seen(&job, RUN.next(), &pod("d", None, false));
         fates.started(&job, RUN.next(), &pod("d", None, false));
         fates.seen(&job, RUN.next(), &pod("d", None, false));
         assert_eq!(fates.confirmed_by(&job, None), ConfirmedBy::Records, "d waits for a node");

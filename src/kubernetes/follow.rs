@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    sync::Arc,
     time::Duration,
 };
 
@@ -11,6 +12,7 @@ use tokio::time::Instant;
 use super::{
     api::Api,
     error::ApiError,
+    fate::Fates,
     pod::{exit_code, host_says_ended, is_alive, is_terminating, uid, worker_of},
     watcher::{News, Watcher},
 };
@@ -37,6 +39,7 @@ pub enum PodChange {
 /// Follows the pods of a run; [`next`](Self::next) says what has happened.
 pub struct Follower {
     watcher: Watcher,
+    fates: Arc<Fates>,
     job: JobId,
     run: RunId,
     pods: HashMap<String, (WorkerId, Told)>,
@@ -52,9 +55,9 @@ enum Told {
 }
 
 impl Follower {
-    pub(super) fn new(api: Api, selector: String, job: JobId, run: RunId) -> Self {
+    pub(super) fn new(api: Api, fates: Arc<Fates>, selector: String, job: JobId, run: RunId) -> Self {
         let watcher = Watcher::new(api, selector);
-        Self { watcher, job, run, pods: HashMap::new(), news: VecDeque::new() }
+        Self { watcher, fates, job, run, pods: HashMap::new(), news: VecDeque::new() }
     }
 
     /// The next change. Each is told once for each pod. It waits as long as nothing happens.
@@ -86,9 +89,9 @@ impl Follower {
                 News::Changed(pod) => self.changed(&pod),
                 News::Gone(pod) => {
                     self.changed(&pod);
-                    if let Some((worker, told)) = self.pods.remove(uid(&pod))
-                        && told != Told::Over
-                    {
+                    let Some((worker, told)) = self.pods.remove(uid(&pod)) else { continue };
+                    self.fates.gone(&self.job, self.run, &pod);
+                    if told != Told::Over {
                         self.news.push_back((worker, PodChange::Removed));
                     }
                 }
@@ -101,6 +104,7 @@ impl Follower {
         if run != self.run {
             return;
         }
+        self.fates.seen(&self.job, run, pod);
         let (_, told) = self.pods.entry(uid(pod).to_owned()).or_insert((worker, Told::Nothing));
         let now = if !is_alive(pod) || (is_terminating(pod) && host_says_ended(pod)) {
             (Told::Over, PodChange::Ended { code: exit_code(pod) })

@@ -43,7 +43,7 @@ pub struct KubernetesScheduler {
 struct Shared {
     api: Api,
     settings: KubernetesSchedulerBuilder,
-    fates: Fates,
+    fates: Arc<Fates>,
 }
 
 /// What a forced stop does about a pod whose node does not confirm that it has ended.
@@ -135,7 +135,7 @@ impl KubernetesSchedulerBuilder {
     /// The scheduler. Nothing is asked of the cluster yet.
     pub fn build(self) -> KubernetesScheduler {
         let api = Api::new(self.client.clone(), &self.namespace, self.in_flight, self.request);
-        KubernetesScheduler { shared: Arc::new(Shared { api, settings: self, fates: Fates::default() }) }
+        KubernetesScheduler { shared: Arc::new(Shared { api, settings: self, fates: Arc::default() }) }
     }
 }
 
@@ -205,10 +205,12 @@ impl KubernetesScheduler {
     }
 
     /// Follows the pods of a run: which of them leave, and which have ended. For the controller, which learns of an eviction and of a crash at
-    /// once, and not from a heartbeat that does not come.
+    /// once, and not from a heartbeat that does not come. What is seen here counts for [`confirmed_by`](Scheduler::confirmed_by): the end of a pod
+    /// that somebody else deletes is seen by nobody otherwise.
     pub fn follow(&self, job: impl Into<JobId>, run: RunId) -> Follower {
         let job = job.into();
-        Follower::new(self.shared.api.clone(), self.selector(&job, Some(run)), job, run)
+        let Shared { api, fates, .. } = &*self.shared;
+        Follower::new(api.clone(), Arc::clone(fates), self.selector(&job, Some(run)), job, run)
     }
 
     fn selector(&self, job: &JobId, run: Option<RunId>) -> String {

@@ -34,14 +34,15 @@ async fn the_watch_is_cut_in_mid_stop() {
     cluster.start(&scheduler, 3, STAYS).await;
     node.set(Node::CutOff);
     let job = job();
-    let lists = || tap.asked("limit=");
+    // One follows a list that was answered, so that nothing goes unseen from then on.
+    let watches = || tap.asked("watch=true");
     let (stopped, ()) = tokio::join!(scheduler.stop_workers(&job, Some(RUN), true), async {
-        cluster.until("the watch", async || tap.asked("watch=true") > 0).await;
-        let before = lists();
+        cluster.until("the watch", async || watches() > 0).await;
+        let before = watches();
         port.close().await;
         sleep(ms(1500)).await;
         port.open_again().await;
-        cluster.until("a new list", async || lists() > before).await;
+        cluster.until("a new watch", async || watches() > before).await;
         node.set(Node::Healthy);
     });
     stopped.unwrap();
@@ -135,11 +136,13 @@ async fn the_api_server_is_killed_and_started_again_in_mid_stop() {
     let job = job();
     let (stopped, ()) = tokio::join!(scheduler.stop_workers(&job, Some(RUN), true), async {
         cluster.until("the watch", async || tap.asked("watch=true") > 0).await;
+        let before = tap.asked("watch=true");
         let again = tokio::task::spawn_blocking(move || {
             assert!(server.script("kill") && server.script("again"));
             server
         });
         let server = again.await.unwrap();
+        cluster.until("a new watch", async || tap.asked("watch=true") > before).await;
         assert_eq!(
             scheduler.workers_for_job(&job, Some(RUN)).await.unwrap(),
             workers(1..=3),

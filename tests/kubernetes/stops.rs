@@ -259,6 +259,9 @@ async fn an_eviction_is_heard_of_before_the_pod_is_gone() {
     assert!(cluster.is_terminating("words-7-2").await);
     let ended = kubernetes::PodChange::Ended { code: Some(137) };
     assert_eq!(follower.next().await.unwrap(), (WorkerId::new(2), ended));
+    // Its object goes without the scheduler's doing; who follows has seen it end.
+    cluster.until("the pod is gone", async || cluster.pod("words-7-2").await.is_none()).await;
     scheduler.stop_workers(&job(), None, true).await.unwrap();
+    assert_eq!(scheduler.confirmed_by(&job(), Some(RUN)), ConfirmedBy::Host);
     cluster.end().await;
 }
