@@ -23,7 +23,8 @@ use std::{
 use self::{courier::Courier, fan_out::FanOut, periodic::Periodic, publication::Publication};
 use crate::{
     Applied, CheckpointStart, Command, ControllerError, DynCheckpointStore, Epoch, Event, JobController, JobId, Limits,
-    Manifest, Rejection, RunFailure, RunId, RunStatus, Topology, Transport, WorkerEvent, WorkerId, WorkerStopMode,
+    Manifest, Rehydrated, Rejection, RunFailure, RunId, RunStatus, Topology, Transport, WorkerEvent, WorkerId,
+    WorkerStopMode,
     model::{Action, RunModel},
 };
 
@@ -120,8 +121,24 @@ impl<T: Transport> ClusterBuilder<T> {
         self
     }
 
-    /// A controller before this one started the final checkpoint of this run, as `epoch`
-    /// ([`Rehydrated::final_epoch`](crate::Rehydrated::final_epoch) tells): this one goes on with it.
+    /// A controller before this one has crashed: this one goes on with its final checkpoint if it had started one, and gives its own
+    /// checkpoints numbers that no controller before it can have used.
+    pub fn resume(self, rehydrated: &Rehydrated) -> Self {
+        let resumed = self.last_complete(rehydrated.last_complete()).epochs_after(rehydrated.epochs_after());
+        match rehydrated.final_epoch() {
+            Some(epoch) => resumed.resume_final(epoch),
+            None => resumed,
+        }
+    }
+
+    /// Controllers before this one may have given out epochs up to this one: its own come after it. Part of [`resume`](Self::resume).
+    pub fn epochs_after(mut self, epoch: Epoch) -> Self {
+        self.model.epochs_after(epoch);
+        self
+    }
+
+    /// A controller before this one started the final checkpoint of this run, as `epoch`: this one goes on with it. Part of
+    /// [`resume`](Self::resume).
     pub fn resume_final(mut self, epoch: Epoch) -> Self {
         self.model.resume_final(epoch);
         self
@@ -147,6 +164,7 @@ impl<T: Transport> ClusterBuilder<T> {
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl<T: Transport> JobController for ClusterController<T> {
     fn status(&self) -> RunStatus {
         let outstanding = [&self.orders, &self.commits].into_iter().flatten().map(FanOut::outstanding).sum::<usize>();

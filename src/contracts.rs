@@ -15,7 +15,7 @@ pub use event::{Event, TaskError, WorkerEvent};
 pub use job_controller::{Applied, CheckpointStart, ControllerError, Detached, JobController, Rejection};
 pub use journal::{BoxJournal, DynJournal, Journal, JournalError, NoJournal, PhaseRecord, Write, may_write};
 pub use order::{Command, Order, TaskCommit, WorkerStopMode};
-pub use scheduler::{BoxScheduler, DynScheduler, Scheduler, SchedulerError};
+pub use scheduler::{BoxScheduler, ConfirmedBy, DynScheduler, Scheduler, SchedulerError};
 pub use status::{CheckpointStage, Count, FinalCheckpoint, RunFailure, RunStatus};
 pub use store::{CheckpointStore, DynCheckpointStore, Manifest, Restored, StoreError, TaskSnapshot};
 pub use transport::{OrderError, OrderErrorKind, OrderReport, Transport};

@@ -68,7 +68,8 @@ pub use run::EmbeddedRun;
 
 /// Hosts the workers of any number of jobs in this process. A cheap handle to clone.
 ///
-/// A run lives as long as any handle on it or on its cluster does; dropping the last one aborts its tasks.
+/// A run lives as long as any handle on it or on its cluster does; dropping the last one aborts its tasks. What a task spawns beside itself is
+/// not known here, and not ended: a task that does so ends it when it ends (`tokio::task::JoinSet` does that by being dropped).
 #[derive(Clone, Default)]
 pub struct EmbeddedCluster {
     inner: Arc<Inner>,

@@ -158,9 +158,15 @@ impl fmt::Display for WrongJob {
 impl Error for WrongJob {}
 
 pub(crate) fn list(workers: &[WorkerId]) -> String {
+    shortened(workers.iter())
+}
+
+/// The first few, and how many more there are.
+pub(crate) fn shortened<T: ToString>(items: impl ExactSizeIterator<Item = T>) -> String {
     const SHOWN: usize = 8;
-    let mut text: Vec<String> = workers.iter().take(SHOWN).map(ToString::to_string).collect();
-    if let Some(more @ 1..) = workers.len().checked_sub(SHOWN) {
+    let more = items.len().saturating_sub(SHOWN);
+    let mut text: Vec<String> = items.take(SHOWN).map(|item| item.to_string()).collect();
+    if more > 0 {
         text.push(format!("and {more} more"));
     }
     text.join(", ")

@@ -67,9 +67,10 @@
 //! | `grpc` | yes | workers in other processes, over gRPC |
 //! | `process` | yes | a scheduler of workers that are child processes (Linux) |
 //! | `object-store` | yes | checkpoint manifests on a local folder or any object store |
-//! | `journal` | yes | a journal of shutdowns in a local folder: [`FileJournal`](journal) |
-//! | `sqlx` | no | a journal of shutdowns in SQLite or PostgreSQL: [`SqlJournal`](journal) |
-//! | `testing` | no | the explorer: every outcome of every collaborator, tried on the real phases |
+//! | `journal` | yes | a journal of shutdowns in a local folder: `FileJournal` |
+//! | `kubernetes` | no | a scheduler of workers that are pods, and a lease for controllers |
+//! | `sqlx` | no | a journal of shutdowns in SQLite or PostgreSQL: `SqlJournal` |
+//! | `testing` | no | scripted collaborators for tests; conformance suites for a journal, scheduler, store, controller or transport of your own; the explorer: every outcome of every collaborator, tried on the real phases |
 //!
 //! Without default features it is the pure machine, with few dependencies.
 //!
@@ -110,6 +111,8 @@ mod ids;
 mod job;
 #[cfg(any(feature = "journal", feature = "sqlx"))]
 pub mod journal;
+#[cfg(feature = "kubernetes")]
+pub mod kubernetes;
 mod limits;
 mod machine;
 pub mod model;
@@ -122,6 +125,8 @@ pub mod testing;
 mod topology;
 #[cfg(feature = "worker")]
 pub mod worker;
+#[cfg(any(feature = "kubernetes", all(feature = "process", target_os = "linux")))]
+mod worker_env;
 
 #[cfg(feature = "object-store")]
 pub use checkpoint::ObjectStoreCheckpoints;
@@ -140,6 +145,8 @@ pub use job::{
 pub use journal::FileJournal;
 #[cfg(feature = "sqlx")]
 pub use journal::SqlJournal;
+#[cfg(feature = "kubernetes")]
+pub use kubernetes::KubernetesScheduler;
 pub use limits::Limits;
 pub use machine::{
     AfterCheckpointStopping, AfterFinishing, AfterForce, AfterGraceful, AfterImmediate, AfterRecovering, AfterRunning,
@@ -151,7 +158,7 @@ pub use phases::{
     Stopped, Stopping,
 };
 #[cfg(all(feature = "process", target_os = "linux"))]
-pub use process::{ProcessScheduler, WorkerEnv};
+pub use process::ProcessScheduler;
 pub use rehydrate::{RehydrateError, Rehydrated, Unfit, rehydrate};
 pub use topology::{Operator, Role, Topology, TopologyBuilder, TopologyError};
 #[cfg(feature = "worker")]
@@ -159,12 +166,18 @@ pub use worker::{
     Barrier, EventSink, SinkClosed, TaskContext, TaskControl, TaskEvents, TaskOrder, TaskSpec, Worker, WorkerOptions,
     WorkerSpec,
 };
+#[cfg(any(feature = "kubernetes", all(feature = "process", target_os = "linux")))]
+pub use worker_env::{WorkerEnv, WorkerEnvError};
 
 // The README's examples run as doctests, where the features they use are on.
 #[cfg(all(doctest, feature = "embedded", feature = "object-store"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
 
-#[cfg(all(doctest, feature = "embedded"))]
+#[cfg(all(doctest, feature = "kubernetes"))]
+#[doc = include_str!("../docs/kubernetes.md")]
+struct Kubernetes;
+
+#[cfg(all(doctest, feature = "embedded", feature = "journal", feature = "testing"))]
 #[doc = include_str!("../docs/implementing.md")]
 struct Implementing;

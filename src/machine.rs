@@ -19,7 +19,7 @@ use crate::phases::sealed;
 /// A phase of a shutdown. Each is a type of its own; this trait is sealed.
 ///
 /// A value of a phase exists only because its edge was taken (invariant I1): phases have no public constructor, no public
-/// field and no `Deserialize`.
+/// field and no `Deserialize` that could be called.
 pub trait Phase: sealed::Mint + Into<AnyPhase> + Send + 'static {
     /// The phase as a value.
     const KIND: PhaseKind;

@@ -88,6 +88,8 @@ pub struct RunModel {
     counters: Counters,
     /// The newest epoch that is taken: started in this run, or complete before it.
     newest: Option<Epoch>,
+    /// A controller gives out no more than [`EPOCHS_PER_CONTROLLER`] above this.
+    epochs_after: Option<Epoch>,
     last_complete: Option<Epoch>,
     in_flight: Option<InFlight>,
     final_complete: Option<Epoch>,
@@ -100,6 +102,10 @@ pub struct RunModel {
     queue: VecDeque<Queued>,
     revision: u64,
 }
+
+/// So many epochs a controller gives out at most before one of them is complete, and so many numbers the next controller skips for
+/// each controller before it: none of them is ever ordered as two different checkpoints, though not every number is written down.
+pub(crate) const EPOCHS_PER_CONTROLLER: u64 = 1 << 20;
 
 impl RunModel {
     /// The books of a run that starts now. A worker that is silent for `heartbeat` is lost; `last_complete` is the last
@@ -126,6 +132,7 @@ impl RunModel {
             failures: 0,
             counters: Counters::default(),
             newest: last_complete,
+            epochs_after: last_complete,
             last_complete,
             in_flight: None,
             final_complete: None,
@@ -142,8 +149,7 @@ impl RunModel {
     /// Takes over what each task gave in the manifest that this run starts from, so that a task which ends without ever
     /// giving a snapshot in this run is carried with that one.
     pub fn restore(&mut self, manifest: &Manifest) {
-        self.last_complete = self.last_complete.max(Some(manifest.epoch));
-        self.newest = self.newest.max(Some(manifest.epoch));
+        self.set_last_complete(Some(manifest.epoch));
         for task in &manifest.tasks {
             if let Some(at) = self.tasks.locate(task.task) {
                 self.tasks.restore(at, task.snapshot.clone());
@@ -154,15 +160,22 @@ impl RunModel {
     /// A controller before this one started the final checkpoint of this run, as `epoch`: it goes on under that number, and no periodic
     /// one starts any more. Workers answer the repeated order with what they have said before.
     pub fn resume_final(&mut self, epoch: Epoch) {
-        self.newest = self.newest.max(Some(epoch));
+        self.epochs_after(epoch);
         self.final_asked = true;
         self.resumed_final = Some(epoch);
     }
 
-    /// Sets the last complete checkpoint of earlier runs; only before the first one of this run.
+    /// A controller before this one may have given out epochs up to this one: the next is above it.
+    pub fn epochs_after(&mut self, epoch: Epoch) {
+        self.newest = self.newest.max(Some(epoch));
+        self.epochs_after = self.epochs_after.max(Some(epoch));
+    }
+
+    /// The last complete checkpoint of earlier runs; only before the first one of this run.
     pub(crate) fn set_last_complete(&mut self, epoch: Option<Epoch>) {
-        self.last_complete = epoch;
-        self.newest = epoch;
+        self.last_complete = self.last_complete.max(epoch);
+        self.newest = self.newest.max(epoch);
+        self.epochs_after = self.epochs_after.max(epoch);
     }
 
     pub(crate) fn set_heartbeat(&mut self, heartbeat: Duration) {

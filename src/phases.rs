@@ -10,6 +10,7 @@
 mod checkpoint_stopping;
 mod finishing;
 mod recovering;
+mod refused;
 mod release;
 mod replay;
 mod running;

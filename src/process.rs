@@ -55,9 +55,10 @@
 //! | `lifeline-<token>` | the named pipe of this scheduler |
 //! | `watchdog.log` | what a watchdog had to complain of |
 
-mod env;
 mod error;
 mod keeper;
+mod lifeline;
+mod lock;
 mod members;
 mod proc;
 mod record;
@@ -68,7 +69,8 @@ mod table;
 mod tests;
 mod watchdog;
 
-pub use env::{CONTROLLER, JOB, LIFELINE, RUN, SPAWN, WORKER, WorkerEnv};
-pub use error::{ProcessError, WorkerEnvError};
+pub use crate::worker_env::{CONTROLLER, JOB, RUN, WORKER, WorkerEnv, WorkerEnvError};
+pub use error::ProcessError;
+pub use lifeline::{LIFELINE, SPAWN};
 pub use scheduler::{ProcessScheduler, ProcessSchedulerBuilder, WorkerProcess};
 pub use watchdog::{Watchdog, init};

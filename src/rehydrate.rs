@@ -6,12 +6,13 @@ use std::fmt;
 use tokio::time::timeout;
 
 use crate::{
-    contracts::{DynCheckpointStore, PhaseRecord, Scheduler, SchedulerError, StoreError},
+    contracts::{DynCheckpointStore, Manifest, PhaseRecord, Scheduler, SchedulerError, StoreError},
     error::list,
     ids::{Epoch, JobId, RunId, WorkerId},
     job::{JobBuilder, JobContext},
     limits::Limits,
     machine::{AnyPhase, PhaseKind},
+    model::EPOCHS_PER_CONTROLLER,
     phases::{NothingAlive, Replay, listed, replay},
 };
 
@@ -30,7 +31,9 @@ use crate::{
 /// A manifest with commits proves that they were ordered, not that they were carried out, so a job whose workers are gone by then is not
 /// `Stopped<Checkpointed>`; the next run carries them out again, which is the same as once.
 ///
-/// `store` is the job's checkpoint store, if it has one. [`Rehydrated::build`] then makes the job and its phase.
+/// `store` is the job's checkpoint store, if it has one. It is asked for the last complete checkpoint, which may be newer than the record: the
+/// next controller's epochs come after it ([`ClusterBuilder::resume`](crate::ClusterBuilder::resume)). [`Rehydrated::build`] then makes the job and its
+/// phase. While the store is away a job can still be killed: pass `None`, and build with [`Detached`](crate::Detached).
 ///
 /// # Errors
 /// [`RehydrateError`] gives the record back, and says what is wrong with it or with the world.
@@ -45,7 +48,7 @@ pub async fn rehydrate<S: Scheduler>(
     limits: &Limits,
 ) -> Result<Rehydrated, RehydrateError> {
     match check(&record, job, scheduler, store, limits).await {
-        Ok(replay) => Ok(Rehydrated { record, replay }),
+        Ok((replay, last_complete)) => Ok(Rehydrated { record, replay, last_complete }),
         Err(unfit) => Err(RehydrateError { record: Box::new(record), unfit: Box::new(unfit) }),
     }
 }
@@ -56,24 +59,45 @@ async fn check<S: Scheduler>(
     scheduler: &S,
     store: Option<&dyn DynCheckpointStore>,
     limits: &Limits,
-) -> Result<Replay, Unfit> {
+) -> Result<(Replay, Option<Epoch>), Unfit> {
     if record.job != *job {
         return Err(Unfit::ForeignJob { expected: job.clone(), got: record.job.clone() });
     }
-    let gone = listed(scheduler, record, limits.kill).await?;
-    match (record.phase, gone) {
-        (phase, Err(alive)) if phase.is_terminal() => Err(Unfit::StillAlive { phase, alive }),
-        (phase, Err(_)) => Ok(Replay::Phase(phase)),
+    let mut last_complete = record.last_complete;
+    let replay = match (record.phase, listed(scheduler, record, limits.kill).await?) {
+        (phase, Err(alive)) if phase.is_terminal() => return Err(Unfit::StillAlive { phase, alive }),
+        (phase, Err(_)) => {
+            if let Some(store) = store.filter(|_| takes_checkpoints(phase)) {
+                last_complete = last_complete.max(latest(record, store, limits).await?.map(|manifest| manifest.epoch));
+            }
+            Replay::Phase(phase)
+        }
         (PhaseKind::StoppedCheckpointed, Ok(gone)) => {
             let (epoch, _) = final_manifest(record, store, limits).await?;
-            Ok(Replay::Checkpointed(epoch, gone))
+            Replay::Checkpointed(epoch, gone)
         }
-        (PhaseKind::StoppedDrained, Ok(gone)) => Ok(Replay::Drained(gone)),
-        (PhaseKind::StoppedHalted, Ok(gone)) => Ok(Replay::Halted(gone)),
-        (PhaseKind::StoppedKilled, Ok(gone)) => Ok(Replay::Killed(gone)),
-        (PhaseKind::CheckpointStopping, Ok(gone)) => after_the_last_worker(record, store, limits, gone).await,
-        (_, Ok(_)) => Ok(Replay::Phase(PhaseKind::StoppingForce)),
-    }
+        (PhaseKind::StoppedDrained, Ok(gone)) => Replay::Drained(gone),
+        (PhaseKind::StoppedHalted, Ok(gone)) => Replay::Halted(gone),
+        (PhaseKind::StoppedKilled, Ok(gone)) => Replay::Killed(gone),
+        (PhaseKind::CheckpointStopping, Ok(gone)) => after_the_last_worker(record, store, limits, gone).await?,
+        (_, Ok(_)) => Replay::Phase(PhaseKind::StoppingForce),
+    };
+    Ok((replay, last_complete))
+}
+
+fn takes_checkpoints(phase: PhaseKind) -> bool {
+    matches!(phase, PhaseKind::Running | PhaseKind::Finishing | PhaseKind::CheckpointStopping)
+}
+
+/// The last complete checkpoint, as the store has it.
+async fn latest(
+    record: &PhaseRecord,
+    store: &dyn DynCheckpointStore,
+    limits: &Limits,
+) -> Result<Option<Manifest>, StoreError> {
+    timeout(limits.kill, store.latest_boxed(&record.job))
+        .await
+        .map_err(|_| StoreError::Unavailable(format!("no answer within {:?}", limits.kill).into()))?
 }
 
 /// A final checkpoint whose workers are gone: is it proven by what is durable?
@@ -105,10 +129,7 @@ async fn final_manifest(
 ) -> Result<(Epoch, Commits), Unfit> {
     let epoch = record.final_epoch.ok_or(Unfit::NoFinalEpoch)?;
     let store = store.ok_or(Unfit::NoStore)?;
-    let latest = timeout(limits.kill, store.latest_boxed(&record.job))
-        .await
-        .map_err(|_| StoreError::Unavailable(format!("no answer within {:?}", limits.kill).into()))??;
-    match latest {
+    match latest(record, store, limits).await? {
         Some(manifest) if manifest.run > record.run => Err(Unfit::NewerRun { got: manifest.run }),
         Some(manifest) if manifest.run == record.run && manifest.epoch == epoch && manifest.then_stop => {
             let commits = manifest.tasks.iter().any(|task| task.commit.is_some());
@@ -124,6 +145,7 @@ async fn final_manifest(
 pub struct Rehydrated {
     record: PhaseRecord,
     replay: Replay,
+    last_complete: Option<Epoch>,
 }
 
 impl Rehydrated {
@@ -144,15 +166,29 @@ impl Rehydrated {
     }
 
     /// The final checkpoint that was under way, for the new controller
-    /// ([`ClusterBuilder::resume_final`](crate::ClusterBuilder::resume_final)): there is at most one final epoch in a run.
+    /// ([`ClusterBuilder::resume`](crate::ClusterBuilder::resume)): there is at most one final epoch in a run.
     pub fn final_epoch(&self) -> Option<Epoch> {
         self.record.final_epoch
+    }
+
+    /// The last complete checkpoint: the newer one of what the record and the store say.
+    pub fn last_complete(&self) -> Option<Epoch> {
+        self.last_complete
+    }
+
+    /// Controllers before the new one may have ordered checkpoints up to this one. The new one's numbers are above it: a worker that has
+    /// the number of another checkpoint refuses the order, or takes it for an old one.
+    pub fn epochs_after(&self) -> Epoch {
+        // Each controller gives out a bounded share of numbers above the last complete one.
+        let skipped = EPOCHS_PER_CONTROLLER.saturating_mul(u64::from(self.record.attempt));
+        let complete = self.last_complete.map_or(0, Epoch::get);
+        Epoch::new(complete.saturating_add(skipped))
     }
 
     /// The job and its phase. Set limits, mailbox and journal on `builder` ([`JobContext::builder`]); its job and run are the record's. The
     /// stop request of the record is in force again. With [`Detached`](crate::Detached) as the controller, drive it to the kill.
     pub fn build<C, S>(self, builder: JobBuilder, controller: C, scheduler: S) -> (JobContext<C, S>, AnyPhase) {
-        let Self { record, replay: to } = self;
+        let Self { record, replay: to, .. } = self;
         let (mut job, running) = builder.build_after(Some(&record), controller, scheduler);
         if let Some(request) = record.requested {
             // The context holds the mailbox, so the lane is open.

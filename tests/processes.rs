@@ -13,8 +13,10 @@ mod support;
 use counting::Manners;
 use rustix::process::Signal;
 use sick_run::{Bench, POLICY, ms};
+use std::time::Duration;
 use support::job;
-use tokio::time::{Instant, sleep};
+
+use tokio::time::{Instant, sleep, timeout};
 use winddown::*;
 
 /// Not a test: the watchdog of the schedulers here starts at this one.
@@ -94,6 +96,24 @@ async fn i3_a_worker_killed_before_its_commit() {
         .await;
     assert_eq!(walked(&receipt), FORCED, "{receipt}");
     assert!(bench.store.latest(&job()).await.unwrap().unwrap().then_stop, "the final checkpoint is durable");
+    bench.finish().await;
+}
+
+/// As a pod that is evicted: SIGTERM, and some time.
+#[tokio::test]
+async fn a_worker_that_is_asked_to_leave_and_gives_notice_gets_its_final_checkpoint() {
+    let bench = Bench::new();
+    let receipt = bench
+        .run(Manners::GivesNotice, async |live| {
+            live.under_way().await;
+            live.strike(Signal::TERM);
+            let leaving = timeout(Duration::from_secs(20), live.leaving.wait_for(|leaving| !leaving.is_empty()));
+            assert_eq!(*leaving.await.expect("no notice").unwrap(), [WorkerId::new(1)].into());
+            live.ask(StopRequest::Checkpoint);
+        })
+        .await;
+    let AnyStopped::Checkpointed(stopped) = &receipt.stopped else { panic!("{receipt}") };
+    assert!(!stopped.killed_workers(), "{receipt}");
     bench.finish().await;
 }
 

@@ -83,6 +83,13 @@ async fn i7_a_lost_answer_of_the_journal_is_no_conflict() {
     controller.on(Told::Stop(WorkerStopMode::Graceful), secs(1), Does::Finish);
     let receipt = drive(running.stop_gracefully(&mut job).unwrap(), &mut job, &Policy::give_back()).await.unwrap();
     assert_eq!((receipt.stopped.name(), receipt.retries), ("drained", 1));
+    let revisions: Vec<_> =
+        notebook.written.lock().unwrap().iter().map(|it| (it.record.revision, it.record.phase)).collect();
+    assert_eq!(
+        revisions,
+        [(1, PhaseKind::StoppingGraceful), (2, PhaseKind::StoppedDrained)],
+        "each phase is on record once"
+    );
 }
 
 /// Two controllers of one run: the one that wrote last drives, the other one stops acting.
@@ -146,6 +153,23 @@ async fn store(stored: Stored) -> ObjectStoreCheckpoints {
         store.publish(&manifest).await.unwrap();
     }
     store
+}
+
+/// The record does not say which periodic checkpoints were ordered, nor what has completed since it was written.
+#[tokio::test(start_paused = true)]
+async fn i3_the_next_controller_gives_its_checkpoints_numbers_that_none_before_it_can_have_used() {
+    let (workers, limits) = (Workers::default(), Limits::default());
+    let first = Rehydrated::epochs_after(&take_up(Stored::Nothing, 1, &workers, &limits).await);
+    let newer = take_up(Stored::Periodic, 1, &workers, &limits).await;
+    assert_eq!(newer.last_complete(), Some(FINAL), "the store knows more than the record");
+    assert!(newer.epochs_after() > first && first > Epoch::new(41));
+    let third = take_up(Stored::Nothing, 2, &workers, &limits).await.epochs_after();
+    assert_eq!(third.get() - first.get(), first.get() - 41, "as many for each controller");
+}
+
+async fn take_up(stored: Stored, attempt: u32, workers: &Workers, limits: &Limits) -> Rehydrated {
+    let record = PhaseRecord { final_epoch: None, attempt, ..record(PhaseKind::Running) };
+    rehydrate(record, &JOB.into(), workers, Some(&store(stored).await), limits).await.unwrap()
 }
 
 /// Every phase, with workers alive and gone, and every state of the store. A new phase without a row does not compile: see `expected`.

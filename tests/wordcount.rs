@@ -1,5 +1,12 @@
 //! Runs `examples/wordcount` as a user does, and stops it in every way that there is.
-#![cfg(all(unix, feature = "embedded", feature = "grpc", feature = "object-store", feature = "process"))]
+#![cfg(all(
+    unix,
+    feature = "embedded",
+    feature = "grpc",
+    feature = "journal",
+    feature = "object-store",
+    feature = "process"
+))]
 #![allow(clippy::unwrap_used)] // clippy does not see that helpers of tests are tests
 
 #[path = "wordcount/harness.rs"]

@@ -4,6 +4,7 @@
     target_os = "linux",
     feature = "embedded",
     feature = "grpc",
+    feature = "journal",
     feature = "object-store",
     feature = "process"
 ))]
@@ -14,7 +15,7 @@ mod harness;
 
 use std::{fs, process::Child, thread::sleep, time::Duration};
 
-use harness::{Case, End, Random, contents, signal, wait};
+use harness::{Case, End, Random, adopt_orphans, contents, signal, wait};
 use nix::{
     sys::signal::{Signal, kill, killpg},
     unistd::Pid,
@@ -43,12 +44,6 @@ fn over(case: &Case, end: &End) {
 
 fn send(pid: Pid, what: Signal) {
     kill(pid, what).unwrap();
-}
-
-/// A frozen process stays frozen when its controller dies: its new parent is this process, of the same session. Otherwise its group would
-/// be an orphaned one, which the kernel wakes up with a SIGHUP.
-fn adopt_orphans() {
-    nix::sys::prctl::set_child_subreaper(true).unwrap();
 }
 
 /// Kills a controller, and nothing else.
@@ -149,6 +144,21 @@ fn a_worker_that_is_terminated_leaves_by_itself_and_the_job_goes_on() {
     case.assert_exact();
     let log = fs::read_to_string(case.state().join("processes/scheduler/output/wordcount/1/3.stderr")).unwrap();
     assert!(log.contains("leaving: SIGTERM"), "{log}");
+}
+
+/// It is in the middle of its work, and has given no state yet: the run has failed, and no checkpoint may take its tasks for finished.
+#[test]
+fn i3_a_worker_that_is_terminated_before_its_first_checkpoint_loses_nothing() {
+    let case = Case::new(200);
+    let child = case.start(&format!("{PROCESS} --rate 15 --checkpoint-every 1s"));
+    let workers = case.await_workers(1, 4);
+    case.await_first_line(3);
+    send(workers[&3], Signal::SIGTERM);
+    let end = wait(child);
+    assert_eq!((end.code, &end.report()["run"]), (Some(0), &2.into()), "{end:?}");
+    assert!(end.stderr.contains("] Recovering ") && end.stderr.contains("its worker leaves"), "{end:?}");
+    over(&case, &end);
+    case.assert_exact();
 }
 
 #[test]

@@ -111,7 +111,9 @@ pub(super) fn builds(scale: Scale) -> Result<Builds> {
     }
     if scale == Scale::Full {
         cases.push(("winddown, default features", winddown("features = []"), stop.to_owned()));
-        let every = "features = [\"grpc-reflection\", \"sqlx\", \"testing\"]";
+        let kubernetes = winddown("default-features = false, features = [\"kubernetes\"]");
+        cases.push(("winddown, the feature `kubernetes` alone", kubernetes, stop.to_owned()));
+        let every = "features = [\"grpc-reflection\", \"kubernetes\", \"sqlx\", \"testing\"]";
         cases.push(("winddown, all features", winddown(every), stop.to_owned()));
     }
     let rows = cases.iter().map(|(what, dependencies, library)| {

@@ -9,7 +9,8 @@ use winddown::{ParseStopRequestError, StopRequest};
 ///
 /// A word is a maximal run of ASCII letters, lower-cased; every other byte separates. When all input is consumed,
 /// `STATE_DIR/counts.tsv` holds `word<TAB>count`, sorted by word. A run that was stopped, however it was stopped, is
-/// resumed by the same command.
+/// resumed by the same command. A call that was killed in the middle of a stop leaves word of it in the state directory: the next one
+/// finishes that stop first, and says so.
 ///
 /// Ctrl-C (and SIGTERM) stops with a checkpoint; the second stops at once; the third kills the workers.
 #[derive(Clone, Debug, Parser)]
@@ -50,10 +51,20 @@ pub(crate) struct Args {
     /// Where the workers run.
     #[arg(long, value_enum, default_value_t = Runtime::Embedded)]
     pub(crate) runtime: Runtime,
+    #[cfg(all(target_os = "linux", feature = "kubernetes"))]
+    #[command(flatten)]
+    pub(crate) pods: Pods,
     /// Failure injection, to watch a recovery: the source of the first worker fails, once per call of this program, as
     /// soon as it has read this many lines.
     #[arg(long, value_name = "N", hide = true, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) fail_at_line: Option<u64>,
+    /// Failure injection, to watch a stop that has to wait: the source of the first worker takes no order, and reads nothing, for
+    /// `--stall-for` when it has read this many lines.
+    #[arg(long, value_name = "N", hide = true, requires = "stall_for")]
+    pub(crate) stall_at_line: Option<u64>,
+    /// See `--stall-at-line`.
+    #[arg(long, value_name = "DURATION", hide = true, value_parser = positive_duration)]
+    pub(crate) stall_for: Option<Duration>,
 }
 
 /// How the end is reported.
@@ -73,6 +84,25 @@ pub(crate) enum Runtime {
     /// Each in a process of its own, which speaks gRPC.
     #[cfg(target_os = "linux")]
     Process,
+    /// Each in a pod of the cluster that `KUBECONFIG` names, or that this program runs in.
+    #[cfg(all(target_os = "linux", feature = "kubernetes"))]
+    Kubernetes,
+}
+
+/// What pods need to be told.
+#[cfg(all(target_os = "linux", feature = "kubernetes"))]
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Pods {
+    /// With --runtime kubernetes: the pod template of a worker, as YAML. Its first container runs this program; state directory and input are
+    /// mounted where the controller has them.
+    #[arg(long, value_name = "FILE", required_if_eq("runtime", "kubernetes"))]
+    pub(crate) pod_template: Option<PathBuf>,
+    /// With --runtime kubernetes: where the controller listens for workers.
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:0")]
+    pub(crate) listen: std::net::SocketAddr,
+    /// With --runtime kubernetes: the name or address by which pods find the controller, where it is not the one it listens on.
+    #[arg(long, value_name = "HOST")]
+    pub(crate) advertise: Option<String>,
 }
 
 /// A stop that is asked for at a time.
@@ -154,6 +184,7 @@ mod tests {
             ("--workers 0", "1..=1024"),
             ("--rate 0", "--rate"),
             ("--fail-at-line 0", "--fail-at-line"),
+            ("--stall-at-line 1", "--stall-for"),
             ("--runtime cloud", "embedded"),
         ] {
             let error = parse(line).unwrap_err();

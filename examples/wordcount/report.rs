@@ -1,21 +1,23 @@
 //! What is said at the end.
 
-use std::{fmt::Write, path::Path, time::Duration};
+use std::{ffi::OsString, fmt::Write, path::Path, time::Duration};
 
 use clap::ValueEnum;
 use serde::Serialize;
+use tokio::time::Instant;
+use winddown::{JobContext, Visit};
 
 use crate::cli::{Args, ReportFormat, Runtime};
 
-/// The end of a call, as `--report json` prints it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+/// The end of a call, as `--report json` prints it. It is filled while the call goes on, so that one that fails says what is known.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Report {
     /// The number of the last run.
     pub(crate) run: u64,
     /// The phases that the last run walked; none if there was nothing left to run.
     pub(crate) phases: Vec<PhaseTime>,
-    /// What the end proves: `checkpointed`, `drained`, `halted` or `killed`.
-    pub(crate) evidence: &'static str,
+    /// What the end proves: `checkpointed`, `drained`, `halted` or `killed`; nothing after an error.
+    pub(crate) evidence: Option<&'static str>,
     /// The last complete checkpoint, from which the next run starts.
     pub(crate) epoch: Option<u64>,
     /// The lines of the input.
@@ -24,10 +26,35 @@ pub(crate) struct Report {
     pub(crate) input_lines_committed: u64,
     /// Whether that is all of them.
     pub(crate) input_done: bool,
-    /// The workers that the scheduler listed at the end.
-    pub(crate) workers_left: usize,
+    /// The workers that the scheduler listed at the end; none if it could not be asked.
+    pub(crate) workers_left: Option<usize>,
     /// From the start of the job.
     pub(crate) elapsed_ms: u64,
+    /// The shutdown of an earlier call that was finished first, if that call was killed in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) resumed_shutdown: Option<Resumed>,
+    /// Why the call has failed, if it has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) error: Option<String>,
+}
+
+/// A shutdown that an earlier call began and this one has finished.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Resumed {
+    /// The run that was being stopped.
+    pub(crate) run: u64,
+    /// The strongest stop that its call was asked for; none where the run ended by itself.
+    pub(crate) requested: Option<&'static str>,
+    /// The phase in the journal.
+    pub(crate) found: &'static str,
+    /// The workers of the run that were alive.
+    pub(crate) workers_found: usize,
+    /// The phases walked from there.
+    pub(crate) phases: Vec<PhaseTime>,
+    /// What its end proves.
+    pub(crate) evidence: &'static str,
+    /// The last complete checkpoint then, from which the next run starts.
+    pub(crate) epoch: Option<u64>,
 }
 
 /// How long a run was in a phase.
@@ -39,19 +66,53 @@ pub(crate) struct PhaseTime {
     pub(crate) ms: u64,
 }
 
+/// The phases that a job has walked so far; it is in the last one until now.
+pub(crate) fn walked<C, S>(job: &JobContext<C, S>) -> Vec<PhaseTime> {
+    let visits = job.walked();
+    let last = visits.last().map(|last| if last.phase.is_terminal() { last.entered } else { Instant::now() });
+    let ends = visits.iter().skip(1).map(|visit| visit.entered).chain(last);
+    let time = |(visit, end): (&Visit, Instant)| PhaseTime {
+        phase: visit.phase.name(),
+        ms: millis(end.saturating_duration_since(visit.entered)),
+    };
+    visits.iter().zip(ends).map(time).collect()
+}
+
+/// A time as reports tell it.
+pub(crate) fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
 impl Report {
-    /// The text for stdout.
-    pub(crate) fn render(&self, args: &Args, program: &str, counts: &Path) -> String {
-        match args.report {
-            ReportFormat::Text => self.receipt(args, program, counts),
+    /// What is known before anything has been done.
+    pub(crate) fn new(lines: u64) -> Self {
+        Self { input_lines_total: lines, ..Self::default() }
+    }
+
+    /// The same for a call that has failed: whatever was proven of a run before, nothing is claimed.
+    pub(crate) fn failed(self, error: &dyn std::fmt::Display) -> Self {
+        Self { evidence: None, error: Some(error.to_string()), ..self }
+    }
+
+    /// The text for stdout. People are told of an error on stderr, and get a receipt only for what has ended with evidence.
+    pub(crate) fn render(&self, args: &Args, program: &[OsString], counts: &Path) -> Option<String> {
+        match (args.report, self.evidence) {
+            (ReportFormat::Text, evidence) => evidence.map(|evidence| self.receipt(evidence, args, program, counts)),
             // Numbers and names always have a JSON form.
-            ReportFormat::Json => serde_json::to_string(self).unwrap_or_default(),
+            (ReportFormat::Json, _) => Some(serde_json::to_string(self).unwrap_or_default()),
         }
     }
 
-    fn receipt(&self, args: &Args, program: &str, counts: &Path) -> String {
-        let mut text = format!("run {}: {}", self.run, self.evidence);
+    fn receipt(&self, evidence: &str, args: &Args, program: &[OsString], counts: &Path) -> String {
         // Writing to a string can't fail.
+        let mut text = String::new();
+        if let Some(Resumed { run, found, evidence, .. }) = &self.resumed_shutdown {
+            let _ = writeln!(
+                text,
+                "run {run}: {evidence}\n  the shutdown that an earlier call began ({found}), finished first"
+            );
+        }
+        let _ = write!(text, "run {}: {evidence}", self.run);
         for PhaseTime { phase, ms } in &self.phases {
             let seconds = Duration::from_millis(*ms).as_secs_f64();
             let _ = write!(text, "\n  {phase:<24} {seconds:>9.3} s");
@@ -66,7 +127,7 @@ impl Report {
             "\n  {:<24} {} of {} lines committed",
             "input", self.input_lines_committed, self.input_lines_total
         );
-        let _ = write!(text, "\n  {:<24} {}", "workers left", self.workers_left);
+        let _ = write!(text, "\n  {:<24} {}", "workers left", self.workers_left.unwrap_or_default());
         let _ = write!(text, "\n  {:<24} {:.3} s", "in all", Duration::from_millis(self.elapsed_ms).as_secs_f64());
         if self.input_done {
             let _ = write!(text, "\n  {:<24} {}", "result", counts.display());
@@ -78,8 +139,8 @@ impl Report {
 }
 
 /// The command that goes on where this call ended: the same without what concerned this call only.
-fn resume(args: &Args, program: &str) -> String {
-    let mut words = vec![program.to_owned()];
+fn resume(args: &Args, program: &[OsString]) -> String {
+    let mut words: Vec<_> = program.iter().map(|word| word.to_string_lossy().into_owned()).collect();
     words.extend(args.inputs.iter().map(|input| input.display().to_string()));
     words.extend(["--workers".to_owned(), args.workers.to_string()]);
     if let Some(rate) = args.rate {
@@ -118,19 +179,32 @@ mod tests {
                 PhaseTime { phase: "CheckpointStopping", ms: 34 },
                 PhaseTime { phase: "Stopped<Checkpointed>", ms: 0 },
             ],
-            evidence: "checkpointed",
+            evidence: Some("checkpointed"),
             epoch: Some(5),
             input_lines_total: 100,
             input_lines_committed: 40,
             input_done: false,
-            workers_left: 0,
+            workers_left: Some(0),
             elapsed_ms: 2040,
+            ..Report::default()
+        }
+    }
+
+    fn resumed() -> Resumed {
+        Resumed {
+            run: 2,
+            requested: Some("checkpoint"),
+            found: "CheckpointStopping",
+            workers_found: 1,
+            phases: vec![PhaseTime { phase: "Stopped<Killed>", ms: 0 }],
+            evidence: "killed",
+            epoch: None,
         }
     }
 
     fn rendered(report: &Report, line: &str) -> String {
         let args = Args::parse_from(std::iter::once("wordcount").chain(line.split(' ')));
-        report.render(&args, "wordcount", Path::new("state/counts.tsv"))
+        report.render(&args, &["wordcount".into()], Path::new("state/counts.tsv")).unwrap_or_default()
     }
 
     #[test]
@@ -139,6 +213,21 @@ mod tests {
             rendered(&report(), "in --report json"),
             r#"{"run":3,"phases":[{"phase":"Running","ms":2001},{"phase":"CheckpointStopping","ms":34},{"phase":"Stopped<Checkpointed>","ms":0}],"evidence":"checkpointed","epoch":5,"input_lines_total":100,"input_lines_committed":40,"input_done":false,"workers_left":0,"elapsed_ms":2040}"#
         );
+    }
+
+    #[test]
+    fn a_resumed_shutdown_and_an_error_are_told_where_there_is_one() {
+        let report = Report { resumed_shutdown: Some(resumed()), ..report() }.failed(&"no");
+        let json = rendered(&report, "in --report json");
+        let end = r#""elapsed_ms":2040,"resumed_shutdown":{"run":2,"requested":"checkpoint","found":"CheckpointStopping","workers_found":1,"phases":[{"phase":"Stopped<Killed>","ms":0}],"evidence":"killed","epoch":null},"error":"no"}"#;
+        assert!(json.contains(r#""evidence":null,"epoch":5"#) && json.ends_with(end), "{json}");
+        assert_eq!(rendered(&report, "in"), "", "there is no receipt for what has failed");
+    }
+
+    #[test]
+    fn the_receipt_tells_of_a_shutdown_that_was_finished_first() {
+        let text = rendered(&Report { resumed_shutdown: Some(resumed()), ..report() }, "in");
+        assert!(text.starts_with("run 2: killed\n") && text.contains("\nrun 3: checkpointed\n"), "{text}");
     }
 
     #[test]

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 use winddown::{
-    CheckpointStore, ClusterController, DriveError, JobContext, JobController, JobId, Limits, Mailbox, Manifest,
-    ObjectStoreCheckpoints, Policy, Receipt, RunFailure, RunId, Scheduler, StoreError, TaskError, TaskId,
-    TopologyError, drive,
+    CheckpointStore, ClusterController, DriveError, FileJournal, JobContext, JobController, JobId, JournalError,
+    Limits, Mailbox, Manifest, ObjectStoreCheckpoints, Policy, Receipt, RehydrateError, RunFailure, RunId, Scheduler,
+    StoreError, TaskError, TaskId, TopologyError, drive,
 };
 
 use crate::{
@@ -14,12 +14,13 @@ use crate::{
     cli::{self, Args},
     input::{Input, InputError},
     output::{self, Output, OutputError, Transaction},
-    report::{PhaseTime, Report},
-    runtime::{Embedded, NewRun, Runtime},
+    report::{Report, millis, walked},
+    resume,
+    runtime::{Embedded, NewRun, Runtime, kill},
     screen::Screen,
     state_dir::StateDir,
     stops::{self, Stops},
-    tasks::{Done, Fault, Plan, Work, blocking, topology},
+    tasks::{Fault, Plan, Stall, Work, blocking, topology},
 };
 
 /// The job's name. A state directory has one job.
@@ -34,6 +35,15 @@ pub(crate) enum JobError {
     /// The checkpoint store can't be used.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The journal can't be used, or not be trusted.
+    #[error("{0}; or start over with --fresh")]
+    Journal(#[from] JournalError),
+    /// The shutdown of an earlier call can't be taken up.
+    #[error(transparent)]
+    Resume(#[from] RehydrateError),
+    /// Workers of an earlier run may be alive.
+    #[error("workers of an earlier run can't be ended: {0}; end them by hand, then try again")]
+    Leftovers(String),
     /// The run can't be started.
     #[error(transparent)]
     Start(#[from] winddown::embedded::StartError),
@@ -61,22 +71,14 @@ pub(crate) enum JobError {
     System(String),
 }
 
-/// How a call ended.
-pub(crate) struct End {
-    /// What is reported.
-    pub(crate) report: Report,
-    /// Why the job has failed for good, if it has.
-    pub(crate) given_up: Option<String>,
-}
-
 /// Everything that is the same for all runs of a call.
 struct Job<'a> {
     args: &'a Args,
-    input: &'a Input,
     state: &'a StateDir,
     id: JobId,
     plan: Plan,
     store: ObjectStoreCheckpoints,
+    journal: FileJournal,
     stops: Arc<Stops>,
     screen: Arc<Screen>,
     start: Instant,
@@ -88,30 +90,58 @@ struct Stopped {
     failure: Option<RunFailure>,
 }
 
-/// Runs the job to its end.
-///
-/// # Errors
-/// [`JobError`] when a run could not be started, could not be stopped, or has left something that can't be trusted.
+/// Runs the job to its end, and tells how that was. After an error the report says what is known.
 ///
 /// # Cancel safety
 /// Not to be dropped: a run under way would be aborted.
-pub(crate) async fn run(args: &Args, rate: Option<u64>, input: &Input, state: &StateDir) -> Result<End, JobError> {
-    let job = Job::new(args, rate, input, state)?;
-    let latest = job.store.latest(&job.id).await?;
-    if job.done(latest.as_ref())?.all {
-        // Nothing to run, and none alive: opening the state directory has seen to that. The last run may have been killed before it
-        // had committed or merged everything.
-        return Ok(End { report: job.report(None, latest.as_ref(), 0)?, given_up: None });
+pub(crate) async fn run(args: &Args, rate: Option<u64>, input: &Input, state: &StateDir) -> Report {
+    let start = Instant::now();
+    let mut report = Report::new(input.lines());
+    if let Err(error) = run_job(args, rate, input, state, start, &mut report).await {
+        report = report.failed(&error);
+    }
+    report.elapsed_ms = millis(start.elapsed());
+    report
+}
+
+async fn run_job(
+    args: &Args,
+    rate: Option<u64>,
+    input: &Input,
+    state: &StateDir,
+    start: Instant,
+    report: &mut Report,
+) -> Result<(), JobError> {
+    let job = Job::new(args, rate, input, state, start)?;
+    report.resumed_shutdown =
+        resume::finish(&job.id, &job.journal, &job.store, &state.processes(), &job.screen).await?;
+    report.workers_left = Some(0);
+    let latest = job.note_checkpoint(report).await?;
+    if report.input_done {
+        // Nothing to run. The last run may have been killed before it had committed or merged everything.
+        blocking(|| job.write_result(latest.as_ref()))?;
+        report.run = latest.map_or(0, |latest| latest.run.get());
+        // All input had been consumed and committed before.
+        report.evidence = Some("drained");
+        return Ok(());
     }
     stops::climb_on_signals(&job.stops, &job.screen)?;
     stops::schedule(&job.stops, &job.screen, &args.stop, job.start);
     match args.runtime {
-        cli::Runtime::Embedded => job.run_on(Embedded::new(args.workers)).await,
+        cli::Runtime::Embedded => job.run_on(Embedded::new(args.workers), report).await,
         #[cfg(target_os = "linux")]
         cli::Runtime::Process => {
             let screen = Arc::clone(&job.screen);
             let runtime = crate::runtime::Process::open(state.processes(), args.workers, screen).await?;
-            job.run_on(runtime).await
+            job.run_on(runtime, report).await
+        }
+        #[cfg(all(target_os = "linux", feature = "kubernetes"))]
+        cli::Runtime::Kubernetes => {
+            let screen = Arc::clone(&job.screen);
+            let runtime =
+                crate::runtime::Kubernetes::open(&state.processes(), args.workers, &args.pods, screen).await?;
+            // The requests to the API server make a large future.
+            Box::pin(job.run_on(runtime, report)).await
         }
     }
 }
@@ -125,61 +155,77 @@ enum Why {
 }
 
 impl<'a> Job<'a> {
-    fn new(args: &'a Args, rate: Option<u64>, input: &'a Input, state: &'a StateDir) -> Result<Self, JobError> {
+    fn new(
+        args: &'a Args,
+        rate: Option<u64>,
+        input: &'a Input,
+        state: &'a StateDir,
+        start: Instant,
+    ) -> Result<Self, JobError> {
         let work = |(worker, share)| {
             // The first worker's alone.
             let fault = args.fail_at_line.filter(|_| worker == 0).map(|at_line| Fault { at_line });
-            Work { worker, share, output: state.output(worker), rate, fault }
+            let stall = args.stall_at_line.zip(args.stall_for).filter(|_| worker == 0);
+            let stall = stall.map(|(at_line, time)| Stall { at_line, time });
+            Work { worker, share, output: state.output(worker), rate, fault, stall }
         };
         Ok(Self {
             args,
-            input,
             state,
             id: JobId::from(JOB),
             plan: Plan { works: (0..).zip(input.shares(args.workers)?).map(work).collect() },
             store: ObjectStoreCheckpoints::local(state.checkpoints())?,
+            journal: FileJournal::open(state.journal())?,
             stops: Arc::default(),
             screen: Arc::new(Screen::new(input.lines(), args.workers)),
-            start: Instant::now(),
+            start,
         })
     }
 
-    async fn run_on<R: Runtime>(mut self, runtime: R) -> Result<End, JobError> {
-        let end = self.until_end(&runtime).await;
+    async fn run_on<R: Runtime>(mut self, runtime: R, report: &mut Report) -> Result<(), JobError> {
+        let mut end = self.until_end(&runtime, report).await;
+        if end.is_err() {
+            // Nobody stops them any more.
+            let _ = kill(runtime.scheduler(), &self.id, None).await;
+        }
+        let alive = runtime.scheduler().workers_for_job(&self.id, None).await;
+        report.workers_left = alive.as_ref().ok().map(Vec::len);
+        end = end.and(alive.map(drop).map_err(|error| JobError::System(error.to_string())));
         self.screen.clear();
         runtime.close().await;
         end
     }
 
     /// One run after the other, as long as another one is of use.
-    async fn until_end<R: Runtime>(&mut self, runtime: &R) -> Result<End, JobError> {
+    async fn until_end<R: Runtime>(&mut self, runtime: &R, report: &mut Report) -> Result<(), JobError> {
         let mut restarts = 0;
         loop {
-            let stopped = self.run_once(runtime).await?;
+            let stopped = self.run_once(runtime, report).await?;
             self.plan.note(stopped.failure.as_ref());
-            let latest = self.store.latest(&self.id).await?;
-            let finished = self.done(latest.as_ref())?.all;
-            let given_up = match self.why_not_again(&stopped, restarts) {
-                Some(Why::Hopeless(reason)) if !finished => Some(reason),
-                None if !finished => {
-                    restarts += 1;
-                    let (reason, most) = (stopped.reason(), self.args.restarts);
-                    self.screen
-                        .say(&format!("{reason}; restart {restarts} of {most} follows from the last checkpoint"));
-                    continue;
+            let latest = self.note_checkpoint(report).await?;
+            if report.input_done {
+                blocking(|| self.write_result(latest.as_ref()))?;
+                return Ok(());
+            }
+            match self.why_not_again(&stopped, restarts) {
+                Some(Why::Asked) => return Ok(()),
+                Some(Why::Hopeless(reason)) => {
+                    report.error = Some(reason);
+                    return Ok(());
                 }
-                _ => None,
-            };
-            let alive = runtime.scheduler().workers_for_job(&self.id, None).await;
-            let alive = alive.map_err(|error| JobError::System(error.to_string()))?.len();
-            return Ok(End { report: self.report(Some(&stopped.receipt), latest.as_ref(), alive)?, given_up });
+                None => {}
+            }
+            restarts += 1;
+            let (reason, most) = (stopped.reason(), self.args.restarts);
+            self.screen.say(&format!("{reason}; restart {restarts} of {most} follows from the last checkpoint"));
         }
     }
 
     /// One run, from the last complete checkpoint to `Stopped`.
-    async fn run_once<R: Runtime>(&self, runtime: &R) -> Result<Stopped, JobError> {
+    async fn run_once<R: Runtime>(&self, runtime: &R, report: &mut Report) -> Result<Stopped, JobError> {
         let restored = self.store.open_run(&self.id).await?;
         let (run, manifest) = (restored.run, restored.manifest.as_ref());
+        (report.run, report.phases, report.evidence) = (run.get(), Vec::new(), None);
         let limits = self.limits();
         let topology = Arc::new(topology(self.args.workers)?);
         let mailbox = Mailbox::new(limits.mailbox_capacity);
@@ -201,15 +247,19 @@ impl<'a> Job<'a> {
             controller = controller.restored(manifest);
         }
         let builder = JobContext::builder(self.id.clone(), run).limits(limits).mailbox(mailbox);
+        let builder = builder.journal(self.journal.clone());
         let (mut job, running) = builder.build(controller.build(), runtime.scheduler().clone());
         self.stops.attach(job.sender());
         let progress = job.progress();
         // A final checkpoint that can't be had is given up, so that the command always ends; the next start replays.
         let policy = Policy::escalate();
-        let receipt = tokio::select! {
-            receipt = drive(running, &mut job, &policy) => receipt?,
+        let driven = tokio::select! {
+            driven = drive(running, &mut job, &policy) => driven,
             never = self.screen.follow(progress, runtime.meter(), &self.stops) => match never {},
         };
+        report.phases = walked(&job);
+        let receipt = driven?;
+        report.evidence = Some(receipt.stopped.name());
         drop(hold);
         let failure = job.controller().failure().cloned();
         self.screen.say(&format!("run {} has stopped: {}", run.get(), receipt.stopped.name()));
@@ -239,29 +289,13 @@ impl<'a> Job<'a> {
         }
     }
 
-    fn done(&self, manifest: Option<&Manifest>) -> Result<Done, JobError> {
-        self.plan.done(manifest).map_err(JobError::Checkpoint)
-    }
-
-    /// Completes what the last checkpoint promises, and tells where the job is.
-    fn report(&self, receipt: Option<&Receipt>, latest: Option<&Manifest>, alive: usize) -> Result<Report, JobError> {
-        let done = self.done(latest)?;
-        if done.all {
-            blocking(|| self.write_result(latest))?;
-        }
-        let legs = receipt.map(|receipt| receipt.legs.as_slice()).unwrap_or_default();
-        Ok(Report {
-            run: receipt.map(|receipt| receipt.run).or(latest.map(|latest| latest.run)).map_or(0, RunId::get),
-            phases: legs.iter().map(|leg| PhaseTime { phase: leg.phase.name(), ms: millis(leg.took) }).collect(),
-            // Without a run all input had been consumed and committed before.
-            evidence: receipt.map_or("drained", |receipt| receipt.stopped.name()),
-            epoch: latest.map(|latest| latest.epoch.get()),
-            input_lines_total: self.input.lines(),
-            input_lines_committed: done.lines,
-            input_done: done.all,
-            workers_left: alive,
-            elapsed_ms: millis(self.start.elapsed()),
-        })
+    /// The last complete checkpoint, and how far the job is with it.
+    async fn note_checkpoint(&self, report: &mut Report) -> Result<Option<Manifest>, JobError> {
+        let latest = self.store.latest(&self.id).await?;
+        let done = self.plan.done(latest.as_ref()).map_err(JobError::Checkpoint)?;
+        report.epoch = latest.as_ref().map(|latest| latest.epoch.get());
+        (report.input_lines_committed, report.input_done) = (done.lines, done.all);
+        Ok(latest)
     }
 
     /// Merges what all workers have committed, unless that has been done. No worker runs: this is the controller's turn to
@@ -293,8 +327,4 @@ impl Stopped {
             (None, None) => "the run ended before the input did".to_owned(),
         }
     }
-}
-
-fn millis(time: std::time::Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

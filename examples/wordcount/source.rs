@@ -4,7 +4,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use tokio::{
     sync::mpsc::{self, Permit, error::SendError},
-    time::{Instant, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
 use winddown::{Barrier, TaskContext, TaskError, TaskOrder, WorkerStopMode};
 
@@ -12,7 +12,7 @@ use crate::{
     input::BLOCK,
     meter::Meter,
     share::{ReadError, Reader, Share},
-    tasks::{Fault, Text, blocking, position},
+    tasks::{Fault, Stall, Text, blocking, position},
 };
 
 /// Reads one share.
@@ -22,6 +22,7 @@ pub(crate) struct Source {
     pub(crate) rate: Option<u64>,
     pub(crate) meter: Arc<Meter>,
     pub(crate) fault: Option<Fault>,
+    pub(crate) stall: Option<Stall>,
     pub(crate) link: mpsc::Sender<Text>,
 }
 
@@ -36,12 +37,17 @@ impl Source {
         self.meter.set(self.worker, start.lines);
         // One that has been passed already never comes.
         let fault = self.fault.filter(|fault| start.lines < fault.at_line);
+        let mut stall = self.stall.filter(|stall| start.lines < stall.at_line);
         let mut pace = self.rate.map(Pace::new);
         // Barriers that were ordered and have not yet found room in the channel. Nothing is read meanwhile: the position
         // that was given with them is where they belong.
         let mut barriers: VecDeque<Barrier> = VecDeque::new();
         let (mut ending, mut exhausted) = (false, false);
         loop {
+            if let Some(Stall { time, .. }) = stall.take_if(|stall| reader.position().lines >= stall.at_line) {
+                eprintln!("injected stall: the first source takes no order for {time:?}");
+                sleep(time).await;
+            }
             if reader.is_done() && !exhausted {
                 exhausted = true;
                 ctx.events().source_exhausted().await?;

@@ -7,6 +7,7 @@
 //! | `checkpoints/` | the checkpoint store |
 //! | `output/worker-N/` | what each worker has counted |
 //! | `output/worker-N.lock` | which worker writes to it |
+//! | `journal/` | how far the shutdown of the newest run is |
 //! | `processes/` | where worker processes are recorded, if the job was ever run with them |
 //! | `counts.tsv` | the result, once all input is consumed |
 //! | `wordcount.wiping` | `--fresh` is at work; the next start finishes it if it was interrupted |
@@ -32,6 +33,7 @@ const LOCK: &str = ".lock";
 const WIPING: &str = "wordcount.wiping";
 const CHECKPOINTS: &str = "checkpoints";
 const OUTPUT: &str = "output";
+const JOURNAL: &str = "journal";
 const PROCESSES: &str = "processes";
 const COUNTS: &str = "counts.tsv";
 
@@ -145,7 +147,8 @@ pub(crate) struct StateDir {
 
 impl StateDir {
     /// Takes the directory for a job over `input` with `workers`; creates it if there is none. `fresh` removes what earlier
-    /// jobs left in it, and nothing that wordcount did not write. Worker processes of earlier runs are ended first.
+    /// jobs left in it, and nothing that wordcount did not write; worker processes of earlier runs are ended first. Otherwise they are left to
+    /// whoever goes on with the job.
     pub(crate) fn open(path: &Path, input: &Input, workers: u32, fresh: bool) -> Result<Self, StateDirError> {
         let got = Identity { format: FORMAT, workers, files: input.fingerprints().to_vec() };
         match fs::metadata(path) {
@@ -163,9 +166,6 @@ impl StateDir {
             Err(error) if !wipe => return Err(error),
             found => found,
         };
-        // Nobody else writes here from now on.
-        end_leftovers(&state.processes())
-            .map_err(|problem| StateDirError::Leftovers { path: path.to_owned(), problem })?;
         match found {
             Ok(None) => state.begin(&got)?,
             _ if wipe => state.wipe(&got)?,
@@ -189,6 +189,11 @@ impl StateDir {
         self.path.join(OUTPUT).join(format!("worker-{worker}"))
     }
 
+    /// Where it is written down how far a shutdown is.
+    pub(crate) fn journal(&self) -> PathBuf {
+        self.path.join(JOURNAL)
+    }
+
     /// Where worker processes are recorded.
     pub(crate) fn processes(&self) -> PathBuf {
         self.path.join(PROCESSES)
@@ -208,10 +213,15 @@ impl StateDir {
     /// Starts over. The marker stands from before the first removal until the new identity is written, so that an interruption
     /// leaves neither a mixture of two jobs nor a folder that is nobody's.
     fn wipe(&self, identity: &Identity) -> Result<(), StateDirError> {
+        // Nobody else writes here from now on.
+        end_leftovers(&self.processes())
+            .map_err(|problem| StateDirError::Leftovers { path: self.path.clone(), problem: problem.to_string() })?;
         let marker = self.path.join(WIPING);
         let wiped = durable::write(&marker, b"")
             .and_then(|()| durable::remove_folder(&self.path.join(CHECKPOINTS)))
             .and_then(|()| durable::remove_folder(&self.path.join(OUTPUT)))
+            // Runs are numbered anew, so the records of the old ones would be in the way.
+            .and_then(|()| durable::remove_folder(&self.journal()))
             .and_then(|()| durable::remove_folder(&self.processes()))
             .and_then(|()| durable::remove(&self.path.join(COUNTS)));
         wiped.map_err(|error| failed(&self.path, error))?;

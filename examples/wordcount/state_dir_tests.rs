@@ -35,6 +35,8 @@ fn fill(state: &StateDir) {
     fs::create_dir_all(state.checkpoints()).unwrap();
     fs::write(state.output(0).join("1.base"), "x").unwrap();
     fs::write(state.checkpoints().join("1"), "x").unwrap();
+    fs::create_dir_all(state.journal()).unwrap();
+    fs::write(state.journal().join("job-wordcount.record"), "x").unwrap();
     fs::write(state.counts(), "x\t1\n").unwrap();
 }
 
@@ -121,6 +123,7 @@ fn fresh_removes_what_we_wrote_and_nothing_else() {
     fs::write(path.join("notes"), "mine").unwrap();
     let state = StateDir::open(&path, &input, 4, true).unwrap();
     assert!(!state.counts().exists() && !state.checkpoints().exists() && !state.output(0).exists());
+    assert!(!state.journal().exists());
     assert_eq!(fs::read_to_string(path.join("notes")).unwrap(), "mine");
     drop(state);
     StateDir::open(&path, &input, 4, false).unwrap();

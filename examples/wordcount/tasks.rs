@@ -8,7 +8,7 @@
 //! Files are read and written inside the task (with [`blocking`]) and not on a thread of their own: a task that was aborted is over
 //! only when its last write is, and so a worker that is reported gone touches no file any more.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use tokio::{runtime, sync::mpsc, task};
@@ -71,6 +71,15 @@ impl Fault {
     }
 }
 
+/// Failure injection (`--stall-at-line`): the first worker's source is as good as frozen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Stall {
+    /// How many lines it has read then.
+    pub(crate) at_line: u64,
+    /// For how long it does nothing.
+    pub(crate) time: Duration,
+}
+
 /// What one worker does, in any run of a job.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Work {
@@ -85,6 +94,8 @@ pub(crate) struct Work {
     pub(crate) rate: Option<u64>,
     /// The failure to inject.
     pub(crate) fault: Option<Fault>,
+    /// The stall to inject.
+    pub(crate) stall: Option<Stall>,
 }
 
 impl Work {
@@ -104,6 +115,7 @@ impl Work {
             rate: self.rate,
             meter: Arc::clone(meter),
             fault: self.fault,
+            stall: self.stall,
             link: text,
         };
         let sink = Sink { folder: self.output.clone(), from, input: deltas };

@@ -56,6 +56,7 @@ impl Job {
             output: dir.path().join(format!("worker-{worker}")),
             rate,
             fault: None,
+            stall: None,
         };
         let plan = Plan { works: (0..).zip(input.shares(WORKERS).unwrap()).map(work).collect() };
         let cluster = EmbeddedCluster::new(WorkerOptions { heartbeat: None, ..WorkerOptions::default() });

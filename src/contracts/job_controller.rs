@@ -24,6 +24,8 @@ use crate::ids::{Epoch, RunId, TaskId, WorkerId};
 /// - [`RunStatus::final_checkpoint`] is `Complete` only when the manifest is durable, holds every task of the run, and all
 ///   commits are acknowledged (invariant I3): `Stopped<Checkpointed>` rests on it.
 /// - A worker's order waits for no other worker (invariant I9).
+///
+/// `testing::conformance::controller` (feature `testing`) checks this, and what the methods below say.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a job controller, so this job can't be stopped with a checkpoint, gracefully or immediately",
     label = "this needs workers that can be told to stop",

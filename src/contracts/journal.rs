@@ -51,7 +51,11 @@ impl PhaseRecord {
 ///   the same run and of the revision before. Anything else is [`JournalError::Conflict`] and changes nothing: another controller has
 ///   taken the job over.
 /// - Writing the same record again is `Ok`: the answer to the first write may have been lost.
-/// - [`load`](Self::load) never passes over a record that it can't read: that is [`JournalError::Corrupt`].
+/// - [`load`](Self::load) never passes over a record that it can't read: that is [`JournalError::Corrupt`], or
+///   [`JournalError::NewerVersion`]. [`write`](Self::write) gives the same error, and never overwrites it.
+/// - Each job has a record of its own, whatever its name.
+///
+/// `testing::conformance::journal` (feature `testing`) checks this.
 pub trait Journal: Send + Sync {
     /// The newest record of `job`.
     ///

@@ -1,6 +1,6 @@
 //! Who runs and kills the workers.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use super::{BoxError, BoxFuture};
 use crate::ids::{JobId, RunId, WorkerId};
@@ -16,6 +16,8 @@ use crate::ids::{JobId, RunId, WorkerId};
 /// - **Force.** `force = true` ends workers that do not cooperate, and children of theirs.
 ///   `force = false` asks them to leave, and may kill after a grace period of its own.
 /// - Dropping a future at any point is safe: the same call will be made again.
+///
+/// `testing::conformance::scheduler` (feature `testing`) checks this.
 pub trait Scheduler: Send + Sync {
     /// Stops the workers of a job's run (of all its runs for `None`). It may return before they are gone: whether they are
     /// is always asked of [`workers_for_job`](Self::workers_for_job) afterwards (invariant I2).
@@ -44,6 +46,39 @@ pub trait Scheduler: Send + Sync {
         job: &JobId,
         run: Option<RunId>,
     ) -> impl Future<Output = Result<Vec<WorkerId>, SchedulerError>> + Send;
+
+    /// On whose word the workers of that run (of all runs for `None`) are listed no more. It is asked when
+    /// [`workers_for_job`](Self::workers_for_job) has just listed none, and goes into the evidence.
+    ///
+    /// A scheduler that keeps the rule *alive* above to the letter has nothing to add. One that may have to drop a worker from its list
+    /// while the worker's machine is out of reach says so here; where it does not know, it says the weaker.
+    fn confirmed_by(&self, _job: &JobId, _run: Option<RunId>) -> ConfirmedBy {
+        ConfirmedBy::Host
+    }
+}
+
+/// On whose word workers are gone.
+///
+/// It decides nothing about data: a worker that lives on unseen is fenced, and can commit nothing (invariant I11). It tells an operator
+/// whether something may still burn a machine's time, or hold a lock that winddown does not know of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ConfirmedBy {
+    /// On the word of what ran them: the kernel that reaped the process, the runtime that dropped the task, the node that saw its containers
+    /// end.
+    Host,
+    /// On the word of the scheduler's records alone: they were removed, and the host has not said that it has ended what they stood for. It
+    /// may be out of reach, and the worker alive on it.
+    Records,
+}
+
+impl fmt::Display for ConfirmedBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Host => "their host",
+            Self::Records => "the scheduler's records alone; a worker may live on where it can't be reached",
+        })
+    }
 }
 
 /// Why a scheduler could not do what it was asked.
@@ -89,6 +124,9 @@ pub trait DynScheduler: Send + Sync {
         job: &'a JobId,
         run: Option<RunId>,
     ) -> BoxFuture<'a, Result<Vec<WorkerId>, SchedulerError>>;
+
+    /// [`Scheduler::confirmed_by`].
+    fn confirmed_by_dyn(&self, job: &JobId, run: Option<RunId>) -> ConfirmedBy;
 }
 
 impl<S: Scheduler> DynScheduler for S {
@@ -108,6 +146,10 @@ impl<S: Scheduler> DynScheduler for S {
     ) -> BoxFuture<'a, Result<Vec<WorkerId>, SchedulerError>> {
         Box::pin(self.workers_for_job(job, run))
     }
+
+    fn confirmed_by_dyn(&self, job: &JobId, run: Option<RunId>) -> ConfirmedBy {
+        self.confirmed_by(job, run)
+    }
 }
 
 /// Any scheduler, chosen at run time: `let scheduler: BoxScheduler = Arc::new(my_scheduler);`
@@ -120,5 +162,9 @@ impl Scheduler for BoxScheduler {
 
     async fn workers_for_job(&self, job: &JobId, run: Option<RunId>) -> Result<Vec<WorkerId>, SchedulerError> {
         (**self).workers_for_job_boxed(job, run).await
+    }
+
+    fn confirmed_by(&self, job: &JobId, run: Option<RunId>) -> ConfirmedBy {
+        (**self).confirmed_by_dyn(job, run)
     }
 }

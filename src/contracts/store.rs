@@ -52,6 +52,9 @@ pub struct Restored {
 /// - After [`open_run`](Self::open_run) has given a new run to one controller, `publish` by any older run is
 ///   [`StoreError::Fenced`], for ever (invariant I11).
 /// - A half-written or damaged manifest is [`StoreError::Damaged`], never a complete one, and never passed over.
+/// - Each job has runs and checkpoints of its own, whatever its name.
+///
+/// `testing::conformance::store` (feature `testing`) checks this.
 pub trait CheckpointStore: Send + Sync {
     /// Claims the next run of `job`, and gives the checkpoint that it starts from.
     ///

@@ -14,6 +14,9 @@ use crate::ids::WorkerId;
 /// - Calls for different workers are independent: a slow or dead one delays no other (invariant I9).
 /// - Dropping the future is safe at any point; the order may or may not have arrived, and will be sent again.
 /// - A worker that is not running any more answers a stop order with [`OrderErrorKind::NotRunning`].
+/// - An order to a worker that the run does not have is an error, and reaches nobody.
+///
+/// `testing::conformance::transport` (feature `testing`) checks this, and what [`Order`] demands of the workers behind it.
 pub trait Transport: Send + Sync + 'static {
     /// Sends `order` to `worker` and waits for its answer.
     ///

@@ -3,6 +3,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use crate::{
+    contracts::ConfirmedBy,
     ids::{JobId, RunId},
     job::{JobContext, StopRequest},
     machine::PhaseKind,
@@ -73,6 +74,9 @@ impl fmt::Display for Receipt {
         write!(f, "job `{}`, {}: {}", self.job, self.run, self.stopped.name())?;
         if let Some(epoch) = self.stopped.epoch() {
             write!(f, " ({epoch})")?;
+        }
+        if self.stopped.confirmed_by() != ConfirmedBy::Host {
+            write!(f, ", on the word of {}", self.stopped.confirmed_by())?;
         }
         for leg in &self.legs {
             write!(f, "\n  {:<22} {:>9.3} s", leg.phase, leg.took.as_secs_f64())?;

@@ -3,7 +3,7 @@
 mod reports;
 mod service;
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use futures_core::Stream;
 use tokio::{
@@ -19,7 +19,7 @@ use tonic::transport::{
 };
 
 use self::{
-    reports::{Reports, Silence},
+    reports::{Notice, Reports, Silence},
     service::Orders,
 };
 use super::{
@@ -56,6 +56,7 @@ pub struct GrpcWorker {
     connect: Connect,
     advertised: Option<String>,
     leave: BoxFuture<'static, ()>,
+    notice: Duration,
 }
 
 /// Why a worker left.
@@ -85,6 +86,7 @@ impl GrpcWorker {
             connect: Connect::default(),
             advertised: None,
             leave: Box::pin(std::future::pending()),
+            notice: Duration::ZERO,
         }
     }
 
@@ -106,12 +108,21 @@ impl GrpcWorker {
         self
     }
 
-    /// Has the worker leave when `signal` resolves (SIGTERM, say): tasks are told to stop at once, and aborted after the grace period.
+    /// Has the worker leave when `signal` resolves (SIGTERM, say): tasks are told to stop at once, and aborted after the grace period. Unless the
+    /// controller has told them to stop as well, those that had not come to their end are reported as failed, so that the run is recovered.
     ///
     /// # Cancel safety
     /// `signal` is polled to its end, or dropped with the worker.
     pub fn leave_on(mut self, signal: impl Future<Output = ()> + Send + 'static) -> Self {
         self.leave = Box::pin(signal);
+        self
+    }
+
+    /// Has the worker give notice when it is asked to leave: it tells the controller, and works on for `time`, in which the controller may
+    /// take a final checkpoint ([`Registration::leaving`](super::Registration::leaving)). Then it leaves as without. Keep it below what the
+    /// process is given between SIGTERM and SIGKILL (in a pod, `terminationGracePeriodSeconds`), by what its tasks need to stop.
+    pub fn notice(mut self, time: Duration) -> Self {
+        self.notice = time;
         self
     }
 
@@ -159,17 +170,23 @@ impl GrpcWorker {
         F: FnMut(TaskContext) -> Fut,
         Fut: Future<Output = Result<(), TaskError>> + Send + 'static,
     {
-        let Self { job, spec, topology, controller, options, connect, advertised, leave } = self;
+        let Self { job, spec, topology, controller, options, connect, advertised, leave, notice } = self;
         let controller = self::controller(&controller, &options)?;
         let addressee = Addressee { job, run: spec.run, worker: spec.worker };
         let (silence, fell_silent) = watch::channel(None);
         let here = spec.tasks.iter().map(|task| task.task).collect();
+        let channel = connect.open(controller);
+        let notice = Notice::new(&addressee, channel.clone(), options, notice);
+        let leave = Box::pin(async move {
+            leave.await;
+            notice.give().await;
+        });
         let reports = Reports::new(
             &addressee,
             spec.tasks.len(),
             advertised.unwrap_or_else(|| address.into()),
             Arc::clone(&topology),
-            connect.open(controller),
+            channel,
             options,
             silence,
         );

@@ -33,6 +33,17 @@ struct Said {
     killed_workers: bool,
 }
 
+impl Said {
+    fn by(record: &PhaseRecord) -> Self {
+        Self {
+            phase: record.phase,
+            requested: record.requested,
+            facts: Facts { final_epoch: record.final_epoch, last_complete: record.last_complete },
+            killed_workers: record.killed_workers,
+        }
+    }
+}
+
 /// What is known beside the phase. It outlives the controller that knew it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Facts {
@@ -111,16 +122,16 @@ impl<C, S> JobContext<C, S> {
             attempt: self.journaling.attempt,
             at: SystemTime::now(),
         }));
-        self.settle_pending().await?;
-        self.journaling.said = Some(said);
-        Ok(())
+        self.settle_pending().await
     }
 
     async fn settle_pending(&mut self) -> Result<(), JournalError> {
         let Journaling { journal: Some(journal), pending: Some(record), .. } = &self.journaling else { return Ok(()) };
         let after = self.limits.journal;
         timeout(after, journal.write_boxed(record)).await.map_err(|_| JournalError::TimedOut { after })??;
-        self.journaling.revision = record.revision;
+        let (revision, said) = (record.revision, Said::by(record));
+        self.journaling.revision = revision;
+        self.journaling.said = Some(said);
         self.journaling.pending = None;
         Ok(())
     }

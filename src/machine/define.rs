@@ -48,10 +48,12 @@ macro_rules! machine {
         }
 
         $(
+            #[diagnostic::do_not_recommend]
             impl Phase for $phase {
                 const KIND: PhaseKind = PhaseKind::$kind;
             }
 
+            #[diagnostic::do_not_recommend]
             impl From<$phase> for AnyPhase {
                 fn from(phase: $phase) -> Self {
                     Self::$kind(phase)
@@ -84,6 +86,7 @@ macro_rules! machine {
                 }
             }
 
+            #[diagnostic::do_not_recommend]
             impl From<$after> for AnyPhase {
                 fn from(after: $after) -> Self {
                     match after { $( $after::$variant(phase) => phase.into(), )+ }
@@ -91,7 +94,9 @@ macro_rules! machine {
             }
 
             $(
+                #[diagnostic::do_not_recommend]
                 impl sealed::EdgeFrom<$from> for $to {}
+                #[diagnostic::do_not_recommend]
                 impl SuccessorOf<$from> for $to {
                     const WHEN: &'static str = $when;
                 }

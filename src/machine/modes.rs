@@ -60,6 +60,7 @@ pub trait WeakerThan<Stronger: StopMode>: StopMode {
 
 macro_rules! weaker {
     ($($weaker:ty => $stronger:ty),+) => { $(
+        #[diagnostic::do_not_recommend]
         impl WeakerThan<$stronger> for $weaker {
             // It goes through the same proof as every step: an escalation that the table lacks does not compile here.
             fn escalate<C, S>(

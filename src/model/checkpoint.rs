@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::{
-    RunModel,
+    EPOCHS_PER_CONTROLLER, RunModel,
     action::Queued,
     tasks::{ACKED, COMMITTED, ENDED, NEEDS_COMMIT},
 };
@@ -151,7 +151,10 @@ impl RunModel {
     /// Whether a periodic checkpoint may start: the run is neither failed, stopping nor at its final checkpoint, and
     /// none is in flight.
     pub(crate) fn may_start_periodic(&self) -> bool {
-        self.in_flight.is_none() && !self.final_asked && !self.is_over() && self.failure.is_none()
+        // The last number is the final checkpoint's.
+        let given = self.newest.map_or(0, Epoch::get) - self.epochs_after.map_or(0, Epoch::get);
+        let has_epochs = given + 1 < EPOCHS_PER_CONTROLLER;
+        has_epochs && self.in_flight.is_none() && !self.final_asked && !self.is_over() && self.failure.is_none()
     }
 
     /// The periodic checkpoint in flight.
@@ -232,7 +235,8 @@ impl RunModel {
     /// What a task's good end means for the checkpoint in flight.
     pub(super) fn finished_in_checkpoint(&mut self, task: TaskId, at: usize) {
         if self.tasks.commit_is_pending(at) {
-            match (self.is_over(), self.newest) {
+            let epoch = self.in_flight.as_ref().map(|it| it.epoch).or(self.newest);
+            match (self.is_over(), epoch) {
                 (false, Some(epoch)) => self.fail(RunFailure::FinishedWithoutCommit { task, epoch }),
                 // A task that was told to stop commits no more; the next run does it, from the manifest.
                 _ => self.give_up(),
@@ -305,6 +309,7 @@ impl RunModel {
     fn complete(&mut self) {
         let Some(checkpoint) = self.in_flight.take() else { return };
         self.last_complete = Some(checkpoint.epoch);
+        self.epochs_after = Some(checkpoint.epoch);
         if checkpoint.then_stop {
             self.final_complete = Some(checkpoint.epoch);
         }

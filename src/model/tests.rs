@@ -3,6 +3,7 @@ mod events;
 mod health;
 mod random;
 mod reference;
+mod taken_over;
 
 use bytes::Bytes;
 

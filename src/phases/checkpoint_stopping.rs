@@ -43,6 +43,7 @@ enum Exit {
     Force,
 }
 
+#[diagnostic::do_not_recommend]
 impl Mint for CheckpointStopping {
     type Proof = ();
 

@@ -33,6 +33,7 @@ enum Exit {
     Force,
 }
 
+#[diagnostic::do_not_recommend]
 impl Mint for Finishing {
     type Proof = ();
 

@@ -19,6 +19,7 @@ pub struct Recovering {
     entry: Entry,
 }
 
+#[diagnostic::do_not_recommend]
 impl Mint for Recovering {
     type Proof = ();
 

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::wait::{MOMENT, News, after, news, pause, take_in};
 use crate::{
-    contracts::{JobController, PhaseRecord, Scheduler, SchedulerError},
+    contracts::{ConfirmedBy, JobController, PhaseRecord, Scheduler, SchedulerError},
     error::Failure,
     ids::{JobId, RunId, WorkerId},
     job::{Incoming, JobContext, Mailbox, StopRequest},
@@ -21,9 +21,20 @@ use crate::{
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct NothingAlive {
     forced: bool,
+    confirmed_by: ConfirmedBy,
 }
 
 impl NothingAlive {
+    /// For the three places that have just been given an empty list.
+    fn listed_none<S: Scheduler>(forced: bool, job: &JobId, run: RunId, scheduler: &S) -> Self {
+        Self { forced, confirmed_by: scheduler.confirmed_by(job, Some(run)) }
+    }
+
+    /// On whose word.
+    pub(crate) fn confirmed_by(self) -> ConfirmedBy {
+        self.confirmed_by
+    }
+
     /// Whether workers had to be killed.
     pub(crate) fn forced(self) -> bool {
         self.forced
@@ -99,7 +110,7 @@ async fn leave<C: JobController, S: Scheduler>(
         let alive = attended(controller, mailbox, pin!(alive_by(deadline, id, *run, scheduler))).await?;
         job.publish_alive(alive.len());
         if alive.is_empty() {
-            return Ok(NothingAlive { forced: false });
+            return Ok(NothingAlive::listed_none(false, &job.id, job.run, &job.scheduler));
         }
         if Instant::now() >= deadline {
             return Err(NotLeft::Late(alive.len()));
@@ -160,7 +171,7 @@ async fn kill<C, S: Scheduler>(job: &mut JobContext<C, S>) -> Result<NothingAliv
         let alive = alive_by(deadline, &job.id, job.run, &job.scheduler).await?;
         job.publish_alive(alive.len());
         if alive.is_empty() {
-            return Ok(NothingAlive { forced: true });
+            return Ok(NothingAlive::listed_none(true, &job.id, job.run, &job.scheduler));
         }
         if Instant::now() >= deadline {
             return Err(Failure::StillAlive { workers: alive, after: budget });
@@ -199,5 +210,8 @@ pub(crate) async fn listed<S: Scheduler>(
     within: Duration,
 ) -> Result<Result<NothingAlive, Vec<WorkerId>>, SchedulerError> {
     let alive = alive_by(after(within), &record.job, record.run, scheduler).await?;
-    Ok(if alive.is_empty() { Ok(NothingAlive { forced: record.killed_workers }) } else { Err(alive) })
+    if !alive.is_empty() {
+        return Ok(Err(alive));
+    }
+    Ok(Ok(NothingAlive::listed_none(record.killed_workers, &record.job, record.run, scheduler)))
 }

@@ -53,7 +53,7 @@ pub(crate) fn replay<C, S>(
         }
         Replay::Killed(gone) => {
             let phase: Stopping<Force> = job.enter(running, ());
-            let stopped: Stopped<Killed> = job.enter(phase, (Killed::proven(()), gone.witness(job)));
+            let stopped: Stopped<Killed> = job.enter(phase, (Killed::proven(gone.confirmed_by()), gone.witness(job)));
             stopped.into()
         }
     }

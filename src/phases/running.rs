@@ -34,6 +34,7 @@ enum Exit {
     RunFailed,
 }
 
+#[diagnostic::do_not_recommend]
 impl Mint for Running {
     type Proof = ();
 

@@ -9,6 +9,7 @@ use super::{
     sealed::{Entry, Mint},
 };
 use crate::{
+    contracts::ConfirmedBy,
     ids::{Epoch, JobId, RunId},
     job::JobContext,
     machine::{Phase, PhaseKind},
@@ -37,15 +38,17 @@ pub struct Gone {
     job: JobId,
     run: RunId,
     forced: bool,
+    confirmed_by: ConfirmedBy,
 }
 
 impl NothingAlive {
     /// The proof, with the names of what is not alive.
     pub(super) fn witness<C, S>(self, job: &JobContext<C, S>) -> Gone {
-        Gone { job: job.id.clone(), run: job.run, forced: self.forced() }
+        Gone { job: job.id.clone(), run: job.run, forced: self.forced(), confirmed_by: self.confirmed_by() }
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl<E: Evidence> Mint for Stopped<E> {
     type Proof = (E, Gone);
 
@@ -81,6 +84,11 @@ impl<E: Evidence> Stopped<E> {
     /// Whether workers had to be killed: always after a force stop, otherwise those that did not leave once their tasks had ended.
     pub fn killed_workers(&self) -> bool {
         self.gone.forced
+    }
+
+    /// On whose word nothing is alive.
+    pub fn confirmed_by(&self) -> ConfirmedBy {
+        self.gone.confirmed_by
     }
 
     /// When the last worker was known to be gone.
@@ -119,7 +127,9 @@ macro_rules! evidence {
             }
         }
 
+        #[diagnostic::do_not_recommend]
         impl private::Evidence for $name {}
+        #[diagnostic::do_not_recommend]
         impl Evidence for $name {}
     )+ };
 }
@@ -134,7 +144,7 @@ evidence! {
     /// Every task stopped where it was. The next run replays from the last complete checkpoint.
     Halted(Option<Epoch>);
     /// The workers were killed. The next run replays from the last complete checkpoint in the store.
-    Killed(());
+    Killed(ConfirmedBy);
 }
 
 impl Checkpointed {
@@ -154,6 +164,13 @@ impl Drained {
 impl Halted {
     /// The last complete checkpoint, if there was any.
     pub const fn last_epoch(&self) -> Option<Epoch> {
+        self.0
+    }
+}
+
+impl Killed {
+    /// On whose word the workers are gone.
+    pub const fn confirmed_by(&self) -> ConfirmedBy {
         self.0
     }
 }
@@ -209,6 +226,16 @@ impl AnyStopped {
             Self::Drained(stopped) => stopped.gone.forced,
             Self::Halted(stopped) => stopped.gone.forced,
             Self::Killed(stopped) => stopped.gone.forced,
+        }
+    }
+
+    /// On whose word nothing is alive.
+    pub const fn confirmed_by(&self) -> ConfirmedBy {
+        match self {
+            Self::Checkpointed(stopped) => stopped.gone.confirmed_by,
+            Self::Drained(stopped) => stopped.gone.confirmed_by,
+            Self::Halted(stopped) => stopped.gone.confirmed_by,
+            Self::Killed(stopped) => stopped.gone.confirmed_by,
         }
     }
 }

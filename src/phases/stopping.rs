@@ -41,6 +41,7 @@ enum Exit {
     Failed,
 }
 
+#[diagnostic::do_not_recommend]
 impl<M: StopMode> Mint for Stopping<M> {
     type Proof = ();
 
@@ -272,7 +273,7 @@ impl Stopping<Force> {
         match self.kill(job).await {
             Ok(gone) => {
                 let witness = gone.witness(job);
-                Ok(AfterForce::Stopped(job.enter(self, (Killed::proven(()), witness))))
+                Ok(AfterForce::Stopped(job.enter(self, (Killed::proven(gone.confirmed_by()), witness))))
             }
             Err(failure) => Err(Failed::new(self, failure)),
         }

@@ -84,20 +84,6 @@ pub enum ProcessError {
     Runtime,
 }
 
-/// A worker's environment that is incomplete or can't be read.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "expected the environment variable `{variable}` to hold {expected}, got {got}; the scheduler that starts the worker sets it"
-)]
-pub struct WorkerEnvError {
-    /// The variable.
-    pub variable: &'static str,
-    /// What it is to hold.
-    pub expected: &'static str,
-    /// What it holds.
-    pub got: String,
-}
-
 /// How long a new watchdog may take to say that it is there.
 pub(super) const WATCHDOG_ANSWER: Duration = Duration::from_secs(5);
 

@@ -8,7 +8,7 @@
 use std::{collections::HashMap, io};
 
 use super::{
-    env,
+    lifeline::SPAWN,
     proc::{self, Identity, Process},
     record::{Record, Token},
 };
@@ -48,8 +48,7 @@ pub(super) fn survey<'a>(workers: impl Iterator<Item = &'a Marks> + Clone) -> io
     for process in processes.iter().filter(|process| process.live) {
         let owner = groups.get(&process.group).copied().or_else(|| {
             // A child is not older than the worker: this spares a look at everything else on the machine.
-            let token =
-                (process.id.start >= first_start).then(|| proc::variable(process.id.pid, env::SPAWN)).flatten()?;
+            let token = (process.id.start >= first_start).then(|| proc::variable(process.id.pid, SPAWN)).flatten()?;
             tokens.get(token.as_str()).copied()
         });
         if let Some(owner) = owner {

@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, mkfifoat, open};
+use rustix::fs::{CWD, Mode, OFlags, mkfifoat, open};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{oneshot, watch},
@@ -23,9 +23,9 @@ use tokio::{
 };
 
 use super::{
-    env::WorkerEnv,
     error::{ProcessError, state},
     keeper::Keeper,
+    lock::lock,
     members::Marks,
     proc,
     record::{Records, Token},
@@ -36,6 +36,7 @@ use super::{
 use crate::{
     contracts::{Scheduler, SchedulerError},
     ids::{JobId, RunId, WorkerId},
+    worker_env::WorkerEnv,
 };
 
 /// How often a stop looks whether workers are gone. Where a look takes longer than half of it, it waits twice as long as that.
@@ -337,16 +338,6 @@ fn going_down() -> SchedulerError {
 
 fn unavailable(error: io::Error) -> SchedulerError {
     SchedulerError::Unavailable(error.into())
-}
-
-/// Takes the state folder for as long as the file is open.
-fn lock(folder: &Path) -> Result<File, ProcessError> {
-    let path = folder.join("lock");
-    let file = File::options().write(true).create(true).truncate(false).open(&path).map_err(state(&path))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(ProcessError::InUse { path: folder.to_path_buf() }),
-        result => result.map(|()| file).map_err(|error| state(path)(error.into())),
-    }
 }
 
 /// Whoever opens one of them from now on finds nothing, which means the same as its end.

@@ -11,14 +11,14 @@ use std::{
 use tokio::sync::watch;
 
 use super::{
-    env::{CONTROLLER, JOB, LIFELINE, RUN, SPAWN, WORKER, WorkerEnv},
     error::{ProcessError, state},
+    lifeline::{LIFELINE, SPAWN},
     members::Marks,
     proc,
     record::{Record, Token},
     table::{Body, End, Key, Table, Which},
 };
-use crate::ids::JobId;
+use crate::{ids::JobId, worker_env::WorkerEnv};
 
 /// What all workers of a scheduler have in common.
 #[derive(Debug)]
@@ -120,10 +120,7 @@ fn prepare(
     output: &Output,
 ) -> Result<(), ProcessError> {
     command
-        .env(JOB, env.job.as_str())
-        .env(RUN, env.run.get().to_string())
-        .env(WORKER, env.worker.get().to_string())
-        .env(CONTROLLER, &env.controller)
+        .envs(env.variables())
         .env(LIFELINE, &place.lifeline)
         .env(SPAWN, token.as_str())
         .stdin(Stdio::null())

@@ -29,8 +29,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    env::SPAWN,
     error::{ProcessError, WATCHDOG_ANSWER, state},
+    lifeline::SPAWN,
     members::{Marks, survey_twice},
     proc,
     record::{Record, Records, Token},

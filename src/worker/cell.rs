@@ -29,6 +29,10 @@ struct CellState {
     stop: Option<WorkerStopMode>,
     /// The strongest stop that was ever put in, read or not.
     stop_told: Option<WorkerStopMode>,
+    /// The worker leaves by itself, so the task is told to stop in the middle of its work, and no controller has ordered that.
+    leaving: bool,
+    /// The task has read that stop.
+    cut_short: bool,
     /// The newest commit that was ever put in, read or not.
     commit_told: Option<Epoch>,
     /// The newest commit that the task has reported.
@@ -79,6 +83,20 @@ impl TaskCell {
             if mode == WorkerStopMode::Immediate {
                 // Where a task stops at once no checkpoint can complete.
                 state.checkpoint = None;
+                // From now on it stops because it was ordered to.
+                (state.leaving, state.cut_short) = (false, false);
+            }
+        });
+    }
+
+    /// Puts in an immediate stop that nobody has ordered: the worker leaves by itself. A task that ends because of it has not done its
+    /// work, whatever it returns.
+    pub(super) fn tell_leave(&self) {
+        self.put(|state| {
+            if state.stop_told < Some(WorkerStopMode::Immediate) {
+                state.leaving = true;
+                (state.stop_told, state.stop) = (Some(WorkerStopMode::Immediate), Some(WorkerStopMode::Immediate));
+                state.checkpoint = None;
             }
         });
     }
@@ -114,6 +132,7 @@ impl TaskCell {
     pub(super) fn take(&self) -> Option<TaskOrder> {
         let mut state = lock(&self.state);
         if state.stop == Some(WorkerStopMode::Immediate) {
+            state.cut_short = state.leaving;
             return state.stop.take().map(TaskOrder::Stop);
         }
         if let Some((epoch, data)) = state.commits.pop_front() {
@@ -146,13 +165,13 @@ impl TaskCell {
         true
     }
 
-    /// Marks the task as ended and runs `report`, once.
-    pub(super) fn end(&self, report: impl FnOnce()) {
+    /// Marks the task as ended and runs `report`, once; it is told whether the task was cut short by a worker that leaves by itself.
+    pub(super) fn end(&self, report: impl FnOnce(bool)) {
         let mut state = lock(&self.state);
         if !state.ended {
             state.ended = true;
             state.commits = VecDeque::new();
-            report();
+            report(state.cut_short);
         }
     }
 

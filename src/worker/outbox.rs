@@ -24,6 +24,8 @@ pub(super) struct Outbox {
     room: Arc<Semaphore>,
     /// Its one stored permit is a flag: any number of repeated orders makes one repetition.
     again: Notify,
+    /// The same for what lasts.
+    lasting_again: Notify,
 }
 
 /// An event in the queue.
@@ -42,7 +44,8 @@ impl Outbox {
 
     pub(super) fn new() -> (Self, mpsc::UnboundedReceiver<Queued>) {
         let (queue, receiver) = mpsc::unbounded_channel();
-        (Self { queue, room: Arc::new(Semaphore::new(Self::ROOM)), again: Notify::new() }, receiver)
+        let room = Arc::new(Semaphore::new(Self::ROOM));
+        (Self { queue, room, again: Notify::new(), lasting_again: Notify::new() }, receiver)
     }
 
     /// Waits for a place.
@@ -58,6 +61,11 @@ impl Outbox {
     /// Has everything that was delivered delivered again.
     pub(super) fn repeat(&self) {
         self.again.notify_one();
+    }
+
+    /// Has what no new order makes anybody say again delivered again: which sources and which tasks have ended.
+    pub(super) fn repeat_lasting(&self) {
+        self.lasting_again.notify_one();
     }
 
     /// Nothing is delivered any more: whoever waits for a place, or will, gets [`SinkClosed`].
@@ -76,6 +84,9 @@ pub(super) struct Pump<S> {
     pub(super) book: Book,
 }
 
+/// With so many heartbeats, which sources and tasks have ended is said again.
+const BEATS_PER_REPETITION: u32 = 10;
+
 impl<S: EventSink> Pump<S> {
     /// Runs until the sink closes, or until it is aborted.
     pub(super) async fn run(mut self, heartbeat: Option<Duration>) {
@@ -90,13 +101,22 @@ impl<S: EventSink> Pump<S> {
     }
 
     async fn deliver_all(&mut self, mut heartbeat: Option<Interval>) -> Result<(), SinkClosed> {
+        let mut beats = 0_u32;
         loop {
             // A heartbeat waits in `deliver` like any event, and the next one is not made before it is through: so no more
             // than one is ever under way. It comes first, or a busy queue would starve it.
             tokio::select! {
                 biased;
-                () = tick(&mut heartbeat), if !self.book.left => self.deliver(Event::Heartbeat).await?,
+                () = tick(&mut heartbeat), if !self.book.left => {
+                    self.deliver(Event::Heartbeat).await?;
+                    beats += 1;
+                    // Who took an event in may have crashed before acting on it, and the next controller may have nothing to order.
+                    if beats.is_multiple_of(BEATS_PER_REPETITION) {
+                        self.repeat_lasting().await?;
+                    }
+                }
                 () = self.outbox.again.notified() => self.repeat().await?,
+                () = self.outbox.lasting_again.notified() => self.repeat_lasting().await?,
                 Some(queued) = self.queue.recv() => {
                     self.book.record(queued.index, &queued.event);
                     self.deliver(queued.event).await?;
@@ -108,6 +128,13 @@ impl<S: EventSink> Pump<S> {
     /// Only what was delivered before is in the book, and the queue holds what is newer, so a repetition never overtakes.
     async fn repeat(&self) -> Result<(), SinkClosed> {
         for event in self.book.events() {
+            self.deliver(event.clone()).await?;
+        }
+        Ok(())
+    }
+
+    async fn repeat_lasting(&self) -> Result<(), SinkClosed> {
+        for event in self.book.lasting() {
             self.deliver(event.clone()).await?;
         }
         Ok(())
@@ -169,6 +196,10 @@ impl Book {
 
     fn events(&self) -> impl Iterator<Item = &Event> {
         self.tasks.iter().flat_map(TaskBook::events).chain(self.left.then_some(&Event::WorkerFinished))
+    }
+
+    fn lasting(&self) -> impl Iterator<Item = &Event> {
+        self.tasks.iter().flat_map(|task| task.exhausted.iter().chain(&task.end))
     }
 }
 

@@ -67,12 +67,13 @@ impl Worker {
         self.inner.shared.handle(order)
     }
 
-    /// Has the worker leave, as [`Command::Release`](crate::Command::Release) does: tasks that still run are told to stop at
-    /// once, and are aborted after the grace period; then `WorkerFinished` is said.
+    /// Has the worker leave by itself: tasks that still run are told to stop at once, and are aborted after the grace period; then
+    /// `WorkerFinished` is said.
+    ///
+    /// This is not [`Command::Release`](crate::Command::Release), by which a controller says that the run is over: a task that stops because of it
+    /// has stopped in the middle of its work, and is reported as failed (retryable), so that no checkpoint takes it for finished.
     pub fn release(&self) {
-        let run = self.inner.shared.run;
-        // The only error is that the worker was killed: then it has left.
-        let _ = self.handle(Order { run, command: crate::contracts::Command::Release });
+        self.inner.shared.leave_by_itself();
     }
 
     /// Aborts every task, and says nothing any more: what a crash looks like from outside.
@@ -190,7 +191,18 @@ async fn run_task(
             Event::TaskFailed { task, error }
         }
     };
-    cell.end(|| outbox.put(Some(index), event, None));
+    cell.end(|cut_short| {
+        let event = match event {
+            Event::TaskFinished { task } if cut_short => {
+                let error = TaskError::retryable(
+                    "stopped in the middle of its work: its worker leaves, and the run is not over",
+                );
+                Event::TaskFailed { task, error }
+            }
+            event => event,
+        };
+        outbox.put(Some(index), event, None);
+    });
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {

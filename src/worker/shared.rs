@@ -86,7 +86,7 @@ impl Shared {
             }
             _ => {}
         }
-        if life.stop == Some(WorkerStopMode::Immediate) {
+        if life.leaving || life.stop == Some(WorkerStopMode::Immediate) {
             return rejected("this worker was told to stop at once, so its tasks meet no barrier");
         }
         life.checkpoint = Some(barrier);
@@ -96,6 +96,9 @@ impl Shared {
         if self.tracker.is_empty() {
             // No task will ever report anything new: what the controller is missing has been said already.
             self.outbox.repeat();
+        } else {
+            // The controller may be another one than took it in.
+            self.outbox.repeat_lasting();
         }
         Ok(())
     }
@@ -148,11 +151,24 @@ impl Shared {
     }
 
     fn release(self: &Arc<Self>, life: &mut Life) {
+        self.tell_stop(life, WorkerStopMode::Immediate);
         if life.leaving {
             self.outbox.repeat();
             return;
         }
-        self.tell_stop(life, WorkerStopMode::Immediate);
+        life.leaving = true;
+        self.runtime.spawn(Arc::clone(self).leave());
+    }
+
+    /// Leaves without an order to.
+    pub(super) fn leave_by_itself(self: &Arc<Self>) {
+        let mut life = lock(&self.life);
+        if life.leaving || life.killed {
+            return;
+        }
+        for cell in &self.cells {
+            cell.tell_leave();
+        }
         life.leaving = true;
         self.runtime.spawn(Arc::clone(self).leave());
     }
@@ -171,7 +187,7 @@ impl Shared {
         }
         for (index, cell) in self.cells.iter().enumerate() {
             // What was aborted could not speak for itself.
-            cell.end(|| {
+            cell.end(|_| {
                 let after = humantime::format_duration(self.grace);
                 let error = TaskError::retryable(format!("aborted: it did not end within {after} of being told to"));
                 self.outbox.put(Some(index), Event::TaskFailed { task: cell.task, error }, None);

@@ -71,6 +71,7 @@ impl Subject for Mistaken {
         let store = Store { world: setup.world.clone(), mistake };
         let builder = ClusterController::builder(setup.job, setup.run, setup.topology, Arc::new(wire));
         let builder = builder.limits(setup.limits).store(Arc::new(store));
+        let builder = setup.epochs_after.into_iter().fold(builder, ClusterBuilder::epochs_after);
         let inner = match setup.final_epoch {
             Some(epoch) if mistake == Mistake::SecondFinalEpoch => builder.last_complete(Some(epoch)),
             Some(epoch) => builder.resume_final(epoch),

@@ -58,10 +58,12 @@ pub enum Manners {
     Stays,
     /// It says that it belongs to the next run.
     OtherRun,
+    /// Asked to leave, it gives notice, and works on for a while.
+    GivesNotice,
 }
 
 impl Manners {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Healthy,
         Self::HoldsState,
         Self::HoldsCommit,
@@ -70,6 +72,7 @@ impl Manners {
         Self::Mute,
         Self::Stays,
         Self::OtherRun,
+        Self::GivesNotice,
     ];
 }
 
@@ -145,7 +148,8 @@ async fn work(env: WorkerEnv) {
     let address = front(manners, listener.local_addr().unwrap()).await;
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let factory = move |ctx| count(ctx, counting.clone());
-    worker.leave_on(leave).serve_with_incoming(incoming, address, factory).await.unwrap();
+    let notice = Duration::from_secs(if manners == Manners::GivesNotice { 20 } else { 0 });
+    worker.leave_on(leave).notice(notice).serve_with_incoming(incoming, address, factory).await.unwrap();
     if manners == Manners::Stays {
         std::future::pending::<()>().await;
     }

@@ -1,10 +1,20 @@
 //! One run after the other of a job with worker processes, of which one is sick, and the controller's side of it in this process.
 
-use std::{cell::Cell, collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+#[path = "port.rs"]
+mod port;
+
+use std::{
+    cell::Cell,
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+pub(crate) use port::Port;
 
 use rustix::process::Signal;
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     sync::{oneshot, watch},
     task::JoinSet,
     time::{Instant, sleep, timeout},
@@ -67,6 +77,7 @@ pub(crate) struct Live {
     pub(crate) bound: Cell<Option<(Instant, Duration)>>,
     pub(crate) limits: Limits,
     pub(crate) port: Port,
+    pub(crate) leaving: watch::Receiver<BTreeSet<WorkerId>>,
 }
 
 impl Live {
@@ -131,7 +142,7 @@ impl Bench {
             let restored = manifest.iter().flat_map(|it| &it.tasks).find(|snapshot| snapshot.task == task);
             let mut command = self.stage.this_program("worker_entry");
             tell(&mut command, manners, &self.stage.path(""), WORKERS, self.pace, restored);
-            let env = WorkerEnv::new(job(), run, WorkerId::new(number), port.address.to_string());
+            let env = WorkerEnv::new(job(), run, WorkerId::new(number), port.address().to_string());
             let process = scheduler.start(env, command).await.unwrap();
             pids.insert(number, support::pid(&process));
             watches.spawn(tell_end(
@@ -149,7 +160,8 @@ impl Bench {
         let builder = JobContext::builder(job(), run).limits(self.limits.clone()).mailbox(mailbox);
         let (mut context, running) = builder.build(controller.build(), scheduler.clone());
         let (progress, sender) = (context.progress(), context.sender());
-        let mut live = Live { progress, sender, pids, bound: Cell::new(None), limits: self.limits.clone(), port };
+        let (bound, limits, leaving) = (Cell::new(None), self.limits.clone(), registration.leaving());
+        let mut live = Live { progress, sender, pids, bound, limits, port, leaving };
 
         let policy = Policy::escalate();
         let drive = async { (drive(running, &mut context, &policy).await.unwrap(), Instant::now()) };
@@ -195,48 +207,5 @@ fn tell_end(mut process: WorkerProcess, event: WorkerEvent, mailbox: &Mailbox) -
     async move {
         process.gone().await;
         let _ = sender.event(event).await;
-    }
-}
-
-/// The way from the workers to the controller: a port that can be closed, with all connections through it.
-pub(crate) struct Port {
-    address: SocketAddr,
-    controller: SocketAddr,
-    passing: Option<JoinSet<()>>,
-}
-
-impl Port {
-    pub(crate) async fn open(controller: SocketAddr) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let mut port = Self { address: listener.local_addr().unwrap(), controller, passing: None };
-        port.pass(listener);
-        port
-    }
-
-    pub(crate) fn pass(&mut self, listener: TcpListener) {
-        let controller = self.controller;
-        let mut passing = JoinSet::new();
-        passing.spawn(async move {
-            let mut connections = JoinSet::new();
-            loop {
-                let (mut worker, _) = listener.accept().await.unwrap();
-                connections.spawn(async move {
-                    let mut controller = TcpStream::connect(controller).await?;
-                    tokio::io::copy_bidirectional(&mut worker, &mut controller).await
-                });
-            }
-        });
-        self.passing = Some(passing);
-    }
-
-    pub(crate) async fn close(&mut self) {
-        if let Some(mut passing) = self.passing.take() {
-            passing.shutdown().await;
-        }
-    }
-
-    pub(crate) async fn open_again(&mut self) {
-        let listener = TcpListener::bind(self.address).await.unwrap();
-        self.pass(listener);
     }
 }

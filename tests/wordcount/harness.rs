@@ -4,10 +4,11 @@
 use std::{
     collections::BTreeMap,
     fs,
+    io::{BufRead, BufReader},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
-    sync::OnceLock,
+    sync::Mutex,
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -16,25 +17,25 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use winddown::{FileJournal, Journal, PhaseKind, PhaseRecord};
 
-/// The program. Cargo builds examples before tests; it does not where only one test was asked for.
-fn program() -> &'static Path {
-    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| {
-        let test = std::env::current_exe().unwrap();
-        let profile = test.parent().and_then(Path::parent).unwrap();
-        let program = profile.join("examples/wordcount");
-        if !program.exists() {
-            let mut cargo = Command::new(env!("CARGO"));
-            cargo.args(["build", "--example", "wordcount", "--manifest-path"]);
-            cargo.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"));
-            if profile.ends_with("release") {
-                cargo.arg("--release");
-            }
-            assert!(cargo.status().unwrap().success(), "the example does not build");
+/// The program of an example. Cargo builds examples before tests; it does not where only one test was asked for.
+pub(crate) fn example(name: &str) -> PathBuf {
+    static BUILDING: Mutex<()> = Mutex::new(());
+    let _one_at_a_time = BUILDING.lock();
+    let test = std::env::current_exe().unwrap();
+    let profile = test.parent().and_then(Path::parent).unwrap();
+    let program = profile.join("examples").join(name);
+    if !program.exists() {
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["build", "--example", name, "--manifest-path"]);
+        cargo.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"));
+        if profile.ends_with("release") {
+            cargo.arg("--release");
         }
-        program
-    })
+        assert!(cargo.status().unwrap().success(), "the example does not build");
+    }
+    program
 }
 
 pub(crate) struct Case {
@@ -101,7 +102,7 @@ impl Case {
     }
 
     pub(crate) fn command(&self, line: &str) -> Command {
-        let mut command = Command::new(program());
+        let mut command = Command::new(example("wordcount"));
         command.arg(self.input()).arg("--state-dir").arg(self.state()).args(line.split_whitespace());
         // As a shell starts it: Ctrl-C in a terminal goes to this group.
         command.process_group(0);
@@ -141,6 +142,30 @@ impl Case {
                     fs::read_to_string(entry.path()).is_ok_and(|text| text.replace(' ', "").contains(&claim))
                 })
             })
+        });
+    }
+
+    /// Does something with the journal of the state directory.
+    pub(crate) fn with_journal<T>(&self, work: impl AsyncFnOnce(FileJournal) -> T) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async { work(FileJournal::open(self.state().join("journal")).unwrap()).await })
+    }
+
+    /// How far the shutdown of the newest run is, as the journal has it.
+    pub(crate) fn record(&self) -> Option<PhaseRecord> {
+        self.with_journal(async |journal| journal.load(&"wordcount".into()).await.unwrap())
+    }
+
+    /// Waits until the journal has this phase.
+    pub(crate) fn await_phase(&self, phase: PhaseKind) {
+        self.await_state(phase.name(), |_| self.record().is_some_and(|record| record.phase == phase));
+    }
+
+    /// Waits until a worker process has read its first line.
+    pub(crate) fn await_first_line(&self, worker: usize) {
+        self.await_state("a line", |state| {
+            let meter = fs::read(state.join("processes/meter")).unwrap_or_default();
+            meter.chunks(8).nth(worker - 1).is_some_and(|lines| lines.iter().any(|&byte| byte != 0))
         });
     }
 
@@ -240,6 +265,21 @@ impl Drop for Case {
 /// A file of a process; empty if the process is gone, or a zombie.
 fn proc_file(pid: Pid, file: &str) -> String {
     String::from_utf8_lossy(&fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default()).into_owned()
+}
+
+/// Waits until the program says `what` on stderr; what it says after that is lost.
+pub(crate) fn await_line(child: &mut Child, what: &str) {
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let said = lines.find(|line| line.as_ref().is_ok_and(|line| line.contains(what)));
+    assert!(said.is_some(), "the program ended without saying `{what}`");
+    // A closed pipe is no reason for it to end.
+}
+
+/// A frozen process stays frozen when its controller dies: its new parent is this process, of the same session. Otherwise its group would
+/// be an orphaned one, which the kernel wakes up with a SIGHUP.
+#[cfg(target_os = "linux")]
+pub(crate) fn adopt_orphans() {
+    nix::sys::prctl::set_child_subreaper(true).unwrap();
 }
 
 pub(crate) fn wait(child: Child) -> End {

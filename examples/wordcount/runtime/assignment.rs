@@ -88,6 +88,7 @@ mod tests {
             output: PathBuf::from("out"),
             rate: Some(3),
             fault: Some(Fault { at_line: 2 }),
+            stall: None,
         };
         let snapshot = |operator, commit: Option<&'static [u8]>| TaskSnapshot {
             task: TaskId::new(operator, 1),

@@ -3,18 +3,29 @@
 #[cfg(target_os = "linux")]
 mod assignment;
 mod embedded;
+#[cfg(all(target_os = "linux", feature = "kubernetes"))]
+mod kubernetes;
+mod leftovers;
 #[cfg(target_os = "linux")]
 mod process;
 #[cfg(target_os = "linux")]
+mod remote;
+#[cfg(target_os = "linux")]
 pub(crate) mod worker;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use winddown::{JobId, JobSender, Limits, Manifest, RunId, Scheduler, Topology, Transport};
+use tokio::time::timeout;
+use winddown::{JobId, JobSender, Limits, Manifest, RunId, Scheduler, SchedulerError, Topology, Transport};
 
-pub(crate) use self::embedded::Embedded;
+#[cfg(all(target_os = "linux", feature = "kubernetes"))]
+pub(crate) use self::kubernetes::Kubernetes;
 #[cfg(target_os = "linux")]
-pub(crate) use self::process::{Process, end_leftovers};
+pub(crate) use self::process::Process;
+pub(crate) use self::{
+    embedded::Embedded,
+    leftovers::{Leftovers, end_leftovers},
+};
 use crate::{meter::Meter, run_loop::JobError, tasks::Plan};
 
 /// Starts the workers of a job's runs.
@@ -52,8 +63,21 @@ pub(crate) struct NewRun<'a> {
     pub(crate) mailbox: JobSender,
 }
 
-/// Elsewhere than on Linux there are no worker processes that could be left.
-#[cfg(not(target_os = "linux"))]
-pub(crate) fn end_leftovers(_: &std::path::Path) -> Result<(), String> {
-    Ok(())
+/// How long it may take until workers that were killed are gone. The kernel has no bound of its own.
+const KILL: Duration = Duration::from_secs(30);
+
+/// Kills workers, and verifies that none of them is alive.
+pub(crate) async fn kill<S: Scheduler>(scheduler: &S, job: &JobId, run: Option<RunId>) -> Result<(), String> {
+    let killed = async {
+        scheduler.stop_workers(job, run, true).await?;
+        scheduler.workers_for_job(job, run).await
+    };
+    let text = |error: SchedulerError| error.to_string();
+    match timeout(KILL, killed).await {
+        Ok(alive) => match alive.map_err(text)?.as_slice() {
+            [] => Ok(()),
+            alive => Err(format!("{} workers are alive although they were killed", alive.len())),
+        },
+        Err(_) => Err(format!("workers are alive {} after they were killed", humantime::format_duration(KILL))),
+    }
 }

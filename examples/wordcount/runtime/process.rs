@@ -9,8 +9,7 @@
 //! | `meter` | how many lines each has read |
 
 use std::{
-    fs, io,
-    net::SocketAddr,
+    net::Ipv4Addr,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::Command,
@@ -22,30 +21,19 @@ use std::{
 };
 
 use tokio::{
-    net::TcpListener,
-    sync::oneshot,
-    task::{JoinHandle, JoinSet},
+    task::JoinSet,
     time::{Instant, sleep, timeout},
 };
 use winddown::{
-    Event, JobId, JobSender, ProcessScheduler, RunId, Scheduler, SchedulerError, WorkerEnv, WorkerEvent,
-    grpc::{CallOptions, ControllerOptions, ControllerServer, GrpcTransport, Registration, ServeError},
-    process::{ProcessError, Watchdog, WorkerProcess},
+    Event, JobSender, ProcessScheduler, RunId, WorkerEnv, WorkerEvent,
+    grpc::{GrpcTransport, Registration},
+    process::{ProcessError, WorkerProcess},
 };
 
-use super::{NewRun, Runtime, assignment::Assignment};
-use crate::{
-    meter::Meter,
-    run_loop::{JOB, JobError},
-    screen::Screen,
-};
+use super::{KILL, NewRun, Runtime, kill, remote::Remote};
+use crate::{meter::Meter, run_loop::JobError, screen::Screen};
 
-const SCHEDULER: &str = "scheduler";
-const ASSIGNMENTS: &str = "assignments";
-pub(super) const METER: &str = "meter";
-
-/// How long it may take until processes that were killed are gone. The kernel has no bound of its own.
-const KILL: Duration = Duration::from_secs(30);
+pub(super) const SCHEDULER: &str = "scheduler";
 
 /// How long to wait for a watchdog; one that was killed is replaced within a second.
 const WATCHDOG: Duration = Duration::from_secs(5);
@@ -54,13 +42,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Worker processes.
 pub(crate) struct Process {
     scheduler: ProcessScheduler,
-    server: ControllerServer,
-    controller: SocketAddr,
-    /// Dropped to end the server.
-    shutdown: oneshot::Sender<()>,
-    serving: JoinHandle<Result<(), ServeError>>,
-    folder: PathBuf,
-    meter: Arc<Meter>,
+    remote: Remote,
     screen: Arc<Screen>,
 }
 
@@ -73,39 +55,16 @@ pub(crate) struct Hold {
 impl Process {
     /// A scheduler and a controller's port for the runs of a job that keeps its files in `folder`.
     pub(crate) async fn open(folder: PathBuf, workers: u32, screen: Arc<Screen>) -> Result<Self, JobError> {
-        fs::create_dir_all(&folder)?;
-        // Of the last call, whose workers are gone.
-        match fs::remove_file(folder.join(METER)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
-            _ => {}
-        }
-        let meter = Meter::shared(&folder.join(METER), workers)?;
         let scheduler = ProcessScheduler::open(folder.join(SCHEDULER)).await?;
         // Workers are on this machine, and strangers are not to reach the port.
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
-        let controller = listener.local_addr()?;
-        let server = ControllerServer::new(ControllerOptions::default());
-        let (shutdown, told) = oneshot::channel::<()>();
-        let serving = {
-            let server = server.clone();
-            tokio::spawn(async move { server.serve(listener, async { drop(told.await) }).await })
-        };
-        Ok(Self { scheduler, server, controller, shutdown, serving, folder, meter, screen })
+        let remote = Remote::open(folder, workers, (Ipv4Addr::LOCALHOST, 0).into()).await?;
+        Ok(Self { scheduler, remote, screen })
     }
 
     async fn start_workers(&self, new: &NewRun<'_>, watches: &mut JoinSet<()>) -> Result<(), JobError> {
-        // Those of the last run, whose workers are gone.
-        let assignments = fs::canonicalize(&self.folder)?.join(ASSIGNMENTS);
-        match fs::remove_dir_all(&assignments) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
-            _ => fs::create_dir_all(&assignments)?,
-        }
-        let workers = u32::try_from(new.plan.works.len()).unwrap_or(u32::MAX);
         let told_of_one = Arc::new(AtomicBool::new(false));
-        for work in &new.plan.works {
-            let path = assignments.join(format!("{}.json", work.id().get()));
-            Assignment::new(workers, work, new.manifest).write(&path)?;
-            let env = WorkerEnv::new(new.job.clone(), new.run, work.id(), format!("http://{}", self.controller));
+        for (work, path) in new.plan.works.iter().zip(self.remote.assign(new)?) {
+            let env = WorkerEnv::new(new.job.clone(), new.run, work.id(), format!("http://{}", self.remote.address));
             let process = self.start_process(env, &path).await?;
             let watch = Watch { process, mailbox: new.mailbox.clone(), told_of_one: Arc::clone(&told_of_one) };
             watches.spawn(watch.until_gone(new.run, work.id(), Arc::clone(&self.screen)));
@@ -138,12 +97,7 @@ impl Runtime for Process {
     type Hold = Hold;
 
     async fn start(&self, new: NewRun<'_>) -> Result<(Arc<GrpcTransport>, Hold), JobError> {
-        let options = CallOptions { call: new.limits.order, ..CallOptions::default() };
-        let transport = GrpcTransport::new(new.job.clone(), new.run, Arc::clone(&new.topology)).options(options);
-        let transport = Arc::new(transport);
-        // Before the first worker, which may be fast.
-        let registered = self.server.register(Arc::clone(&transport), new.mailbox.clone());
-        let registration = registered.map_err(|error| JobError::System(error.to_string()))?;
+        let (transport, registration) = self.remote.register(&new)?;
         let mut watches = JoinSet::new();
         if let Err(error) = self.start_workers(&new, &mut watches).await {
             drop(watches);
@@ -158,16 +112,13 @@ impl Runtime for Process {
     }
 
     fn meter(&self) -> &Meter {
-        &self.meter
+        &self.remote.meter
     }
 
     /// Where a worker can't be killed, the watchdog goes on trying after the end of this process.
     async fn close(self) {
         let _ = timeout(KILL, self.scheduler.close()).await;
-        drop(self.shutdown);
-        if let Ok(Err(error)) = self.serving.await {
-            tracing::warn!(%error, "the controller's server");
-        }
+        self.remote.close().await;
     }
 }
 
@@ -191,42 +142,5 @@ impl Watch {
         // What it reported is in the mailbox already. If it had tasks that have not ended, the run has failed; if it has said so
         // itself, this changes nothing. Nobody listens any more when the run is over.
         let _ = self.mailbox.event(WorkerEvent::new(run, worker, Event::WorkerFinished)).await;
-    }
-}
-
-/// Ends the workers that an earlier call of this program may have left, and verifies that none is alive: a controller that was killed
-/// has its workers ended by the watchdog, but that takes some seconds, and both may have been killed. Whoever is about to use or wipe
-/// the output has to wait for this first.
-///
-/// It may be called outside of a runtime alone.
-pub(crate) fn end_leftovers(folder: &Path) -> Result<(), String> {
-    let folder = folder.join(SCHEDULER);
-    if !folder.exists() {
-        return Ok(());
-    }
-    let text = |error: &dyn std::error::Error| error.to_string();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| text(&error))?;
-    runtime.block_on(async {
-        // Nothing is started, so nobody has to watch.
-        let scheduler = ProcessScheduler::builder(folder).watchdog(Watchdog::Off).open().await;
-        let scheduler = scheduler.map_err(|error| text(&error))?;
-        kill(&scheduler, &JobId::from(JOB), None).await?;
-        timeout(KILL, scheduler.close()).await.map_err(|_| "the process scheduler does not end".to_owned())
-    })
-}
-
-/// Kills workers, and verifies that none of them is alive.
-async fn kill(scheduler: &ProcessScheduler, job: &JobId, run: Option<RunId>) -> Result<(), String> {
-    let killed = async {
-        scheduler.stop_workers(job, run, true).await?;
-        scheduler.workers_for_job(job, run).await
-    };
-    let text = |error: SchedulerError| error.to_string();
-    match timeout(KILL, killed).await {
-        Ok(alive) => match alive.map_err(text)?.as_slice() {
-            [] => Ok(()),
-            alive => Err(format!("{} workers are alive although they were killed", alive.len())),
-        },
-        Err(_) => Err(format!("workers are alive {} after they were killed", humantime::format_duration(KILL))),
     }
 }

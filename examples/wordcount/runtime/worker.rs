@@ -5,7 +5,8 @@
 //! it is in a process group of its own.
 
 use std::{
-    path::{Path, PathBuf},
+    net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
     process::ExitCode,
     time::Duration,
 };
@@ -19,11 +20,16 @@ use winddown::{
     grpc::{Departure, GrpcWorker},
 };
 
-use super::{assignment::Assignment, process::METER};
+use super::{assignment::Assignment, remote::meter_of};
 use crate::{
     meter::Meter,
     tasks::{Parts, topology},
 };
+
+/// A pod's own address, by the downward API. A process that has it is in a pod.
+const POD_IP: &str = "POD_IP";
+/// Below a pod's 30 s from SIGTERM to SIGKILL.
+const NOTICE: Duration = Duration::from_secs(20);
 
 /// How long a thread that is busy with a file may take at the end.
 const LAST_WRITE: Duration = Duration::from_secs(1);
@@ -58,13 +64,15 @@ async fn work(env: WorkerEnv) -> Result<Departure, Box<dyn std::error::Error>> {
             Ok(()) = env.lifeline() => eprintln!("leaving: the scheduler is gone"),
         }
     };
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    Ok(worker.leave_on(leave).serve(listener, |ctx| parts.start(ctx)).await?)
-}
-
-/// The meter lies where the folder of all assignments does.
-fn meter_of(assignment: &Path) -> PathBuf {
-    assignment.ancestors().nth(2).unwrap_or(assignment).join(METER)
+    let mut worker = worker.leave_on(leave);
+    let mut address: IpAddr = Ipv4Addr::LOCALHOST.into();
+    if let Ok(own) = std::env::var(POD_IP) {
+        address = own.parse().map_err(|error| format!("{POD_IP}, `{own}`: {error}"))?;
+        // SIGTERM is an eviction as often as a stop: there is time for a final checkpoint.
+        worker = worker.notice(NOTICE);
+    }
+    let listener = TcpListener::bind((address, 0)).await?;
+    Ok(worker.serve(listener, |ctx| parts.start(ctx)).await?)
 }
 
 /// Standard error is a file of the scheduler.

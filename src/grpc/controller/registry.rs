@@ -1,13 +1,13 @@
 //! Which jobs a server knows, and the way into the mailbox of each.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::{BTreeSet, HashMap, hash_map::Entry},
     fmt,
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tonic::Status;
 
 use crate::{
@@ -29,6 +29,7 @@ pub(super) struct Hosted {
     sender: JobSender,
     /// One permit for each call that waits for room in the mailbox.
     waiting: Semaphore,
+    leaving: watch::Sender<BTreeSet<WorkerId>>,
 }
 
 /// A run that is not newer than the one that is registered.
@@ -59,7 +60,7 @@ impl Registry {
         waiting: u32,
     ) -> Result<Registration, RegisterError> {
         let waiting = Semaphore::new((waiting as usize).clamp(1, Semaphore::MAX_PERMITS));
-        let hosted = Arc::new(Hosted { transport, sender, waiting });
+        let hosted = Arc::new(Hosted { transport, sender, waiting, leaving: watch::Sender::default() });
         let (job, got) = (hosted.transport.job(), hosted.transport.run());
         let mut jobs = self.jobs.write().unwrap_or_else(PoisonError::into_inner);
         match jobs.entry(job.as_str().to_owned()) {
@@ -80,6 +81,22 @@ impl Registry {
 
     pub(super) fn jobs(&self) -> Vec<String> {
         self.jobs.read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+    }
+}
+
+impl Registration {
+    /// The workers that were asked to leave from outside (a pod that is evicted, say) and gave
+    /// [notice](crate::grpc::GrpcWorker::notice). They work on for a while: a stop request made now may still get its final checkpoint.
+    ///
+    /// ```
+    /// # async fn example(registration: winddown::grpc::Registration, job: winddown::JobSender) {
+    /// if registration.leaving().wait_for(|leaving| !leaving.is_empty()).await.is_ok() {
+    ///     let _ = job.request(winddown::StopRequest::Checkpoint);
+    /// }
+    /// # }
+    /// ```
+    pub fn leaving(&self) -> watch::Receiver<BTreeSet<WorkerId>> {
+        self.hosted.leaving.subscribe()
     }
 }
 
@@ -127,6 +144,13 @@ impl Hosted {
         match self.sender.try_event(event) {
             Err(TryEventError::Gone(gone)) => Err(self.gone(gone)),
             Ok(()) | Err(TryEventError::Full(_)) => Ok(()),
+        }
+    }
+
+    /// A worker was asked to leave.
+    pub(super) fn note_leaving(&self, worker: WorkerId) {
+        if self.leaving.send_if_modified(|leaving| leaving.insert(worker)) {
+            tracing::warn!(job = %self.transport.job(), worker = worker.get(), "a worker was asked to leave, and gives notice");
         }
     }
 

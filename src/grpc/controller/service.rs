@@ -21,7 +21,8 @@ use crate::{
                 job_controller_grpc_server::JobControllerGrpc,
             },
             winddown::{
-                SourceExhaustedReq, SourceExhaustedResp, winddown_controller_grpc_server::WinddownControllerGrpc,
+                SourceExhaustedReq, SourceExhaustedResp, WorkerLeavingReq, WorkerLeavingResp,
+                winddown_controller_grpc_server::WinddownControllerGrpc,
             },
         },
         wire,
@@ -157,5 +158,11 @@ impl WinddownControllerGrpc for Service {
         })
         .await?;
         Ok(Response::new(SourceExhaustedResp {}))
+    }
+
+    async fn worker_leaving(&self, request: Request<WorkerLeavingReq>) -> Result<Response<WorkerLeavingResp>, Status> {
+        let speaker = self.registry.speaker(request.into_inner().worker_context)?;
+        speaker.hosted.note_leaving(speaker.worker);
+        Ok(Response::new(WorkerLeavingResp {}))
     }
 }

@@ -14,6 +14,16 @@ pub struct SourceExhaustedReq {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SourceExhaustedResp {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WorkerLeavingReq {
+    #[prost(message, optional, tag = "1")]
+    pub worker_context: ::core::option::Option<super::arroyo_rpc::WorkerContext>,
+    /// Microseconds since the Unix epoch.
+    #[prost(uint64, tag = "2")]
+    pub time: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WorkerLeavingResp {}
 /// Generated client implementations.
 pub mod winddown_controller_grpc_client {
     #![allow(
@@ -135,6 +145,33 @@ pub mod winddown_controller_grpc_client {
                 );
             self.inner.unary(req, path, codec).await
         }
+        /// The worker was asked to leave from outside (an eviction, SIGTERM), and works on for a while: there is time for a final checkpoint.
+        pub async fn worker_leaving(
+            &mut self,
+            request: impl tonic::IntoRequest<super::WorkerLeavingReq>,
+        ) -> std::result::Result<
+            tonic::Response<super::WorkerLeavingResp>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/winddown.WinddownControllerGrpc/WorkerLeaving",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("winddown.WinddownControllerGrpc", "WorkerLeaving"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -156,6 +193,14 @@ pub mod winddown_controller_grpc_server {
             request: tonic::Request<super::SourceExhaustedReq>,
         ) -> std::result::Result<
             tonic::Response<super::SourceExhaustedResp>,
+            tonic::Status,
+        >;
+        /// The worker was asked to leave from outside (an eviction, SIGTERM), and works on for a while: there is time for a final checkpoint.
+        async fn worker_leaving(
+            &self,
+            request: tonic::Request<super::WorkerLeavingReq>,
+        ) -> std::result::Result<
+            tonic::Response<super::WorkerLeavingResp>,
             tonic::Status,
         >;
     }
@@ -271,6 +316,55 @@ pub mod winddown_controller_grpc_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = SourceExhaustedSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/winddown.WinddownControllerGrpc/WorkerLeaving" => {
+                    #[allow(non_camel_case_types)]
+                    struct WorkerLeavingSvc<T: WinddownControllerGrpc>(pub Arc<T>);
+                    impl<
+                        T: WinddownControllerGrpc,
+                    > tonic::server::UnaryService<super::WorkerLeavingReq>
+                    for WorkerLeavingSvc<T> {
+                        type Response = super::WorkerLeavingResp;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::WorkerLeavingReq>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as WinddownControllerGrpc>::worker_leaving(
+                                        &inner,
+                                        request,
+                                    )
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WorkerLeavingSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

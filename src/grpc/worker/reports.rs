@@ -1,8 +1,11 @@
 //! Reports to the controller, in their order, until each has been accepted.
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use backon::{BackoffBuilder, ExponentialBuilder};
@@ -24,7 +27,9 @@ use crate::{
                 WorkerContext, WorkerFinishedReq, WorkerResources, controller_grpc_client::ControllerGrpcClient,
                 job_controller_grpc_client::JobControllerGrpcClient,
             },
-            winddown::{SourceExhaustedReq, winddown_controller_grpc_client::WinddownControllerGrpcClient},
+            winddown::{
+                SourceExhaustedReq, WorkerLeavingReq, winddown_controller_grpc_client::WinddownControllerGrpcClient,
+            },
         },
         wire,
     },
@@ -84,7 +89,7 @@ impl Answer {
 impl EventSink for Reports {
     async fn deliver(&self, event: WorkerEvent) -> Result<(), SinkClosed> {
         let begun = Instant::now();
-        let mut waits = self.backoff().build();
+        let mut waits = self.options.backoff().build();
         loop {
             let answer = match timeout_at(self.deadline(begun), self.attempt(&event.event)).await {
                 Ok(Ok(())) => Answer::Accepted,
@@ -111,6 +116,70 @@ impl EventSink for Reports {
     }
 }
 
+impl GrpcWorkerOptions {
+    fn backoff(&self) -> ExponentialBuilder {
+        ExponentialBuilder::new()
+            .with_min_delay(self.backoff_min)
+            .with_max_delay(self.backoff_max)
+            .without_max_times()
+            .with_jitter()
+    }
+}
+
+/// What a worker says when it is asked to leave, beside its reports: a backlog of those must not delay it.
+pub(super) struct Notice {
+    context: WorkerContext,
+    channel: Channel,
+    options: GrpcWorkerOptions,
+    /// How long the worker works on.
+    time: Duration,
+}
+
+impl Notice {
+    pub(super) fn new(addressee: &Addressee, channel: Channel, options: GrpcWorkerOptions, time: Duration) -> Self {
+        Self { context: context(addressee), channel, options, time }
+    }
+
+    /// Tells the controller, and returns when the time is over.
+    pub(super) async fn give(&self) {
+        if self.time.is_zero() {
+            return;
+        }
+        let told = async {
+            self.tell().await;
+            std::future::pending::<()>().await;
+        };
+        // Told or not, the time is the same.
+        let _ = timeout(self.time, told).await;
+    }
+
+    async fn tell(&self) {
+        let mut waits = self.options.backoff().build();
+        loop {
+            let mut client = WinddownControllerGrpcClient::new(self.channel.clone());
+            let message = WorkerLeavingReq { worker_context: Some(self.context.clone()), time: wire::now() };
+            let mut request = message.into_request();
+            request.set_timeout(self.options.calls.call);
+            match timeout(self.options.calls.call, client.worker_leaving(request)).await {
+                Ok(Ok(_)) => return,
+                // A controller that does not know the call (of the Arroyo family, or an older one) hears of it by the worker's end.
+                Ok(Err(status)) if Answer::of(&status) == Answer::Never => return,
+                _ => sleep(waits.next().unwrap_or(self.options.backoff_max)).await,
+            }
+        }
+    }
+}
+
+fn context(addressee: &Addressee) -> WorkerContext {
+    WorkerContext {
+        machine_id: String::new(),
+        worker_id: addressee.worker.get(),
+        job_id: addressee.job.as_str().to_owned(),
+        generation: addressee.run.get(),
+        pipeline_id: String::new(),
+    }
+}
+
 impl Reports {
     pub(super) fn new(
         addressee: &Addressee,
@@ -121,15 +190,8 @@ impl Reports {
         options: GrpcWorkerOptions,
         silence: watch::Sender<Option<Silence>>,
     ) -> Self {
-        let context = WorkerContext {
-            machine_id: String::new(),
-            worker_id: addressee.worker.get(),
-            job_id: addressee.job.as_str().to_owned(),
-            generation: addressee.run.get(),
-            pipeline_id: String::new(),
-        };
         Self {
-            context,
+            context: context(addressee),
             address,
             topology,
             channel,
@@ -139,14 +201,6 @@ impl Reports {
             accepted: Mutex::new(Instant::now()),
             silence,
         }
-    }
-
-    fn backoff(&self) -> ExponentialBuilder {
-        ExponentialBuilder::new()
-            .with_min_delay(self.options.backoff_min)
-            .with_max_delay(self.options.backoff_max)
-            .without_max_times()
-            .with_jitter()
     }
 
     /// When a report that was begun then is given up. It has the time of one call even where nothing was tried for long.

@@ -94,6 +94,24 @@ fn epochs_go_on_after_the_last_complete_one_and_never_come_back() {
 }
 
 #[test]
+fn i3_a_controller_gives_out_no_more_epochs_than_the_next_one_skips() {
+    let mut model = RunModel::new(topology(), RUN, HEARTBEAT, Some(epoch(5)), Instant::now());
+    for _ in 1..EPOCHS_PER_CONTROLLER {
+        assert!(model.may_start_periodic());
+        let CheckpointStart::Started(given) = model.begin_checkpoint(false).unwrap() else {
+            panic!("one is in flight")
+        };
+        model.abandon(given);
+    }
+    assert!(!model.may_start_periodic(), "the last number is the final checkpoint's");
+    assert_eq!(model.begin_checkpoint(true).unwrap(), CheckpointStart::Started(epoch(5 + EPOCHS_PER_CONTROLLER)));
+
+    let mut next = RunModel::new(topology(), RUN, HEARTBEAT, Some(epoch(5)), Instant::now());
+    next.epochs_after(epoch(5 + EPOCHS_PER_CONTROLLER));
+    assert_eq!(next.begin_checkpoint(false).unwrap(), CheckpointStart::Started(epoch(6 + EPOCHS_PER_CONTROLLER)));
+}
+
+#[test]
 fn late_acknowledgements_of_an_abandoned_checkpoint_are_duplicates() {
     let mut bench = Bench::new();
     bench.model.begin_checkpoint(false).unwrap();

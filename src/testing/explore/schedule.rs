@@ -126,14 +126,22 @@ async fn resume<S: Subject>(
         let (job, phase) = rehydrated.build(builder, Detached, scheduler);
         return driver.go(job, phase, Some(&record)).await;
     }
-    let controller = subject.controller(setup(simulated, driver.limits, rehydrated.final_epoch()));
+    let controller = subject.controller(setup(simulated, driver.limits, Some(&rehydrated)));
     let (job, phase) = rehydrated.build(builder, controller, scheduler);
     driver.go(job, phase, Some(&record)).await
 }
 
-fn setup(world: &Simulated, limits: &Arc<Limits>, final_epoch: Option<crate::Epoch>) -> Setup {
+fn setup(world: &Simulated, limits: &Arc<Limits>, rehydrated: Option<&Rehydrated>) -> Setup {
     let topology = scenario::topology();
-    Setup { job: JOB.into(), run: RUN, topology, world: world.clone(), limits: (**limits).clone(), final_epoch }
+    Setup {
+        job: JOB.into(),
+        run: RUN,
+        topology,
+        world: world.clone(),
+        limits: (**limits).clone(),
+        final_epoch: rehydrated.and_then(Rehydrated::final_epoch),
+        epochs_after: rehydrated.map(Rehydrated::epochs_after),
+    }
 }
 
 async fn load(journal: &impl Journal, limits: &Limits) -> Option<PhaseRecord> {

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::collaborators::Simulated;
 use crate::{
-    ClusterController, Epoch, JobController, JobId, JobSender, Journal, Limits, RunId, Scheduler, StopRequest, Topology,
+    ClusterBuilder, ClusterController, Epoch, JobController, JobId, JobSender, Journal, Limits, RunId, Scheduler,
+    StopRequest, Topology,
 };
 
 /// What a controller is built from.
@@ -22,6 +23,9 @@ pub struct Setup {
     pub limits: Limits,
     /// The final checkpoint that a controller before this one started ([`Rehydrated::final_epoch`](crate::Rehydrated::final_epoch)).
     pub final_epoch: Option<Epoch>,
+    /// Where a controller before this one has crashed: its epochs come after this one
+    /// ([`Rehydrated::epochs_after`](crate::Rehydrated::epochs_after)).
+    pub epochs_after: Option<Epoch>,
 }
 
 /// What is explored. The methods say how the parts that a user may write are made of the simulated ones; the phases,
@@ -57,14 +61,11 @@ pub struct OurController;
 impl OurController {
     /// It, as the explorer builds it.
     pub fn build<T: crate::Transport>(setup: Setup, transport: T) -> ClusterController<T> {
-        let Setup { job, run, topology, world, limits, final_epoch } = setup;
+        let Setup { job, run, topology, world, limits, final_epoch, epochs_after } = setup;
         let builder = ClusterController::builder(job, run, topology, Arc::new(transport));
         let builder = builder.limits(limits).store(Arc::new(world));
-        match final_epoch {
-            Some(epoch) => builder.resume_final(epoch),
-            None => builder,
-        }
-        .build()
+        let builder = epochs_after.into_iter().fold(builder, ClusterBuilder::epochs_after);
+        final_epoch.into_iter().fold(builder, ClusterBuilder::resume_final).build()
     }
 }
 

@@ -190,6 +190,7 @@ impl ScriptedController {
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl JobController for ScriptedController {
     fn status(&self) -> RunStatus {
         lock(&self.0.script).status

@@ -29,7 +29,13 @@ struct Book {
     answers: Vec<JournalAnswer>,
 }
 
-/// A [`Journal`] in memory, for one job at a time, with the contract's compare-and-set. It outlives the job that writes into it, so a test
+impl Book {
+    fn newest(&self, job: &JobId) -> Option<&PhaseRecord> {
+        self.records.iter().rev().find(|record| record.job == *job)
+    }
+}
+
+/// A [`Journal`] in memory, with the contract's compare-and-set. It outlives the job that writes into it, so a test
 /// can drop the job, load the record, and rehydrate.
 ///
 /// ```
@@ -70,7 +76,7 @@ impl ScriptedJournal {
 
 impl Journal for ScriptedJournal {
     async fn load(&self, job: &JobId) -> Result<Option<PhaseRecord>, JournalError> {
-        Ok(lock(&self.0).records.last().filter(|record| record.job == *job).cloned())
+        Ok(lock(&self.0).newest(job).cloned())
     }
 
     async fn write(&self, record: &PhaseRecord) -> Result<(), JournalError> {
@@ -78,7 +84,7 @@ impl Journal for ScriptedJournal {
             let mut book = lock(&self.0);
             let answer = next_of(&mut book.answers);
             let writes = matches!(answer, JournalAnswer::Writes | JournalAnswer::WritesAndFails);
-            if writes && may_write(book.records.last(), record)? == Write::Needed {
+            if writes && may_write(book.newest(&record.job), record)? == Write::Needed {
                 book.records.push(record.clone());
             }
             answer

@@ -142,3 +142,51 @@ async fn a_worker_without_tasks_is_alive_until_it_is_released() {
     assert_eq!(listener.event().await, Event::WorkerFinished);
     worker.ended().await;
 }
+
+/// Its state is somewhere between two checkpoints: a controller that took it for finished would carry that into the next one, and what was
+/// read since would be lost.
+#[tokio::test(start_paused = true)]
+async fn i3_what_a_worker_that_leaves_by_itself_cuts_short_has_failed() {
+    let (worker, mut listener, _) = obedient_worker(two_tasks());
+    worker.handle(checkpoint(1)).unwrap();
+    assert_eq!(listener.event().await, completed(SOURCE, 1));
+    worker.release();
+    let why = "stopped in the middle of its work: its worker leaves, and the run is not over";
+    let mut events = listener.until_silent().await;
+    assert_eq!(events.pop(), Some(Event::WorkerFinished));
+    assert_eq!(events, [SOURCE, INNER].map(|task| failed(task, TaskError::retryable(why))));
+    assert_eq!(worker.handle(checkpoint(2)).unwrap_err().kind, OrderErrorKind::Rejected);
+
+    // A task that does not stop for it has come to its own end.
+    let (speaker, mut listener) = sink(100);
+    let worker = start(source_only(), QUIET, speaker, |_| async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        Ok(())
+    });
+    worker.release();
+    assert_eq!(listener.until_silent().await, [finished(SOURCE), Event::WorkerFinished]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_ordered_to_stop_has_not_been_cut_short() {
+    for ordered in [stop(WorkerStopMode::Immediate), release()] {
+        for first in [true, false] {
+            let (worker, mut listener, _) = obedient_worker(source_only());
+            if first {
+                worker.handle(ordered.clone()).unwrap();
+                worker.release();
+            } else {
+                // The task has not read anything yet.
+                worker.release();
+                worker.handle(ordered.clone()).unwrap();
+            }
+            assert_eq!(listener.until_silent().await, [finished(SOURCE), Event::WorkerFinished], "{ordered:?} {first}");
+        }
+    }
+    // A graceful stop is not done when it is cut short.
+    let (worker, mut listener, _) = obedient_worker(two_tasks());
+    worker.handle(stop(WorkerStopMode::Graceful)).unwrap();
+    assert_eq!(listener.event().await, finished(SOURCE));
+    worker.release();
+    assert!(matches!(listener.event().await, Event::TaskFailed { task: INNER, .. }));
+}

@@ -164,8 +164,31 @@ async fn a_handle_that_outlives_its_task_reports_nothing() {
 #[tokio::test(start_paused = true)]
 async fn what_the_worker_says_carries_its_run_and_its_name() {
     let (worker, mut listener, _) = obedient_worker(source_only());
-    worker.release();
+    worker.handle(release()).unwrap();
     for event in [finished(SOURCE), Event::WorkerFinished] {
         assert_eq!(listener.next().await, crate::WorkerEvent::new(RUN, WORKER, event));
     }
+}
+
+/// Who took an event in may have crashed before acting on it: the end of a source, or of a task, is said to the next controller too.
+#[tokio::test(start_paused = true)]
+async fn i6_what_lasts_is_said_again_with_a_new_order_and_now_and_then() {
+    let options = WorkerOptions { heartbeat: Some(Duration::from_secs(5)), ..QUIET };
+    let (speaker, mut listener) = sink(64);
+    let worker = start(two_tasks(), options, speaker, |mut ctx| async move {
+        if ctx.task() == SOURCE {
+            ctx.events().source_exhausted().await?;
+            return Ok(());
+        }
+        loop {
+            ctx.order().await;
+        }
+    });
+    let lasting = [Event::SourceExhausted { task: SOURCE }, finished(SOURCE)];
+    assert_eq!(listener.events(2).await, lasting);
+    worker.handle(checkpoint(7)).unwrap();
+    assert_eq!(listener.events(2).await, lasting, "with an order that its task can't answer any more");
+    let asked = tokio::time::Instant::now();
+    assert_eq!(listener.events(2).await, lasting, "without any order");
+    assert!(asked.elapsed() <= Duration::from_secs(50));
 }

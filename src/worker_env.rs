@@ -1,20 +1,7 @@
-//! The environment that a worker is started with, and the worker's side of it.
+//! The environment that a scheduler starts a worker with, and the worker's side of it: the same for processes and pods.
 
-use std::{
-    env,
-    ffi::OsString,
-    fs::File,
-    io::{self, Read},
-    path::PathBuf,
-};
+use std::{env, ffi::OsString};
 
-use rustix::{
-    fs::{Mode, OFlags, open},
-    io::Errno,
-};
-use tokio::net::unix::pipe;
-
-use super::error::WorkerEnvError;
 use crate::ids::{JobId, RunId, WorkerId};
 
 /// The variable that names the job.
@@ -25,12 +12,6 @@ pub const RUN: &str = "WINDDOWN_RUN";
 pub const WORKER: &str = "WINDDOWN_WORKER";
 /// The variable that holds the controller's address, as it was given to the scheduler.
 pub const CONTROLLER: &str = "WINDDOWN_CONTROLLER";
-/// The variable that holds the path of the lifeline: a named pipe that nothing is ever written to, and whose end is reached when the
-/// scheduler is gone. A worker in another language opens it for reading and leaves at its end, or when it can't be found.
-pub const LIFELINE: &str = "WINDDOWN_LIFELINE";
-/// The variable that names this start of the worker. The scheduler recognises a worker's children by it: leave it as it is.
-pub const SPAWN: &str = "WINDDOWN_SPAWN";
-
 /// Who a worker is, and whom it reports to: what the scheduler passes, and what the worker reads.
 ///
 /// ```
@@ -39,7 +20,7 @@ pub const SPAWN: &str = "WINDDOWN_SPAWN";
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// match WorkerEnv::from_env()? {
 ///     Some(worker) => println!("a worker: {} of job `{}`, reports to {}", worker.worker, worker.job, worker.controller),
-///     None => println!("not started by a process scheduler"),
+///     None => println!("not started by a scheduler"),
 /// }
 /// # Ok(())
 /// # }
@@ -54,16 +35,24 @@ pub struct WorkerEnv {
     pub worker: WorkerId,
     /// The controller's address, in the form that the transport wants.
     pub controller: String,
-    lifeline: Option<PathBuf>,
+    #[cfg(all(feature = "process", target_os = "linux"))]
+    pub(crate) lifeline: Option<std::path::PathBuf>,
 }
 
 impl WorkerEnv {
     /// A worker to be started.
     pub fn new(job: impl Into<JobId>, run: RunId, worker: WorkerId, controller: impl Into<String>) -> Self {
-        Self { job: job.into(), run, worker, controller: controller.into(), lifeline: None }
+        Self {
+            job: job.into(),
+            run,
+            worker,
+            controller: controller.into(),
+            #[cfg(all(feature = "process", target_os = "linux"))]
+            lifeline: None,
+        }
     }
 
-    /// What the scheduler has told this process. `None` if no process scheduler started it ([`WORKER`] is not set).
+    /// What the scheduler has told this process. `None` if no scheduler started it ([`WORKER`] is not set).
     ///
     /// # Errors
     /// [`WorkerEnvError`] names the first variable that is missing or can't be read.
@@ -90,42 +79,34 @@ impl WorkerEnv {
             run: RunId::new(number(RUN)?),
             worker: WorkerId::new(number(WORKER)?),
             controller: text(CONTROLLER, "the controller's address")?,
-            lifeline: get(LIFELINE).map(PathBuf::from),
+            #[cfg(all(feature = "process", target_os = "linux"))]
+            lifeline: get(crate::process::LIFELINE).map(std::path::PathBuf::from),
         }))
     }
 
-    /// Waits until the scheduler that started this process is gone: it was closed, dropped or killed. Then the worker should leave
-    /// by itself; soon after, the watchdog kills it. It never ends in a process that has no lifeline.
-    ///
-    /// # Errors
-    /// What the operating system said, if the lifeline is there but can't be read.
-    ///
-    /// # Cancel safety
-    /// Safe: it only reads, and opens the lifeline anew each time.
-    pub async fn lifeline(&self) -> io::Result<()> {
-        let Some(path) = &self.lifeline else { return std::future::pending().await };
-        let mut file = match open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty()) {
-            // The next scheduler has removed it: the one that started us is long gone.
-            Err(Errno::NOENT) => return Ok(()),
-            file => File::from(file?),
-        };
-        // A pipe whose writer left before it was opened never becomes readable: its end is seen only by reading.
-        match file.read(&mut [0]) {
-            Ok(0) => return Ok(()),
-            Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
-            _ => {}
-        }
-        let lifeline = pipe::Receiver::from_file(file)?;
-        loop {
-            lifeline.readable().await?;
-            match lifeline.try_read(&mut [0; 16]) {
-                Ok(0) => return Ok(()),
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
-            }
-        }
+    /// What the worker is told: each variable and its value.
+    pub(crate) fn variables(&self) -> [(&'static str, String); 4] {
+        [
+            (JOB, self.job.as_str().to_owned()),
+            (RUN, self.run.get().to_string()),
+            (WORKER, self.worker.get().to_string()),
+            (CONTROLLER, self.controller.clone()),
+        ]
     }
+}
+
+/// A worker's environment that is incomplete or can't be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "expected the environment variable `{variable}` to hold {expected}, got {got}; the scheduler that starts the worker sets it"
+)]
+pub struct WorkerEnvError {
+    /// The variable.
+    pub variable: &'static str,
+    /// What it is to hold.
+    pub expected: &'static str,
+    /// What it holds.
+    pub got: String,
 }
 
 #[cfg(test)]

@@ -1,0 +1,83 @@
+//! Finishes the shutdown in which an earlier call was killed, before a new run is started.
+//!
+//! No worker of the old run goes on: one in the process of its controller died with it, and a process leaves when its controller is gone
+//! (its lifeline ends, the watchdog sends SIGTERM and, five seconds later, SIGKILL), since the new controller is at another address. So
+//! there is nobody left to tell anything to, and the job is taken up without a controller: those that have not left yet are killed, and
+//! the evidence is what the checkpoint store proves, which may be less than the earlier call would have got.
+
+use std::path::Path;
+
+use winddown::{
+    CheckpointStore, Detached, FileJournal, JobContext, JobId, Journal, Limits, ObjectStoreCheckpoints, PhaseKind,
+    PhaseRecord, Policy, Scheduler, StopRequest, drive, rehydrate,
+};
+
+use crate::{
+    report::{Resumed, walked},
+    run_loop::JobError,
+    runtime::Leftovers,
+    screen::Screen,
+};
+
+/// Finishes what the record in `journal` says was going on, and tells of it if it was a shutdown. Afterwards no worker of an earlier run
+/// is alive; where they are processes, they are recorded in `processes`. Where the journal can't be trusted nothing is touched.
+///
+/// # Errors
+/// [`JobError`] when the journal or the store can't be read or trusted, or when a worker can't be ended.
+pub(crate) async fn finish(
+    id: &JobId,
+    journal: &FileJournal,
+    store: &ObjectStoreCheckpoints,
+    processes: &Path,
+    screen: &Screen,
+) -> Result<Option<Resumed>, JobError> {
+    // First of all, since even a look at the processes leaves a trace.
+    let unfinished = journal.load(id).await?.filter(|record| !record.phase.is_terminal());
+    let leftovers = Leftovers::find(processes).await?;
+    let mut resumed = None;
+    if let Some(record) = unfinished {
+        let was_stopping = record.phase != PhaseKind::Running || record.requested.is_some();
+        if was_stopping {
+            screen.say(&format!(
+                "an earlier call was killed while it stopped {} ({}): that shutdown is finished first",
+                record.run, record.phase
+            ));
+        }
+        let done = to_its_end(record, id, journal, store, &leftovers).await?;
+        if was_stopping {
+            screen.say(&format!("run {} has stopped: {} (resumed shutdown)", done.run, done.evidence));
+            resumed = Some(done);
+        }
+    }
+    // Those of a run that had not come to its first record.
+    leftovers.end().await?;
+    Ok(resumed)
+}
+
+async fn to_its_end(
+    record: PhaseRecord,
+    id: &JobId,
+    journal: &FileJournal,
+    store: &ObjectStoreCheckpoints,
+    leftovers: &Leftovers,
+) -> Result<Resumed, JobError> {
+    let (run, requested, found) = (record.run, record.requested, record.phase);
+    let limits = Limits::default();
+    let alive = leftovers.workers_for_job(id, Some(run)).await.map_err(|error| JobError::System(error.to_string()))?;
+    let rehydrated = rehydrate(record, id, leftovers, Some(store), &limits).await?;
+    let from = rehydrated.phase();
+    let builder = JobContext::builder(id.clone(), run).limits(limits).journal(journal.clone());
+    let (mut job, phase) = rehydrated.build(builder, Detached, leftovers.clone());
+    let receipt = drive(phase, &mut job, &Policy::escalate()).await?;
+    let last = store.latest(id).await?;
+    Ok(Resumed {
+        run: run.get(),
+        requested: requested.map(StopRequest::name),
+        found: found.name(),
+        workers_found: alive.len(),
+        // What comes before was walked by the earlier call.
+        phases: walked(&job).into_iter().skip_while(|leg| leg.phase != from.name()).collect(),
+        evidence: receipt.stopped.name(),
+        epoch: last.map(|manifest| manifest.epoch.get()),
+    })
+}

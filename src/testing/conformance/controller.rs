@@ -1,0 +1,109 @@
+//! The rules of a [`JobController`].
+
+mod checkpoints;
+mod events;
+mod orders;
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    report::Report,
+    rule::{Contract, Rule},
+    suite::{Finding, LIMIT, Outcome, Suite},
+    transport::TransportRun,
+    workers::Workers,
+};
+use crate::{DynCheckpointStore, JobController, JobId, JobSender, Limits, RunId, Topology};
+
+/// What a controller is given for one run. There are six tasks on three workers.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct RunSetup {
+    /// The job.
+    pub job: JobId,
+    /// The run.
+    pub run: RunId,
+    /// Its tasks and workers.
+    pub topology: Arc<Topology>,
+    /// The workers: they take orders, and answer. Real ones may stand behind them, see [`Workers::around`].
+    pub workers: Workers,
+    /// Where the events of real workers go. The check takes them to the controller, as a phase does.
+    pub events: JobSender,
+    /// Where manifests become durable.
+    pub store: Arc<dyn DynCheckpointStore>,
+    /// Its limits.
+    pub limits: Limits,
+}
+
+impl RunSetup {
+    /// The part of it that a transport and its workers need.
+    pub fn transport(&self) -> TransportRun {
+        let Self { job, run, topology, workers, events, .. } = self.clone();
+        TransportRun { job, run, topology, workers, events }
+    }
+}
+
+/// A maker of controllers, on which a [`JobController`] is checked. Dropping it may end what it has started.
+pub trait ControllerSubject: 'static {
+    /// The controller.
+    type Controller: JobController;
+
+    /// How long one rule may take. A check that takes longer has found a call that does not answer.
+    const LIMIT: Duration = LIMIT;
+
+    /// The controller of this run, whose workers are up. A check may start some runs, each newer than the one before.
+    fn start(&self, run: RunSetup) -> impl Future<Output = Self::Controller>;
+
+    /// Whether it takes checkpoints at all. If not, the rules about them do not apply.
+    fn takes_checkpoints(&self) -> bool {
+        true
+    }
+
+    /// Whether it takes workers for lost that have been silent for [`Limits::heartbeat`]. If it finds out by other means, that rule does
+    /// not apply.
+    fn watches_heartbeats(&self) -> bool {
+        true
+    }
+}
+
+/// Checks a [`JobController`]. `make` makes a maker of controllers; it is called once for each rule.
+///
+/// [`Detached`](crate::Detached) is no subject: it is the absence of a controller, and no method of this contract compiles on it.
+///
+/// # Cancel safety
+/// The check that is under way goes on to its end or its limit, on a thread of its own.
+pub async fn controller<S: ControllerSubject>(make: impl AsyncFn() -> S + Send + Sync + 'static) -> Report {
+    let mut suite = Suite::new(Contract::JobController, make, S::LIMIT);
+    suite.check(Rule::ControllerForeignRun, events::foreign_run).await;
+    suite.check(Rule::ControllerUnknown, events::unknown).await;
+    suite.check(Rule::ControllerDuplicates, events::duplicates).await;
+    suite.check(Rule::ControllerFutureEpoch, events::future_epoch).await;
+    suite.check(Rule::ControllerFinalCompletes, checkpoints::final_completes).await;
+    suite.check(Rule::ControllerNeedsEveryTask, checkpoints::needs_every_task).await;
+    suite.check(Rule::ControllerNeedsDurable, checkpoints::needs_durable).await;
+    suite.check(Rule::ControllerNeedsCommits, checkpoints::needs_commits).await;
+    suite.check(Rule::ControllerBeginsQuietly, orders::begins_quietly).await;
+    suite.check(Rule::ControllerIdempotent, orders::idempotent).await;
+    suite.check(Rule::ControllerSendsAgain, orders::sends_again).await;
+    suite.check(Rule::ControllerErrorOnce, orders::error_once).await;
+    suite.check(Rule::ControllerTellsStore, checkpoints::tells_store).await;
+    suite.check(Rule::ControllerIndependence, orders::independence).await;
+    suite.check(Rule::ControllerCancelSafe, orders::cancel_safe).await;
+    suite.check(Rule::ControllerIdle, orders::idle).await;
+    suite.check(Rule::ControllerStop, orders::stop).await;
+    suite.check(Rule::ControllerStrongerStop, orders::stronger_stop).await;
+    suite.check(Rule::ControllerNoneAfterStop, checkpoints::none_after_stop).await;
+    suite.check(Rule::ControllerNoneAfterFinal, checkpoints::none_after_final).await;
+    suite.check(Rule::ControllerRelease, orders::release).await;
+    suite.check(Rule::ControllerFirstFailure, events::first_failure).await;
+    suite.check(Rule::ControllerLostWorker, events::lost_worker).await;
+    suite.report()
+}
+
+fn takes_checkpoints<S: ControllerSubject>(subject: &S) -> Outcome {
+    if subject.takes_checkpoints() {
+        Ok(())
+    } else {
+        Err(Finding::NotApplicable("this controller takes no checkpoints, and says so"))
+    }
+}

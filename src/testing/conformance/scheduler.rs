@@ -1,0 +1,323 @@
+//! The rules of a [`Scheduler`].
+
+use std::{slice, time::Duration};
+
+use super::{
+    report::Report,
+    rule::{Contract, Rule},
+    suite::{Finding, Hook, LIMIT, Outcome, Suite, broken, cut_off, eventually, ok, same},
+};
+use crate::{JobId, RunId, Scheduler, WorkerId};
+
+/// How a worker of a check behaves. It runs until it is ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Manners {
+    /// When it is asked to leave, it leaves.
+    Leaves,
+    /// It takes no notice of being asked.
+    Stays,
+    /// It has a child (a process, a thread, a container) that takes no notice of being asked, and would outlive it.
+    HasChild,
+    /// Asked or killed, it needs a moment (a few tenths of a second) until it runs no more code.
+    EndsLate,
+}
+
+/// One worker of a check.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Placed {
+    /// The job.
+    pub job: JobId,
+    /// The run.
+    pub run: RunId,
+    /// The worker. No two workers of a check have the same.
+    pub worker: WorkerId,
+}
+
+/// A place to run workers in, empty when it is made, on which a [`Scheduler`] is checked. Dropping it has to end what is left.
+pub trait SchedulerSubject: 'static {
+    /// The scheduler.
+    type Scheduler: Scheduler + 'static;
+
+    /// How long one rule may take. A check that takes longer has found a call that does not answer.
+    const LIMIT: Duration = LIMIT;
+
+    /// The scheduler of this place.
+    fn scheduler(&self) -> Self::Scheduler;
+
+    /// Starts the workers of a run, and returns when they are up. Runs of a job are started in the order of their numbers.
+    fn start(&self, job: &JobId, run: RunId, workers: &[(WorkerId, Manners)]) -> impl Future<Output = Hook>;
+
+    /// Whether any code of the worker or of a child of it runs, by other means than the scheduler's; `None` if that can't be told.
+    fn is_running(&self, worker: &Placed) -> impl Future<Output = Option<bool>> {
+        let _ = worker;
+        async { None }
+    }
+
+    /// Whether the worker was asked to leave, as it has noted itself; `None` if that can't be told.
+    fn was_asked(&self, worker: &Placed) -> impl Future<Output = Option<bool>> {
+        let _ = worker;
+        async { None }
+    }
+
+    /// Makes the worker one that can't be asked about or talked to (frozen, or behind a partition), though it is alive.
+    fn cut_off(&self, worker: &Placed) -> impl Future<Output = Hook> {
+        let _ = worker;
+        async { Hook::Unsupported }
+    }
+}
+
+/// Checks a [`Scheduler`]. `make` makes an empty place; it is called once for each rule.
+///
+/// # Cancel safety
+/// The check that is under way goes on to its end or its limit, on a thread of its own.
+pub async fn scheduler<S: SchedulerSubject>(make: impl AsyncFn() -> S + Send + Sync + 'static) -> Report {
+    let mut suite = Suite::new(Contract::Scheduler, make, S::LIMIT);
+    suite.check(Rule::SchedulerListsAlive, lists_alive).await;
+    suite.check(Rule::SchedulerOnlyReads, only_reads).await;
+    suite.check(Rule::SchedulerUnknownRun, unknown_run).await;
+    suite.check(Rule::SchedulerStopAgain, stop_again).await;
+    suite.check(Rule::SchedulerFencing, fencing).await;
+    suite.check(Rule::SchedulerEveryRun, every_run).await;
+    suite.check(Rule::SchedulerAsks, asks).await;
+    suite.check(Rule::SchedulerForce, force).await;
+    suite.check(Rule::SchedulerForceChildren, force_children).await;
+    suite.check(Rule::SchedulerKillVerified, kill_verified).await;
+    suite.check(Rule::SchedulerNeverLeftOut, never_left_out).await;
+    suite.check(Rule::SchedulerCancelSafe, cancel_safe).await;
+    suite.report()
+}
+
+/// A subject at work.
+struct Stage<S: SchedulerSubject> {
+    subject: S,
+    scheduler: S::Scheduler,
+}
+
+impl<S: SchedulerSubject> Stage<S> {
+    fn new(subject: S) -> Self {
+        let scheduler = subject.scheduler();
+        Self { subject, scheduler }
+    }
+
+    /// One run with one worker.
+    async fn start(&self, job: &JobId, run: u64, worker: u64, manners: Manners) -> Result<Placed, Finding> {
+        let placed = Placed { job: job.clone(), run: RunId::new(run), worker: WorkerId::new(worker) };
+        let started = self.subject.start(job, placed.run, &[(placed.worker, manners)]).await;
+        started.needed("needs such a worker of `SchedulerSubject::start`")?;
+        Ok(placed)
+    }
+
+    async fn stop(&self, job: &JobId, run: Option<u64>, force: bool) -> Outcome {
+        ok("`stop_workers`", self.scheduler.stop_workers(job, run.map(RunId::new), force).await)
+    }
+
+    async fn list(&self, job: &JobId, run: Option<u64>) -> Result<Vec<WorkerId>, Finding> {
+        let mut workers = ok("`workers_for_job`", self.scheduler.workers_for_job(job, run.map(RunId::new)).await)?;
+        workers.sort_unstable();
+        Ok(workers)
+    }
+
+    async fn lists(&self, job: &JobId, run: Option<u64>, expected: &[u64]) -> Outcome {
+        let expected: Vec<_> = expected.iter().copied().map(WorkerId::new).collect();
+        same("these workers listed:", &self.list(job, run).await?, &expected)
+    }
+
+    async fn is_listed(&self, worker: &Placed) -> Result<bool, Finding> {
+        Ok(self.list(&worker.job, Some(worker.run.get())).await?.contains(&worker.worker))
+    }
+
+    /// The truth, or the scheduler's word where the truth can't be had.
+    async fn runs(&self, worker: &Placed) -> Result<bool, Finding> {
+        match self.subject.is_running(worker).await {
+            Some(is_running) => Ok(is_running),
+            None => self.is_listed(worker).await,
+        }
+    }
+
+    async fn ends(&self, workers: &[Placed], after: &str) -> Outcome {
+        for worker in workers {
+            let gone = async || Ok(!self.runs(worker).await? && !self.is_listed(worker).await?);
+            if !eventually(S::LIMIT, gone).await? {
+                return Err(broken(format_args!("{} to end after {after}", worker.worker), "it is alive"));
+            }
+        }
+        Ok(())
+    }
+
+    async fn is_untouched(&self, worker: &Placed) -> Outcome {
+        same("it to be alive:", &(worker.worker, self.runs(worker).await?), &(worker.worker, true))?;
+        if self.subject.was_asked(worker).await == Some(true) {
+            return Err(broken(
+                format_args!("{} of {} to be left alone", worker.worker, worker.run),
+                "it was asked to leave",
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn jobs() -> (JobId, JobId) {
+    (JobId::new("conformance"), JobId::new("conformance-other"))
+}
+
+async fn lists_alive<S: SchedulerSubject>(subject: S) -> Outcome {
+    let (stage, (job, other)) = (Stage::new(subject), jobs());
+    stage.lists(&job, None, &[]).await?;
+    let two = [(WorkerId::new(1), Manners::Stays), (WorkerId::new(2), Manners::Stays)];
+    stage.subject.start(&job, RunId::new(1), &two).await.needed("needs `SchedulerSubject::start`")?;
+    stage.start(&job, 2, 3, Manners::Stays).await?;
+    stage.start(&other, 1, 4, Manners::Stays).await?;
+    for (job, run, expected) in
+        [(&job, Some(1), &[1, 2][..]), (&job, Some(2), &[3]), (&job, None, &[1, 2, 3]), (&other, None, &[4])]
+    {
+        stage.lists(job, run, expected).await?;
+    }
+    Ok(())
+}
+
+async fn only_reads<S: SchedulerSubject>(subject: S) -> Outcome {
+    let (stage, (job, _)) = (Stage::new(subject), jobs());
+    let worker = stage.start(&job, 1, 1, Manners::Leaves).await?;
+    for _ in 0..20 {
+        stage.lists(&job, Some(1), &[1]).await?;
+        stage.lists(&job, None, &[1]).await?;
+    }
+    stage.is_untouched(&worker).await
+}
+
+async fn unknown_run<S: SchedulerSubject>(subject: S) -> Outcome {
+    let (stage, (job, other)) = (Stage::new(subject), jobs());
+    stage.start(&job, 1, 1, Manners::Leaves).await?;
+    for (job, run) in [(&job, Some(99)), (&other, Some(1)), (&other, None)] {
+        for force in [false, true] {
+            stage.stop(job, run, force).await?;
+        }
+        stage.lists(job, run, &[]).await?;
+    }
+    Ok(())
+}
+
+async fn stop_again<S: SchedulerSubject>(subject: S) -> Outcome {
+    let (stage, (job, _)) = (Stage::new(subject), jobs());
+    let worker = stage.start(&job, 1, 1, Manners::Leaves).await?;
+    stage.stop(&job, Some(1), false).await?;
+    stage.ends(slice::from_ref(&worker), "being asked").await?;
+    for force in [false, true, true, false] {
+        stage.stop(&job, Some(1), force).await?;
+        stage.stop(&job, None, force).await?;
+        stage.lists(&job, Some(1), &[]).await?;
+    }
+    Ok(())
+}
+
+async fn fencing<S: SchedulerSubject>(subject: S) -> Outcome {
+    let (stage, (job, other)) = (Stage::new(subject), jobs());
+    let old = stage.start(&job, 1, 1, Manners::Leaves).await?;
+    let new = stage.start(&job, 2, 2, Manners::Leaves).await?;
+    let foreign = stage.start(&other, 1, 3, Manners::Leaves).await?;
+    stage.stop(&job, Some(1), false).await?;
+    stage.stop(&job, Some(1), true).await?;
+    stage.ends(slice::from_ref(&old), "force").await?;
+    // Whether that is `Ok` is another rule's.
+    let _ = stage.stop(&job, Some(99), true).await;
+    stage.is_untouched(&new).await?;
+    stage.is_untouched(&foreign).await
+}
+
+async fn every_run<S: SchedulerSubject>(subject: S) -> Outcome {
+    let (stage, (job, other)) = (Stage::new(subject), jobs());
+    let runs = [stage.start(&job, 1, 1, Manners::Leaves).await?, stage.start(&job, 2, 2, Manners::Leaves).await?];
+    let foreign = stage.start(&other, 1, 3, Manners::Leaves).await?;
+    stage.stop(&job, None, true).await?;
+    stage.ends(&runs, "the stop of every run").await?;
+    stage.is_untouched(&foreign).await
+}
+
+async fn asks<S: SchedulerSubject>(subject: S) -> Outcome {
+    let (stage, (job, _)) = (Stage::new(subject), jobs());
+    let worker = stage.start(&job, 1, 1, Manners::Leaves).await?;
+    stage.stop(&job, Some(1), false).await?;
+    stage.ends(slice::from_ref(&worker), "being asked").await?;
+    match stage.subject.was_asked(&worker).await {
+        Some(true) => Ok(()),
+        Some(false) => Err(broken("the worker to have been asked", "it was not, and is gone")
+            .advise("without force, a worker gets a grace period before it is killed")),
+        None => Err(Finding::NotChecked("needs `SchedulerSubject::was_asked`")),
+    }
+}
+
+async fn force<S: SchedulerSubject>(subject: S) -> Outcome {
+    let (stage, (job, _)) = (Stage::new(subject), jobs());
+    let stubborn = stage.start(&job, 1, 1, Manners::Stays).await?;
+    stage.stop(&job, Some(1), true).await?;
+    stage.ends(slice::from_ref(&stubborn), "force").await
+}
+
+async fn force_children<S: SchedulerSubject>(subject: S) -> Outcome {
+    let (stage, (job, _)) = (Stage::new(subject), jobs());
+    let parent = stage.start(&job, 1, 1, Manners::HasChild).await?;
+    if stage.subject.is_running(&parent).await.is_none() {
+        return Err(Finding::NotChecked("needs `SchedulerSubject::is_running`"));
+    }
+    stage.stop(&job, Some(1), true).await?;
+    stage.ends(slice::from_ref(&parent), "force, its child included,").await
+}
+
+/// The scheduler is asked all the time while a kill is under way. Whenever it says that the worker is gone, it has to be.
+async fn kill_verified<S: SchedulerSubject>(subject: S) -> Outcome {
+    let (stage, (job, _)) = (Stage::new(subject), jobs());
+    for (run, force) in [(1, true), (2, false)] {
+        let worker = stage.start(&job, run, run, Manners::EndsLate).await?;
+        if stage.subject.is_running(&worker).await.is_none() {
+            return Err(Finding::NotChecked("needs `SchedulerSubject::is_running`"));
+        }
+        let is_refuted = async || {
+            if stage.is_listed(&worker).await? {
+                return Ok(false);
+            }
+            match stage.subject.is_running(&worker).await {
+                Some(true) => {
+                    Err(broken("the worker to be listed until it runs no more code", "not listed, and running")
+                        .advise("list from what was seen to end (reaped, deleted, joined), not from what was ordered"))
+                }
+                _ => Ok(true),
+            }
+        };
+        // Whether it ends at all is another rule's.
+        let (stopped, seen) = tokio::join!(stage.stop(&job, Some(run), force), eventually(S::LIMIT, is_refuted));
+        seen?;
+        stopped?;
+    }
+    Ok(())
+}
+
+async fn never_left_out<S: SchedulerSubject>(subject: S) -> Outcome {
+    let (stage, (job, _)) = (Stage::new(subject), jobs());
+    let lost = stage.start(&job, 1, 1, Manners::Leaves).await?;
+    stage.subject.cut_off(&lost).await.needed("needs `SchedulerSubject::cut_off`")?;
+    for run in [Some(lost.run), None] {
+        match stage.scheduler.workers_for_job(&job, run).await {
+            Ok(listed) if !listed.contains(&lost.worker) => {
+                return Err(broken("the worker that can't be asked about, or an error", listed)
+                    .advise("\"not known\" is never an empty list"));
+            }
+            // An error says it too.
+            Ok(_) | Err(_) => {}
+        }
+    }
+    Ok(())
+}
+
+async fn cancel_safe<S: SchedulerSubject>(subject: S) -> Outcome {
+    let (stage, (job, _)) = (Stage::new(subject), jobs());
+    for (run, polls) in (1..).zip(0..6) {
+        let worker = stage.start(&job, run, run, Manners::Leaves).await?;
+        let force = polls % 2 == 1;
+        cut_off(stage.scheduler.workers_for_job(&job, Some(worker.run)), polls).await;
+        cut_off(stage.scheduler.stop_workers(&job, Some(worker.run), force), polls).await;
+        stage.stop(&job, Some(run), force).await?;
+        stage.ends(slice::from_ref(&worker), "a stop that was dropped and made again").await?;
+    }
+    Ok(())
+}

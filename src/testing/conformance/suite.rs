@@ -1,0 +1,198 @@
+//! Runs one check after the other, each on a thread and a runtime of its own, so that a subject which blocks, hangs or panics breaks a
+//! rule and not the test program.
+
+use std::{
+    any::Any,
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::pin,
+    sync::{Arc, mpsc},
+    task::Poll,
+    thread,
+    time::Duration,
+};
+
+use futures_util::future::poll_fn;
+use tokio::{
+    sync::oneshot,
+    task::JoinError,
+    time::{Instant, sleep},
+};
+
+use super::{
+    report::{Breach, Report, Verdict},
+    rule::{Contract, Rule},
+};
+
+/// How long one rule may take unless the subject says otherwise.
+pub(super) const LIMIT: Duration = Duration::from_secs(60);
+/// How long the runtime of a check may take to end. What is left then is left to itself.
+const SHUTDOWN: Duration = Duration::from_secs(5);
+
+/// Why a check did not end well.
+#[derive(Debug)]
+pub(super) enum Finding {
+    Broken { expected: String, got: String, advice: Option<&'static str> },
+    NotApplicable(&'static str),
+    NotChecked(&'static str),
+}
+
+pub(super) type Outcome = Result<(), Finding>;
+
+/// What the rule demands, and what was seen.
+pub(super) fn broken(expected: impl fmt::Display, got: impl fmt::Debug) -> Finding {
+    Finding::Broken { expected: expected.to_string(), got: format!("{got:?}"), advice: None }
+}
+
+impl Finding {
+    /// Where to begin.
+    pub(super) fn advise(self, advice: &'static str) -> Self {
+        match self {
+            Self::Broken { expected, got, .. } => Self::Broken { expected, got, advice: Some(advice) },
+            other => other,
+        }
+    }
+}
+
+/// `got` has to be `expected`; `what` it is.
+pub(super) fn same<T: PartialEq + fmt::Debug>(what: &str, got: &T, expected: &T) -> Outcome {
+    if got == expected { Ok(()) } else { Err(broken(format_args!("{what} {expected:?}"), got)) }
+}
+
+/// A call that has to be `Ok`.
+pub(super) fn ok<T, E: fmt::Display>(what: &str, result: Result<T, E>) -> Result<T, Finding> {
+    result.map_err(|error| Finding::Broken {
+        expected: format!("Ok from {what}"),
+        got: format!("error: {error}"),
+        advice: None,
+    })
+}
+
+/// What a subject could do for a check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "a check that goes on without it would show nothing"]
+pub enum Hook {
+    /// It has been done.
+    Done,
+    /// This subject can't do that: the rules that need it are reported as not checked.
+    Unsupported,
+}
+
+impl Hook {
+    pub(super) fn needed(self, what: &'static str) -> Outcome {
+        match self {
+            Self::Done => Ok(()),
+            Self::Unsupported => Err(Finding::NotChecked(what)),
+        }
+    }
+}
+
+/// A suite at work: where its subjects come from, and what has been found so far.
+pub(super) struct Suite<M> {
+    make: Arc<M>,
+    limit: Duration,
+    report: Report,
+}
+
+impl<M: Send + Sync + 'static> Suite<M> {
+    pub(super) fn new(contract: Contract, make: M, limit: Duration) -> Self {
+        Self { make: Arc::new(make), limit, report: Report::new(contract) }
+    }
+
+    /// Checks one rule on a fresh subject.
+    pub(super) async fn check<S, C>(&mut self, rule: Rule, check: C)
+    where
+        M: AsyncFn() -> S,
+        C: AsyncFnOnce(S) -> Outcome + Send + 'static,
+    {
+        let make = Arc::clone(&self.make);
+        let outcome = apart(self.limit, async move || check(make().await).await).await;
+        self.report.note(rule, verdict(outcome));
+    }
+
+    pub(super) fn report(self) -> Report {
+        self.report
+    }
+}
+
+fn verdict(outcome: Outcome) -> Verdict {
+    match outcome {
+        Ok(()) => Verdict::Kept,
+        Err(Finding::NotApplicable(reason)) => Verdict::NotApplicable { reason: reason.into() },
+        Err(Finding::NotChecked(reason)) => Verdict::NotChecked { reason: reason.into() },
+        Err(Finding::Broken { expected, got, advice }) => {
+            let advice = advice.unwrap_or("look at the call that the expectation names").into();
+            Verdict::Broken(Breach { expected, got, advice })
+        }
+    }
+}
+
+/// Runs a check elsewhere, for no longer than `limit`.
+async fn apart<C>(limit: Duration, check: C) -> Outcome
+where
+    C: AsyncFnOnce() -> Outcome + Send + 'static,
+{
+    let (tell, told) = oneshot::channel();
+    // This thread waits in the caller's place: a clock of the caller's may be paused, or its only thread busy.
+    thread::spawn(move || {
+        let (end, ended) = mpsc::channel();
+        thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+            let runtime = match runtime {
+                Ok(runtime) => runtime,
+                Err(error) => return end.send(Err(broken("a runtime for the check", error))),
+            };
+            let outcome = catch_unwind(AssertUnwindSafe(|| runtime.block_on(check())));
+            let outcome = outcome.unwrap_or_else(|panic| Err(panicked(&*panic)));
+            let sent = end.send(outcome);
+            runtime.shutdown_timeout(SHUTDOWN);
+            sent
+        });
+        let outcome = ended.recv_timeout(limit).unwrap_or_else(|_| {
+            Err(broken(format_args!("an answer within {limit:?}"), "none")
+                .advise("a call hangs or blocks its thread: put a deadline around what it waits for"))
+        });
+        // Nobody waits any more if the test was dropped.
+        let _ = tell.send(outcome);
+    });
+    told.await.unwrap_or_else(|_| Err(broken("a thread for the check", "none")))
+}
+
+fn panicked(panic: &(dyn Any + Send)) -> Finding {
+    let message = panic.downcast_ref::<&str>().copied();
+    let message = message.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
+    broken("no panic", format_args!("the subject panicked: {message}"))
+        .advise("return an error instead; if it was the subject's own set-up that failed, mend that")
+}
+
+/// The outcome of a task of a check.
+pub(super) fn joined<T>(task: Result<Result<T, Finding>, JoinError>) -> Result<T, Finding> {
+    task.map_err(|error| broken("no panic", error))?
+}
+
+/// Polls a call a few times and drops it, as a phase does whose deadline has come. Says whether it was cut off.
+pub(super) async fn cut_off(call: impl Future, polls: usize) -> bool {
+    let mut call = pin!(call);
+    for _ in 0..polls {
+        if poll_fn(|context| Poll::Ready(call.as_mut().poll(context))).await.is_ready() {
+            return false;
+        }
+        sleep(Duration::from_millis(1)).await;
+    }
+    true
+}
+
+/// Looks until it is so, for half of the time that the rule has: the other half is for saying what it waited for.
+pub(super) async fn eventually(
+    limit: Duration,
+    mut is_so: impl AsyncFnMut() -> Result<bool, Finding>,
+) -> Result<bool, Finding> {
+    let deadline = Instant::now() + limit / 2;
+    while !is_so().await? {
+        if Instant::now() >= deadline {
+            return Ok(false);
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+    Ok(true)
+}

@@ -1,0 +1,72 @@
+//! Job controllers: `ClusterController` over the suite's own workers, over embedded ones, and over gRPC.
+
+use std::sync::Arc;
+
+use winddown::{
+    grpc::GrpcTransport,
+    testing::conformance::{self, Around, ControllerSubject, RunSetup, Workers},
+    *,
+};
+
+use crate::{assert_kept, transports::Grpc};
+
+fn controller<T: Transport>(setup: RunSetup, transport: T) -> ClusterController<T> {
+    ClusterController::builder(setup.job, setup.run, setup.topology, Arc::new(transport))
+        .limits(setup.limits)
+        .store(setup.store)
+        .build()
+}
+
+struct Bare;
+
+impl ControllerSubject for Bare {
+    type Controller = ClusterController<Workers>;
+
+    async fn start(&self, setup: RunSetup) -> Self::Controller {
+        let workers = setup.workers.clone();
+        controller(setup, workers)
+    }
+}
+
+#[tokio::test]
+async fn a_cluster_controller_keeps_its_contract() {
+    assert_kept(conformance::controller(async || Bare).await, &[], &[]);
+}
+
+struct Embedded(EmbeddedCluster);
+
+impl ControllerSubject for Embedded {
+    type Controller = ClusterController<Around<EmbeddedRun>>;
+
+    async fn start(&self, setup: RunSetup) -> Self::Controller {
+        let (job, sink, workers) = (setup.job.clone(), setup.events.clone(), setup.workers.clone());
+        let task = move |ctx| workers.clone().task(ctx);
+        let run = self.0.start(job, setup.run, &setup.topology, None, sink, task).unwrap();
+        let transport = setup.workers.around(run);
+        controller(setup, transport)
+    }
+}
+
+#[tokio::test]
+async fn a_controller_of_embedded_workers_keeps_its_contract() {
+    let report = conformance::controller(async || Embedded(EmbeddedCluster::default())).await;
+    assert_kept(report, &[], &[]);
+}
+
+#[derive(Default)]
+struct OverGrpc(Grpc);
+
+impl ControllerSubject for OverGrpc {
+    type Controller = ClusterController<Around<Arc<GrpcTransport>>>;
+
+    async fn start(&self, setup: RunSetup) -> Self::Controller {
+        let transport = self.0.start_all(setup.transport()).await;
+        let around = setup.workers.around(transport);
+        controller(setup, around)
+    }
+}
+
+#[tokio::test]
+async fn a_controller_of_workers_over_grpc_keeps_its_contract() {
+    assert_kept(conformance::controller(async || OverGrpc::default()).await, &[], &[]);
+}
