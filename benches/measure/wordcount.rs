@@ -42,6 +42,7 @@ impl Wordcount {
         // With the features of this program: nothing has to be built that is not there already.
         let features = [
             ("grpc-reflection", cfg!(feature = "grpc-reflection")),
+            ("kubernetes", cfg!(feature = "kubernetes")),
             ("sqlx", cfg!(feature = "sqlx")),
             ("testing", cfg!(feature = "testing")),
         ];
