@@ -45,6 +45,8 @@ mod names;
 mod pod;
 mod scheduler;
 mod stop;
+#[cfg(test)]
+mod tests;
 mod watcher;
 
 pub use crate::worker_env::{CONTROLLER, JOB, RUN, WORKER};

@@ -19,6 +19,7 @@ use tokio::{
 };
 
 use super::error::{ApiError, Trouble};
+use crate::phases::after;
 
 /// How many pods one answer to a list holds at most.
 const PAGE: u32 = 500;
@@ -93,7 +94,7 @@ impl Api {
                 Trouble::Throttled { retry_after: Some(wait) } => wait,
                 _ => waits.next().unwrap_or(self.attempt),
             };
-            if !trouble.passes() || Instant::now() + wait >= until {
+            if !trouble.passes() || after(wait) >= until {
                 return Err(self.error::<K>(ask.verb(), name, trouble, said));
             }
             tracing::debug!(verb = ask.verb(), name, %trouble, said, ?wait, "asking the API server again");
@@ -125,8 +126,10 @@ impl Api {
             let retry_after = response.headers().get("retry-after").and_then(|value| value.to_str().ok()?.parse().ok());
             Ok::<_, kube::Error>((status, retry_after, response.into_body().collect_bytes().await?))
         };
-        let Ok(answer) = timeout(self.attempt, answer).await else {
-            return Err(unavailable(format!("no answer within {}", humantime::format_duration(self.attempt))));
+        let began = Instant::now();
+        let Ok(answer) = timeout_at(until.min(after(self.attempt)), answer).await else {
+            let waited = Duration::from_millis(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX));
+            return Err(unavailable(format!("no answer within {}", humantime::format_duration(waited))));
         };
         let (status, retry_after, body) = answer.map_err(|error| unavailable(chain(&error)))?;
         if status.is_success() {
@@ -167,7 +170,7 @@ impl Api {
             let later_page = params.continue_token.is_some();
             let list = match self.call::<Pod, ObjectList<Pod>>("", &Ask::List(params), until).await {
                 // The server has forgotten where the list was.
-                Err(error) if error.trouble == Trouble::Expired && later_page => {
+                Err(error) if error.trouble == Trouble::Expired && later_page && Instant::now() < until => {
                     pods.clear();
                     continue;
                 }

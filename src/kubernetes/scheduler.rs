@@ -28,6 +28,7 @@ use super::{
 use crate::{
     contracts::{ConfirmedBy, Scheduler, SchedulerError},
     ids::{JobId, RunId, WorkerId},
+    phases::after,
     worker_env::WorkerEnv,
 };
 
@@ -176,7 +177,7 @@ impl KubernetesScheduler {
         let Shared { api, settings, fates } = &*self.shared;
         check(&template)?;
         self.lead()?;
-        let until = Instant::now() + settings.limit;
+        let until = after(settings.limit);
         let token = token();
         let wanted = make(template, &worker, &settings.common, &token);
         let body = serde_json::to_vec(&wanted).map_err(StartError::Json)?;
@@ -233,7 +234,7 @@ impl KubernetesScheduler {
         match settings.unconfirmed {
             Unconfirmed::Wait => (shortest, None),
             Unconfirmed::RemoveAfter(Duration::ZERO) => (Step { at, grace: 0 }, None),
-            Unconfirmed::RemoveAfter(after) => (shortest, Some(Step { at: at + after, grace: 0 })),
+            Unconfirmed::RemoveAfter(wait) => (shortest, Some(Step { at: after(wait), grace: 0 })),
         }
     }
 }
@@ -248,14 +249,14 @@ impl Scheduler for KubernetesScheduler {
         let Shared { api, settings, fates } = &*self.shared;
         let (first, then) = self.steps(force);
         let selector = self.selector(job, run);
-        let stop = Stop { api, fates, job, selector, first, then, until: Instant::now() + settings.limit };
+        let stop = Stop { api, fates, job, selector, first, then, until: after(settings.limit) };
         // Requests make large futures, and phases hold them.
         Box::pin(stop.run()).await
     }
 
     async fn workers_for_job(&self, job: &JobId, run: Option<RunId>) -> Result<Vec<WorkerId>, SchedulerError> {
         let Shared { api, settings, fates } = &*self.shared;
-        let listed = Box::pin(api.pods(&self.selector(job, run), Instant::now() + settings.limit)).await;
+        let listed = Box::pin(api.pods(&self.selector(job, run), after(settings.limit))).await;
         let (pods, _) = listed?;
         let mut alive = Vec::new();
         for pod in pods {
