@@ -97,8 +97,8 @@ fn names_are_distinct_and_belong_to_their_contract() {
     assert_eq!(ids.len(), Rule::ALL.len());
     for rule in Rule::ALL {
         let prefix = match rule.contract() {
-            Contract::CheckpointStore => "store.",
-            Contract::JobController => "controller.",
+            Contract::Store => "store.",
+            Contract::Controller => "controller.",
             Contract::Scheduler => "scheduler.",
             Contract::Transport => "transport.",
             _ => "journal.",

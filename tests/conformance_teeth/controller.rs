@@ -106,7 +106,7 @@ async fn check(mistake: Mistake) -> Report {
 
 #[tokio::test]
 async fn every_mistake_in_a_job_controller_is_found_by_its_rule() {
-    super::assert_found(Contract::JobController, ROWS, Mistake::None, check).await;
+    super::assert_found(Contract::Controller, ROWS, Mistake::None, check).await;
 }
 
 struct Maker(Mistake);

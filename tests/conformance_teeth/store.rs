@@ -77,7 +77,7 @@ async fn check(mistake: Mistake) -> Report {
 
 #[tokio::test]
 async fn every_mistake_in_a_checkpoint_store_is_found_by_its_rule() {
-    super::assert_found(Contract::CheckpointStore, ROWS, Mistake::None, check).await;
+    super::assert_found(Contract::Store, ROWS, Mistake::None, check).await;
 }
 
 #[derive(Clone, Default)]

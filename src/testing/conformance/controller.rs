@@ -73,7 +73,7 @@ pub trait ControllerSubject: 'static {
 /// # Cancel safety
 /// The check that is under way goes on to its end or its limit, on a thread of its own.
 pub async fn controller<S: ControllerSubject>(make: impl AsyncFn() -> S + Send + Sync + 'static) -> Report {
-    let mut suite = Suite::new(Contract::JobController, make, S::LIMIT);
+    let mut suite = Suite::new(Contract::Controller, make, S::LIMIT);
     suite.check(Rule::ControllerForeignRun, events::foreign_run).await;
     suite.check(Rule::ControllerUnknown, events::unknown).await;
     suite.check(Rule::ControllerDuplicates, events::duplicates).await;

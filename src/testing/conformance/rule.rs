@@ -11,16 +11,22 @@ pub enum Contract {
     /// [`Scheduler`](crate::Scheduler).
     Scheduler,
     /// [`CheckpointStore`](crate::CheckpointStore).
-    CheckpointStore,
+    Store,
     /// [`JobController`](crate::JobController).
-    JobController,
+    Controller,
     /// [`Transport`](crate::Transport), and the workers behind it.
     Transport,
 }
 
 impl fmt::Display for Contract {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(self, f)
+        f.write_str(match self {
+            Self::Journal => "Journal",
+            Self::Scheduler => "Scheduler",
+            Self::Store => "CheckpointStore",
+            Self::Controller => "JobController",
+            Self::Transport => "Transport",
+        })
     }
 }
 
@@ -94,7 +100,7 @@ rules! {
         SchedulerNeverLeftOut "scheduler.never-left-out" "Scheduler::workers_for_job", "a worker that can't be asked about is listed, or the call is an error";
         SchedulerCancelSafe "scheduler.cancel-safe" "Scheduler", "a stop may be dropped at any point, and the same call made again";
     }
-    CheckpointStore {
+    Store {
         StoreStartsEmpty "store.starts-empty" "CheckpointStore", "a job that was never published has no checkpoint";
         StoreRunsGrow "store.runs-grow" "CheckpointStore::open_run", "each opened run is higher than every run that the store has seen";
         StoreOneRunEach "store.one-run-each" "CheckpointStore::open_run", "a run is given to one controller, also when many ask at once";
@@ -111,7 +117,7 @@ rules! {
         StoreCancelSafe "store.cancel-safe" "CheckpointStore", "a call may be dropped midway, and the same call made again";
         StoreJobsApart "store.jobs-apart" "CheckpointStore", "each job has runs and checkpoints of its own, whatever its name";
     }
-    JobController {
+    Controller {
         ControllerForeignRun "controller.foreign-run" "JobController", "an event of another run is rejected, and changes nothing";
         ControllerUnknown "controller.unknown" "JobController", "an event of an unknown worker or task, or of the wrong worker, is rejected, and changes nothing";
         ControllerDuplicates "controller.duplicates" "JobController", "a repeated event changes nothing";

@@ -48,7 +48,7 @@ pub trait StoreSubject: 'static {
 /// # Cancel safety
 /// The check that is under way goes on to its end or its limit, on a thread of its own.
 pub async fn store<S: StoreSubject>(make: impl AsyncFn() -> S + Send + Sync + 'static) -> Report {
-    let mut suite = Suite::new(Contract::CheckpointStore, make, S::LIMIT);
+    let mut suite = Suite::new(Contract::Store, make, S::LIMIT);
     suite.check(Rule::StoreStartsEmpty, starts_empty).await;
     suite.check(Rule::StoreRunsGrow, runs_grow).await;
     suite.check(Rule::StoreOneRunEach, one_run_each).await;
