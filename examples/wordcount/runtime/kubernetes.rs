@@ -47,7 +47,8 @@ struct Record {
 impl Record {
     fn read(folder: &Path) -> io::Result<Option<Self>> {
         match fs::read(folder.join(RECORD)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            // Nothing was ever written there. That a file is in the way is told by whoever wants to write.
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
             text => Ok(Some(serde_json::from_slice(&text?)?)),
         }
     }

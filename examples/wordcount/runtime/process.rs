@@ -55,9 +55,9 @@ pub(crate) struct Hold {
 impl Process {
     /// A scheduler and a controller's port for the runs of a job that keeps its files in `folder`.
     pub(crate) async fn open(folder: PathBuf, workers: u32, screen: Arc<Screen>) -> Result<Self, JobError> {
-        let scheduler = ProcessScheduler::open(folder.join(SCHEDULER)).await?;
         // Workers are on this machine, and strangers are not to reach the port.
-        let remote = Remote::open(folder, workers, (Ipv4Addr::LOCALHOST, 0).into()).await?;
+        let remote = Remote::open(folder.clone(), workers, (Ipv4Addr::LOCALHOST, 0).into()).await?;
+        let scheduler = ProcessScheduler::open(folder.join(SCHEDULER)).await?;
         Ok(Self { scheduler, remote, screen })
     }
 
