@@ -109,9 +109,6 @@ impl Tasks {
         let mut take_part = 0;
         for slot in &mut self.slots {
             *slot &= !ACKED;
-            if *slot & COMMITTED != 0 {
-                *slot &= !(NEEDS_COMMIT | COMMITTED);
-            }
             take_part += u32::from(*slot & ENDED == 0);
         }
         take_part
@@ -138,9 +135,9 @@ impl Tasks {
 
     /// The tasks that have to commit, each with the index of its worker and what it commits.
     pub(super) fn commits<'a>(&'a self, topology: &'a Topology) -> impl Iterator<Item = (u32, TaskId, &'a Bytes)> {
-        topology.task_ids().zip(self.slots.iter().zip(&self.states)).filter_map(|(task, (slot, state))| {
-            let pending = slot & (ACKED | NEEDS_COMMIT | COMMITTED) == ACKED | NEEDS_COMMIT;
-            state.commit.as_ref().filter(|_| pending).map(|data| (slot >> FLAG_BITS, task, data))
+        (0..).zip(topology.task_ids()).filter_map(|(at, task)| {
+            let pending = self.has(at, ACKED) && self.commit_is_pending(at);
+            self.states[at].commit.as_ref().filter(|_| pending).map(|data| (self.worker(at), task, data))
         })
     }
 }

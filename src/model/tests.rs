@@ -4,6 +4,7 @@ mod health;
 mod random;
 mod reference;
 mod taken_over;
+mod wanted;
 
 use bytes::Bytes;
 

@@ -51,6 +51,8 @@ fn i3_a_two_phase_commit_goes_through_publication_to_completion() {
         Err(Rejection::NothingToCommit { task: SOURCES[0], epoch: epoch(1) }),
         "sources have nothing to commit"
     );
+    let rejected = bench.model.counters().rejected;
+    assert_eq!((rejected.nothing_to_commit, rejected.total()), (3, 3));
     assert_eq!(bench.commit(SINKS[0], 1), Ok(Applied::Changed));
     assert_eq!(bench.commit(SINKS[0], 1), Ok(Applied::Duplicate));
     assert_eq!(
