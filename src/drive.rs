@@ -107,9 +107,7 @@ fn after_spent<C: Attachment, S: Scheduler>(
         AnyPhase::CheckpointStopping(phase) if phase.complete().is_none() => {
             after_spent_checkpoint(phase, failure, job, policy)
         }
-        AnyPhase::Finishing(phase) if !failure.is_schedulers() => {
-            C::give_up(phase.into(), job).map_err(|phase| DriveError::new(phase, failure))
-        }
+        AnyPhase::Finishing(phase) => C::give_up(phase.into(), job).map_err(|phase| DriveError::new(phase, failure)),
         phase => Err(DriveError::new(phase, failure)),
     }
 }
@@ -126,9 +124,7 @@ fn after_spent_checkpoint<C: Attachment, S: Scheduler>(
             phase.extend(job.limits.final_checkpoint, job);
             Ok(phase.into())
         }
-        OnSpentCheckpoint::Escalate if !matches!(failure, Failure::WrongJob(_)) => {
-            C::give_up(phase.into(), job).map_err(|phase| DriveError::new(phase, failure))
-        }
+        OnSpentCheckpoint::Escalate => C::give_up(phase.into(), job).map_err(|phase| DriveError::new(phase, failure)),
         _ => Err(DriveError::new(phase.into(), failure)),
     }
 }

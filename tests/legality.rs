@@ -7,7 +7,7 @@ use std::marker::PhantomData;
 
 use winddown::{
     CheckpointStopping, Checkpointed, Drained, EDGES, Finishing, Force, Graceful, Halted, Immediate, Killed, Phase,
-    PhaseKind, Recovering, Running, Stopped, Stopping, SuccessorOf, edge,
+    PhaseKind, Recovering, Running, StopRequest, Stopped, Stopping, SuccessorOf, edge,
 };
 
 struct Step<From, To>(PhantomData<(From, To)>);
@@ -105,6 +105,33 @@ fn i4_no_edge_leads_to_a_weaker_stop() {
     for edge in EDGES.iter().filter(|edge| !edge.to.is_terminal()) {
         assert!(edge.to.fulfils() >= edge.from.fulfils(), "{} -> {}", edge.from, edge.to);
     }
+}
+
+#[test]
+fn i4_every_phase_fulfils_what_its_name_says() {
+    let fulfils = |request, kinds: &[PhaseKind]| {
+        for kind in kinds {
+            assert_eq!(kind.fulfils(), request, "{kind}");
+        }
+        kinds.len()
+    };
+    let in_all = fulfils(None, &[PhaseKind::Running])
+        + fulfils(
+            Some(StopRequest::Graceful),
+            &[PhaseKind::Finishing, PhaseKind::CheckpointStopping, PhaseKind::StoppingGraceful],
+        )
+        + fulfils(Some(StopRequest::Immediate), &[PhaseKind::Recovering, PhaseKind::StoppingImmediate])
+        + fulfils(
+            Some(StopRequest::Force),
+            &[
+                PhaseKind::StoppingForce,
+                PhaseKind::StoppedCheckpointed,
+                PhaseKind::StoppedDrained,
+                PhaseKind::StoppedHalted,
+                PhaseKind::StoppedKilled,
+            ],
+        );
+    assert_eq!(in_all, PhaseKind::ALL.len());
 }
 
 #[test]

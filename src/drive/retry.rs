@@ -53,7 +53,7 @@ impl Retries {
             _ => (&mut self.controller, limits.checkpoint_retries),
         };
         // Every phase and every drive gets waits of its own from one seed.
-        let seed = self.jitter_seed.map(|seed| seed ^ phase as u64);
+        let seed = self.jitter_seed.map(|seed| seed.wrapping_add(phase as u64));
         match backoff.get_or_insert_with(|| exponential(limits, most, seed).into()).next() {
             Some(delay) => {
                 self.used += 1;

@@ -273,17 +273,15 @@ impl<C, S> JobContext<C, S> {
     }
 
     /// The run-time half of the proof: the phase belongs to this job, and the job is in it.
+    #[inline]
     pub(crate) fn check<P: Phase>(&self, phase: &P) -> Result<(), Failure> {
-        let current = self.phase();
-        if phase.entry().identity == self.identity && current == P::KIND {
-            return Ok(());
-        }
-        Err(Failure::WrongJob(WrongJob {
-            job: self.id.clone(),
-            job_phase: current,
-            used: P::KIND,
-            same_job: phase.entry().identity == self.identity,
-        }))
+        let same_job = phase.entry().identity == self.identity;
+        if same_job && self.phase() == P::KIND { Ok(()) } else { Err(self.wrong_job(P::KIND, same_job)) }
+    }
+
+    #[cold]
+    fn wrong_job(&self, used: PhaseKind, same_job: bool) -> Failure {
+        Failure::WrongJob(WrongJob { job: self.id.clone(), job_phase: self.phase(), used, same_job })
     }
 
     /// Takes an edge. The only way to a phase other than the first.

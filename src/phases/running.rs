@@ -245,6 +245,7 @@ fn record<C, S>(job: &JobContext<C, S>, request: StopRequest) {
 }
 
 /// Takes an edge that asks for no evidence, after the run-time check.
+#[inline]
 pub(super) fn step_to<From, To, C, S>(from: From, job: &mut JobContext<C, S>) -> Result<To, Failed<From>>
 where
     From: Phase,
