@@ -62,7 +62,12 @@ impl Stop<'_> {
             if left.is_empty() && watcher.has_listed() {
                 return Ok(());
             }
-            self.order(&mut left).await?;
+            let ordered = self.order(&mut left);
+            match self.then {
+                // A pod whose delete hangs does not keep the others from the next step (invariant I9), which is an order to it as well.
+                Some(step) => timeout_at(step.at, ordered).await.unwrap_or(Ok(()))?,
+                None => ordered.await?,
+            }
         }
     }
 

@@ -1,10 +1,16 @@
-//! Limits against an API server that takes connections and never answers.
+//! Limits against an API server that takes connections and never answers, or does so for one pod.
 
-use std::time::Duration;
+use std::{
+    future::pending,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
+use kube::client::Body;
+use serde_json::json;
 use tokio::{net::TcpListener, time::timeout};
 
-use super::KubernetesScheduler;
+use super::{JOB_ANNOTATION, KubernetesScheduler, RUN_LABEL, Unconfirmed, WORKER_LABEL};
 use crate::{contracts::Scheduler, ids::JobId};
 
 /// Long enough for any machine, and far below the limits that must not be waited for.
@@ -36,9 +42,61 @@ async fn i6_a_limit_beyond_the_clock_is_no_panic() {
     let scheduler = KubernetesScheduler::builder(client)
         .limit(Duration::MAX)
         .request_limit(Duration::MAX)
-        .unconfirmed(super::Unconfirmed::RemoveAfter(Duration::MAX))
+        .unconfirmed(Unconfirmed::RemoveAfter(Duration::MAX))
         .build();
     let job = JobId::from("words");
     let stop = scheduler.stop_workers(&job, None, true);
     assert!(timeout(Duration::from_millis(50), stop).await.is_err(), "it waits");
+}
+
+/// A server that has these pods of the job `words`, and answers no delete of the first one. It writes down each delete: the pod, and its grace
+/// period.
+fn stuck_on_the_first<const N: usize>(pods: [&'static str; N]) -> (Arc<Mutex<Vec<(String, u64)>>>, kube::Client) {
+    let deletes = Arc::new(Mutex::new(Vec::new()));
+    let pod = |(worker, name): (usize, &&str)| {
+        let labels = json!({ RUN_LABEL: "1", WORKER_LABEL: worker.to_string() });
+        json!({ "metadata": { "name": name, "uid": name, "labels": labels, "annotations": { JOB_ANNOTATION: "words" } } })
+    };
+    let items: Vec<_> = pods.iter().enumerate().map(pod).collect();
+    let list = json!({ "metadata": { "resourceVersion": "1" }, "items": items });
+    let written = Arc::clone(&deletes);
+    let serve = move |request: http::Request<Body>| {
+        let (list, written) = (list.to_string(), Arc::clone(&written));
+        async move {
+            let (head, body) = request.into_parts();
+            let said = if head.method == http::Method::DELETE {
+                let name = head.uri.path().rsplit('/').next().unwrap_or_default().to_owned();
+                let options: serde_json::Value = serde_json::from_slice(&body.collect_bytes().await.unwrap()).unwrap();
+                written.lock().unwrap().push((name.clone(), options["gracePeriodSeconds"].as_u64().unwrap()));
+                if name == pods[0] {
+                    pending::<()>().await;
+                }
+                json!({ "status": "Success" }).to_string()
+            } else if head.uri.query().is_some_and(|query| query.contains("watch=true")) {
+                pending().await
+            } else {
+                list
+            };
+            Ok::<_, std::convert::Infallible>(http::Response::new(Body::from(said.into_bytes())))
+        }
+    };
+    (deletes, kube::Client::new(tower::service_fn(serve), "default"))
+}
+
+#[tokio::test(start_paused = true)]
+async fn i9_a_delete_that_hangs_keeps_no_other_pod_from_the_next_step() {
+    let (deletes, client) = stuck_on_the_first(["a", "b", "c"]);
+    let wait = Duration::from_secs(5);
+    let hour = Duration::from_secs(3600);
+    let scheduler = KubernetesScheduler::builder(client)
+        .limit(hour)
+        .request_limit(hour)
+        .unconfirmed(Unconfirmed::RemoveAfter(wait))
+        .build();
+    let stopped = timeout(wait * 2, scheduler.stop_workers(&JobId::from("words"), None, true)).await;
+    assert!(stopped.is_err(), "pods are left");
+    let mut deletes = deletes.lock().unwrap().clone();
+    deletes.sort_unstable();
+    let expected = ["a", "b", "c"].map(|pod| [(pod.to_owned(), 0), (pod.to_owned(), 1)]);
+    assert_eq!(deletes, expected.concat());
 }

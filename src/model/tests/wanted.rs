@@ -70,3 +70,17 @@ fn a_periodic_checkpoint_is_in_flight_until_it_is_complete_and_a_final_one_is_no
     bench.collect(2);
     assert_eq!((state(&bench), bench.model.is_publishing(epoch(2))), ((None, false), true));
 }
+
+#[test]
+fn a_stop_order_is_wanted_in_the_mode_of_the_stop_where_a_task_is_left() {
+    let mut bench = Bench::new();
+    let [graceful, immediate] = [WorkerStopMode::Graceful, WorkerStopMode::Immediate].map(Command::Stop);
+    assert_eq!(wanted(&bench, &graceful), (false, false), "nobody has asked for one");
+    for task in [SOURCES[0], SINKS[0]] {
+        bench.finish(task).unwrap();
+    }
+    bench.model.begin_stop(WorkerStopMode::Graceful);
+    assert_eq!((wanted(&bench, &graceful), wanted(&bench, &immediate)), ((false, true), (false, false)));
+    bench.model.begin_stop(WorkerStopMode::Immediate);
+    assert_eq!((wanted(&bench, &graceful), wanted(&bench, &immediate)), ((false, false), (false, true)));
+}
