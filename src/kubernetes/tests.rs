@@ -49,10 +49,12 @@ async fn i6_a_limit_beyond_the_clock_is_no_panic() {
     assert!(timeout(Duration::from_millis(50), stop).await.is_err(), "it waits");
 }
 
-/// A server that has these pods of the job `words`, and answers no delete of the first one. It writes down each delete: the pod, and its grace
-/// period.
-fn stuck_on_the_first<const N: usize>(pods: [&'static str; N]) -> (Arc<Mutex<Vec<(String, u64)>>>, kube::Client) {
-    let deletes = Arc::new(Mutex::new(Vec::new()));
+/// Deletes that came in: the pod, and its grace period.
+type Deletes = Arc<Mutex<Vec<(String, u64)>>>;
+
+/// A server that has these pods of the job `words`, and answers no delete of the first one.
+fn stuck_on_the_first<const N: usize>(pods: [&'static str; N]) -> (Deletes, kube::Client) {
+    let deletes = Deletes::default();
     let pod = |(worker, name): (usize, &&str)| {
         let labels = json!({ RUN_LABEL: "1", WORKER_LABEL: worker.to_string() });
         json!({ "metadata": { "name": name, "uid": name, "labels": labels, "annotations": { JOB_ANNOTATION: "words" } } })
