@@ -60,3 +60,20 @@ fn whoever_sends_the_orders_can_tell_that_there_is_something_new() {
     seen.push(bench.model.revision());
     assert!(seen.is_sorted_by(|before, after| before < after), "{seen:?}");
 }
+
+#[test]
+fn i3_what_was_committed_by_order_of_the_controller_before_is_not_ordered_again() {
+    let mut bench = Bench::new();
+    bench.model.resume_final(epoch(7));
+    bench.model.begin_checkpoint(true).unwrap();
+    assert_eq!(bench.actions(), [checkpoint_order(7, true)]);
+    bench.collect(7);
+    assert_eq!(bench.commit(SINKS[0], 7), Ok(Applied::Changed), "its manifest was durable");
+    assert_eq!(bench.actions(), [Action::Publish(epoch(7))]);
+    bench.model.published(epoch(7));
+    let tasks = [crate::TaskCommit { task: SINKS[1], data: Bytes::from(format!("{} commits 7", SINKS[1])) }];
+    let order = Command::Commit { epoch: epoch(7), tasks: Arc::from(tasks) };
+    assert_eq!(bench.actions(), [Action::Commit { orders: vec![(TWO, order)] }]);
+    assert_eq!(bench.commit(SINKS[1], 7), Ok(Applied::Changed));
+    assert_eq!(bench.model.status().final_checkpoint, FinalCheckpoint::Complete(epoch(7)));
+}
