@@ -68,9 +68,8 @@ use self::{
     log::{Log, Put},
 };
 use crate::{
-    contracts::{CheckpointStore, Manifest, Restored, StoreError},
+    contracts::{CheckpointStore, JobId, Manifest, Restored, RunId, StoreError},
     envelope::Mismatch,
-    ids::{JobId, RunId},
 };
 
 /// How many manifests are kept unless [`ObjectStoreCheckpoints::keeping`] says otherwise.

@@ -22,9 +22,12 @@ use std::{
 
 use self::{courier::Courier, fan_out::FanOut, periodic::Periodic, publication::Publication};
 use crate::{
-    Applied, CheckpointStart, Command, ControllerError, DynCheckpointStore, Epoch, Event, JobController, JobId, Limits,
-    Manifest, Rehydrated, Rejection, RunFailure, RunId, RunStatus, Topology, Transport, WorkerEvent, WorkerId,
-    WorkerStopMode,
+    contracts::{
+        Applied, CheckpointStart, Command, ControllerError, DynCheckpointStore, Epoch, Event, JobController, JobId,
+        Manifest, Rejection, RunFailure, RunId, RunStatus, Topology, Transport, WorkerEvent, WorkerId, WorkerStopMode,
+    },
+    drive::Rehydrated,
+    limits::Limits,
     model::{Action, RunModel},
 };
 
@@ -32,7 +35,7 @@ use crate::{
 ///
 /// - An order goes to all workers at once. Each has [`Limits::order`] for its answer and [`Limits::order_retries`]
 ///   retries of its own, with exponential backoff and jitter. When all have settled and some have failed,
-///   [`progress`](JobController::progress) returns one [`OrderReport`](crate::OrderReport), once; the same command given
+///   [`progress`](JobController::progress) returns one [`OrderReport`](crate::contracts::OrderReport), once; the same command given
 ///   again goes to those workers only.
 /// - A newer command replaces the older one of its kind, whose unanswered orders are dropped: an immediate stop replaces
 ///   a graceful one, a stop replaces a checkpoint, the release replaces a stop. So are orders to workers that have left,

@@ -3,21 +3,25 @@
 //! that carries one order to one worker, and a [`CheckpointStore`] that makes a checkpoint's manifest durable.
 
 mod event;
+mod ids;
 mod job_controller;
-mod journal;
 mod order;
+mod request;
 mod scheduler;
 mod status;
 mod store;
+mod topology;
 mod transport;
 
 pub use event::{Event, TaskError, WorkerEvent};
+pub use ids::{Epoch, JobId, RunId, TaskId, WorkerId};
 pub use job_controller::{Applied, CheckpointStart, ControllerError, Detached, JobController, Rejection};
-pub use journal::{BoxJournal, DynJournal, Journal, JournalError, NoJournal, PhaseRecord, Write, may_write};
 pub use order::{Command, Order, TaskCommit, WorkerStopMode};
+pub use request::{ParseStopRequestError, StopRequest};
 pub use scheduler::{BoxScheduler, ConfirmedBy, DynScheduler, Scheduler, SchedulerError};
 pub use status::{CheckpointStage, Count, FinalCheckpoint, RunFailure, RunStatus};
 pub use store::{CheckpointStore, DynCheckpointStore, Manifest, Restored, StoreError, TaskSnapshot};
+pub use topology::{Operator, Role, Topology, TopologyBuilder, TopologyError};
 pub use transport::{OrderError, OrderErrorKind, OrderReport, Transport};
 
 /// A boxed future, as the dyn-safe forms of the contracts return it.

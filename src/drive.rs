@@ -3,32 +3,33 @@
 mod attachment;
 mod policy;
 mod receipt;
+mod rehydrate;
 mod retry;
+mod worst_case;
 
 pub use attachment::Attachment;
 pub use policy::{OnSpentCheckpoint, Policy};
 pub use receipt::{Leg, Receipt};
+pub use rehydrate::{RehydrateError, Rehydrated, Unfit, rehydrate};
 
 use std::fmt;
 
 use retry::{Retries, Verdict};
 
 use crate::{
-    contracts::Scheduler,
-    error::Failure,
-    job::{JobContext, StopRequest},
-    machine::AnyPhase,
-    phases::{AnyStopped, CheckpointStopping, MOMENT, after, hold},
+    clock::{MOMENT, after},
+    contracts::{Scheduler, StopRequest},
+    machine::{AnyPhase, AnyStopped, CheckpointStopping, Failure, JobContext, hold},
 };
 
 /// Drives a job from any phase to `Stopped`.
 ///
 /// Every phase is run, and its legal successor entered, until one is terminal. Retryable failures are tried again with exponential
-/// backoff and jitter, as often as [`Limits`](crate::Limits) say; a stronger stop request cuts a backoff short. When the final checkpoint
+/// backoff and jitter, as often as [`Limits`](crate::limits::Limits) say; a stronger stop request cuts a backoff short. When the final checkpoint
 /// can't be had in time, or can't complete at all, `policy` says what happens. A job without a controller
-/// ([`Detached`](crate::Detached)) goes straight to `Stopping<Force>`.
+/// ([`Detached`](crate::contracts::Detached)) goes straight to `Stopping<Force>`.
 ///
-/// [`Limits::worst_case`](crate::Limits::worst_case) says how long it can take.
+/// [`Limits::worst_case`](crate::limits::Limits::worst_case) says how long it can take.
 ///
 /// # Errors
 /// [`DriveError`] holds the phase that could not be left: try again, escalate, or let a person decide.

@@ -1,7 +1,5 @@
 //! Every bound that a shutdown keeps, in one place (invariant I5).
 
-mod worst_case;
-
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};

@@ -5,16 +5,32 @@
 
 #[macro_use]
 mod define;
+mod context;
+mod failure;
+mod journaling;
 mod modes;
+pub(crate) mod phases;
+mod progress;
+pub(crate) mod record;
 mod table;
 
+pub use context::{JobBuilder, JobContext, Visit};
+pub use failure::{Failed, Failure, WrongJob};
 pub use modes::{Force, Graceful, Immediate, StopBehavior, StopMode, WeakerThan};
+pub use phases::{
+    AnyStopped, CheckpointStopping, Checkpointed, Drained, Evidence, Finishing, Halted, Killed, Recovering, Running,
+    Stopped, Stopping,
+};
+pub use progress::Progress;
+pub use record::{BoxJournal, DynJournal, Journal, JournalError, NoJournal, PhaseRecord, Write, may_write};
 pub use table::{
     AfterCheckpointStopping, AfterFinishing, AfterForce, AfterGraceful, AfterImmediate, AfterRecovering, AfterRunning,
     AnyPhase, EDGES, PhaseKind,
 };
 
-use crate::phases::sealed;
+pub(crate) use phases::{NothingAlive, Replay, hold, listed, pause, replay};
+
+use self::phases::{HealthWatch, sealed};
 
 /// A phase of a shutdown. Each is a type of its own; this trait is sealed.
 ///
@@ -79,8 +95,8 @@ impl PhaseKind {
     }
 
     /// The strongest stop request that the phase already fulfils; a stronger one makes it give way (invariant I4).
-    pub const fn fulfils(self) -> Option<crate::StopRequest> {
-        use crate::StopRequest;
+    pub const fn fulfils(self) -> Option<crate::contracts::StopRequest> {
+        use crate::contracts::StopRequest;
         match self {
             Self::Running => None,
             // The final checkpoint stops every task at a consistent point, and does more than a graceful stop.

@@ -1,7 +1,7 @@
 //! What is known of a run, as a deterministic state machine without I/O, clock or async: events and the time come in,
 //! actions go out.
 //!
-//! [`ClusterController`](crate::ClusterController) is this model with a transport around it. Use [`RunModel`] itself to
+//! [`ClusterController`](crate::cluster::ClusterController) is this model with a transport around it. Use [`RunModel`] itself to
 //! build a controller on other means. Its methods come in four kinds:
 //!
 //! - **getters**: [`status`](RunModel::status), [`failure`](RunModel::failure), [`counters`](RunModel::counters),
@@ -61,7 +61,7 @@ use self::{
     tasks::{ENDED, EXHAUSTED, FAILED, FINISHED, SOURCE, Tasks},
     workers::Workers,
 };
-use crate::{
+use crate::contracts::{
     Applied, Count, Epoch, Event, FinalCheckpoint, Manifest, Rejection, RunFailure, RunId, RunStatus, TaskError,
     TaskId, Topology, WorkerEvent, WorkerId, WorkerStopMode,
 };

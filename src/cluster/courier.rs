@@ -4,7 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use backon::{ExponentialBuilder, Retryable};
 
-use crate::{BoxFuture, Command, JobId, Limits, Order, OrderError, OrderErrorKind, RunId, Transport, WorkerId};
+use crate::{
+    contracts::{BoxFuture, Command, JobId, Order, OrderError, OrderErrorKind, RunId, Transport, WorkerId},
+    limits::Limits,
+};
 
 pub(super) struct Courier<T> {
     transport: Arc<T>,

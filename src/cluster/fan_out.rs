@@ -12,7 +12,10 @@ use futures_util::{
 };
 
 use super::courier::Courier;
-use crate::{BoxFuture, Command, OrderError, OrderReport, Transport, WorkerId, model::RunModel};
+use crate::{
+    contracts::{BoxFuture, Command, OrderError, OrderReport, Transport, WorkerId},
+    model::RunModel,
+};
 
 type Delivery = Abortable<BoxFuture<'static, (usize, Result<(), OrderError>)>>;
 

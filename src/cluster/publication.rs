@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{BoxFuture, DynCheckpointStore, Epoch, Manifest, StoreError};
+use crate::contracts::{BoxFuture, DynCheckpointStore, Epoch, Manifest, StoreError};
 
 /// How many times the limit of one order a publication may take: checking the fence, writing and confirming are a
 /// handful of round trips, each with as long as a worker has for an answer.

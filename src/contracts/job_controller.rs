@@ -3,11 +3,11 @@
 use std::time::Instant;
 
 use super::{BoxError, OrderReport, RunFailure, RunStatus, StoreError, WorkerEvent, WorkerStopMode};
-use crate::ids::{Epoch, RunId, TaskId, WorkerId};
+use crate::contracts::{Epoch, RunId, TaskId, WorkerId};
 
 /// Talks to the workers of one run, and keeps the books of it.
 ///
-/// [`ClusterController`](crate::ClusterController) implements it over any [`Transport`](super::Transport); implement it
+/// [`ClusterController`](crate::cluster::ClusterController) implements it over any [`Transport`](super::Transport); implement it
 /// yourself if your control plane already keeps its own books.
 ///
 /// The methods come in four kinds, as in a protocol implementation without I/O:

@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use super::{BoxError, BoxFuture};
-use crate::ids::{JobId, RunId, WorkerId};
+use crate::contracts::{JobId, RunId, WorkerId};
 
 /// Runs the workers of jobs and kills them: a process manager, a cluster manager, or an in-process host.
 ///

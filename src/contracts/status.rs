@@ -3,7 +3,7 @@
 use std::{fmt, time::Duration};
 
 use super::TaskError;
-use crate::ids::{Epoch, TaskId, WorkerId};
+use crate::contracts::{Epoch, TaskId, WorkerId};
 
 /// So many of so many.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::{BoxError, BoxFuture};
-use crate::ids::{Epoch, JobId, RunId, TaskId};
+use crate::contracts::{Epoch, JobId, RunId, TaskId};
 
 /// The record that makes a checkpoint: whoever has it can start a new run from it.
 #[derive(Clone, Debug, PartialEq, Eq)]

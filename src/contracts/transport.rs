@@ -3,11 +3,11 @@
 use std::{fmt, time::Duration};
 
 use super::Order;
-use crate::ids::WorkerId;
+use crate::contracts::WorkerId;
 
 /// Carries an order to one worker: in-process, over gRPC, or by a user's own means.
 ///
-/// [`ClusterController`](crate::ClusterController) does fan-out, deadlines and retries over any transport.
+/// [`ClusterController`](crate::cluster::ClusterController) does fan-out, deadlines and retries over any transport.
 ///
 /// # What an implementer must keep
 /// - `Ok(())` means that the worker has taken the order in, not that it has been carried out: that is told by events.

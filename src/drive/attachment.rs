@@ -12,11 +12,8 @@ pub(super) mod sealed {
 
     use super::{Detached, JobController};
     use crate::{
-        contracts::Scheduler,
-        error::{Failed, Failure},
-        job::{JobContext, StopRequest},
-        machine::AnyPhase,
-        phases::{hold, pause, sealed::Mint},
+        contracts::{Scheduler, StopRequest},
+        machine::{AnyPhase, Failed, Failure, JobContext, hold, pause, phases::sealed::Mint},
     };
 
     pub trait Drive: Sized + Send {

@@ -3,11 +3,8 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use crate::{
-    contracts::ConfirmedBy,
-    ids::{JobId, RunId},
-    job::{JobContext, StopRequest},
-    machine::PhaseKind,
-    phases::AnyStopped,
+    contracts::{ConfirmedBy, JobId, RunId, StopRequest},
+    machine::{AnyStopped, JobContext, PhaseKind},
 };
 
 /// The record of a finished shutdown: the evidence as a typed value, and the way there.

@@ -3,9 +3,7 @@
 use std::collections::HashMap;
 
 use crate::{
-    contracts::{Manifest, TaskSnapshot},
-    ids::{JobId, RunId, TaskId},
-    topology::Topology,
+    contracts::{JobId, Manifest, RunId, TaskId, TaskSnapshot, Topology},
     worker::{TaskSpec, WorkerSpec},
 };
 
@@ -60,7 +58,7 @@ pub(super) fn plan(
     let mut workers: Vec<_> = topology.workers().iter().map(spec).collect();
     for task in topology.task_ids() {
         let place = topology.worker_index_of(task).and_then(|index| workers.get_mut(index as usize));
-        let role = topology.operators().get(task.operator as usize).map(crate::Operator::role);
+        let role = topology.operators().get(task.operator as usize).map(crate::contracts::Operator::role);
         // Both are known of every task that the topology itself names.
         if let (Some(place), Some(role)) = (place, role) {
             place.tasks.push(TaskSpec { task, role, restored: snapshots.remove(&task) });

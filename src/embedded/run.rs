@@ -9,8 +9,7 @@ use super::{
     gate::{Gate, passable},
 };
 use crate::{
-    contracts::{Order, OrderError, OrderErrorKind, Transport},
-    ids::{JobId, RunId, WorkerId},
+    contracts::{JobId, Order, OrderError, OrderErrorKind, RunId, Transport, WorkerId},
     worker::Worker,
 };
 

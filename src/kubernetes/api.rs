@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use super::error::{ApiError, Trouble};
-use crate::phases::after;
+use crate::clock::after;
 
 /// How many pods one answer to a list holds at most.
 const PAGE: u32 = 500;

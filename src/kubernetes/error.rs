@@ -2,10 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use crate::{
-    contracts::SchedulerError,
-    ids::{JobId, RunId, WorkerId},
-};
+use crate::contracts::{JobId, RunId, SchedulerError, WorkerId};
 
 /// A request to the API server that did not get what it asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -26,9 +26,8 @@ use super::{
     stop::{Step, Stop},
 };
 use crate::{
-    contracts::{ConfirmedBy, Scheduler, SchedulerError},
-    ids::{JobId, RunId, WorkerId},
-    phases::after,
+    clock::after,
+    contracts::{ConfirmedBy, JobId, RunId, Scheduler, SchedulerError, WorkerId},
     worker_env::WorkerEnv,
 };
 
@@ -95,7 +94,7 @@ impl KubernetesSchedulerBuilder {
     }
 
     /// From SIGTERM to SIGKILL in a stop without force, in whole seconds, at least 1. 5 s: within the default
-    /// [`Limits::release`](crate::Limits::release), at whose end the phases kill anyway. It stands in for the template's
+    /// [`Limits::release`](crate::limits::Limits::release), at whose end the phases kill anyway. It stands in for the template's
     /// `terminationGracePeriodSeconds`, which holds for evictions.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
@@ -108,7 +107,7 @@ impl KubernetesSchedulerBuilder {
         self
     }
 
-    /// How long one call may take, retries included. 25 s: within the default [`Limits::kill`](crate::Limits::kill), so that the
+    /// How long one call may take, retries included. 25 s: within the default [`Limits::kill`](crate::limits::Limits::kill), so that the
     /// error that says what holds a pod is heard.
     pub fn limit(mut self, limit: Duration) -> Self {
         self.limit = limit;

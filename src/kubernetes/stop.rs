@@ -16,9 +16,8 @@ use super::{
     watcher::{News, Watcher},
 };
 use crate::{
-    contracts::SchedulerError,
-    error::shortened,
-    ids::{JobId, RunId},
+    contracts::{JobId, RunId, SchedulerError},
+    text::shortened,
 };
 
 /// The grace period that all pods are to have from some moment on.

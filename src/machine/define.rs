@@ -34,7 +34,7 @@ macro_rules! machine {
             }
         }
 
-        /// Any phase, for code that walks the machine at run time, as [`drive`](crate::drive) does. Exhaustive, like
+        /// Any phase, for code that walks the machine at run time, as [`drive`](crate::drive::drive) does. Exhaustive, like
         /// [`PhaseKind`].
         #[derive(Debug)]
         #[must_use = "a phase that is dropped is a shutdown that nobody finishes"]

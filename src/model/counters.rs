@@ -1,6 +1,6 @@
 //! What has come in, in figures.
 
-use crate::{Applied, Rejection};
+use crate::contracts::{Applied, Rejection};
 
 /// What a [`RunModel`](super::RunModel) has counted since it was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf, time::Duration};
 
-use crate::ids::{JobId, RunId, WorkerId};
+use crate::contracts::{JobId, RunId, WorkerId};
 
 /// Why a process scheduler could not be opened, or a worker not be started.
 #[derive(Debug, thiserror::Error)]

@@ -34,8 +34,7 @@ use super::{
     watchdog::{Plan, START_SETTLES, Watchdog},
 };
 use crate::{
-    contracts::{Scheduler, SchedulerError},
-    ids::{JobId, RunId, WorkerId},
+    contracts::{JobId, RunId, Scheduler, SchedulerError, WorkerId},
     worker_env::WorkerEnv,
 };
 
@@ -72,7 +71,7 @@ pub struct ProcessSchedulerBuilder {
 }
 
 impl ProcessSchedulerBuilder {
-    /// From SIGTERM to SIGKILL in a stop without force. 5 s: within the default [`Limits::release`](crate::Limits::release), at
+    /// From SIGTERM to SIGKILL in a stop without force. 5 s: within the default [`Limits::release`](crate::limits::Limits::release), at
     /// whose end the phases kill anyway.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
@@ -289,7 +288,7 @@ impl WorkerProcess {
 
 /// # How stops are bounded
 /// Without force, SIGKILL comes after the grace period, which counts from the first such call and is not started again by a repeated one.
-/// The kill itself has no bound here, since the kernel has none: the phases give it [`Limits::kill`](crate::Limits::kill).
+/// The kill itself has no bound here, since the kernel has none: the phases give it [`Limits::kill`](crate::limits::Limits::kill).
 impl Scheduler for ProcessScheduler {
     async fn stop_workers(&self, job: &JobId, run: Option<RunId>, force: bool) -> Result<(), SchedulerError> {
         let which = Which { job: Some(job.clone()), run };

@@ -11,14 +11,14 @@ use std::{
 use tokio::sync::watch;
 
 use super::{
+    LIFELINE, SPAWN,
     error::{ProcessError, state},
-    lifeline::{LIFELINE, SPAWN},
     members::Marks,
     proc,
     record::{Record, Token},
     table::{Body, End, Key, Table, Which},
 };
-use crate::{ids::JobId, worker_env::WorkerEnv};
+use crate::{contracts::JobId, worker_env::WorkerEnv};
 
 /// What all workers of a scheduler have in common.
 #[derive(Debug)]

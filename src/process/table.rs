@@ -17,7 +17,7 @@ use super::{
     proc::{self, Process, gone_is_ok},
     record::{Records, Token},
 };
-use crate::ids::{JobId, RunId, WorkerId};
+use crate::contracts::{JobId, RunId, WorkerId};
 
 /// A worker's name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -29,8 +29,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
+    SPAWN,
     error::{ProcessError, WATCHDOG_ANSWER, state},
-    lifeline::SPAWN,
     members::{Marks, survey_twice},
     proc,
     record::{Record, Records, Token},

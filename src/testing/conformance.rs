@@ -1,5 +1,5 @@
-//! Checks a [`Journal`](crate::Journal), a [`Scheduler`](crate::Scheduler), a [`CheckpointStore`](crate::CheckpointStore), a
-//! [`JobController`](crate::JobController) or a [`Transport`](crate::Transport) of yours against its contract, and names the rule that it
+//! Checks a [`Journal`](crate::machine::Journal), a [`Scheduler`](crate::contracts::Scheduler), a [`CheckpointStore`](crate::contracts::CheckpointStore), a
+//! [`JobController`](crate::contracts::JobController) or a [`Transport`](crate::contracts::Transport) of yours against its contract, and names the rule that it
 //! breaks.
 //!
 //! You say how to make one and, where a check needs more than the contract's own methods, how to do that: in a small trait, the

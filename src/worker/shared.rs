@@ -15,9 +15,9 @@ use super::{
     lock,
     outbox::Outbox,
 };
-use crate::{
-    contracts::{Command, Event, Order, OrderError, OrderErrorKind, TaskCommit, TaskError, WorkerStopMode},
-    ids::{Epoch, RunId, TaskId, WorkerId},
+use crate::contracts::{
+    Command, Epoch, Event, Order, OrderError, OrderErrorKind, RunId, TaskCommit, TaskError, TaskId, WorkerId,
+    WorkerStopMode,
 };
 
 /// What a worker's handles and its leaving have in common. Tasks do not hold it, so that dropping the last handle ends them.

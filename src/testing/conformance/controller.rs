@@ -13,7 +13,11 @@ use super::{
     transport::TransportRun,
     workers::Workers,
 };
-use crate::{DynCheckpointStore, JobController, JobId, JobSender, Limits, RunId, Topology};
+use crate::{
+    contracts::{DynCheckpointStore, JobController, JobId, RunId, Topology},
+    limits::Limits,
+    mailbox::JobSender,
+};
 
 /// What a controller is given for one run. There are six tasks on three workers.
 #[derive(Clone)]
@@ -68,7 +72,7 @@ pub trait ControllerSubject: 'static {
 
 /// Checks a [`JobController`]. `make` makes a maker of controllers; it is called once for each rule.
 ///
-/// [`Detached`](crate::Detached) is no subject: it is the absence of a controller, and no method of this contract compiles on it.
+/// [`Detached`](crate::contracts::Detached) is no subject: it is the absence of a controller, and no method of this contract compiles on it.
 ///
 /// # Cancel safety
 /// The check that is under way goes on to its end or its limit, on a thread of its own.

@@ -14,7 +14,10 @@ use super::{
     rule::{Contract, Rule},
     suite::{Finding, Hook, LIMIT, Outcome, Suite, broken, cut_off, joined, ok, same},
 };
-use crate::{Epoch, JobId, Journal, JournalError, PhaseKind, PhaseRecord, RunId, StopRequest};
+use crate::{
+    contracts::{Epoch, JobId, RunId, StopRequest},
+    machine::{Journal, JournalError, PhaseKind, PhaseRecord},
+};
 
 /// A place for records, empty when it is made, on which a [`Journal`] is checked. Dropping it may tidy up.
 pub trait JournalSubject: 'static {
@@ -27,7 +30,7 @@ pub trait JournalSubject: 'static {
     /// The journal as one more controller opens it, on the same place: with nothing shared that two processes would not share.
     fn open(&self) -> impl Future<Output = Self::Journal>;
 
-    /// Whether it keeps records at all. [`NoJournal`](crate::NoJournal) says no; then only the rules that are about calls apply.
+    /// Whether it keeps records at all. [`NoJournal`](crate::machine::NoJournal) says no; then only the rules that are about calls apply.
     fn keeps_records(&self) -> bool {
         true
     }

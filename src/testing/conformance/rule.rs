@@ -6,15 +6,15 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Contract {
-    /// [`Journal`](crate::Journal).
+    /// [`Journal`](crate::machine::Journal).
     Journal,
-    /// [`Scheduler`](crate::Scheduler).
+    /// [`Scheduler`](crate::contracts::Scheduler).
     Scheduler,
-    /// [`CheckpointStore`](crate::CheckpointStore).
+    /// [`CheckpointStore`](crate::contracts::CheckpointStore).
     Store,
-    /// [`JobController`](crate::JobController).
+    /// [`JobController`](crate::contracts::JobController).
     Controller,
-    /// [`Transport`](crate::Transport), and the workers behind it.
+    /// [`Transport`](crate::contracts::Transport), and the workers behind it.
     Transport,
 }
 

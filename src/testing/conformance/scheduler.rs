@@ -7,7 +7,7 @@ use super::{
     rule::{Contract, Rule},
     suite::{Finding, Hook, LIMIT, Outcome, Suite, broken, cut_off, eventually, ok, same},
 };
-use crate::{JobId, RunId, Scheduler, WorkerId};
+use crate::contracts::{JobId, RunId, Scheduler, WorkerId};
 
 /// How a worker of a check behaves. It runs until it is ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -18,7 +18,7 @@ use super::{
     rule::{Contract, Rule},
     suite::{Finding, Hook, LIMIT, Outcome, Suite, broken, cut_off, joined, ok, same},
 };
-use crate::{CheckpointStore, Epoch, JobId, Manifest, Restored, RunId, StoreError, TaskId, TaskSnapshot};
+use crate::contracts::{CheckpointStore, Epoch, JobId, Manifest, Restored, RunId, StoreError, TaskId, TaskSnapshot};
 
 /// A place for checkpoints, empty when it is made, on which a [`CheckpointStore`] is checked. Dropping it may tidy up.
 pub trait StoreSubject: 'static {

@@ -12,8 +12,11 @@ use super::{
     workers::{Workers, rows_of},
 };
 use crate::{
-    Command, Epoch, Event, Incoming, JobId, JobSender, Mailbox, Order, OrderError, OrderErrorKind, RunId, StopRequest,
-    TaskCommit, Topology, Transport, WorkerId, WorkerStopMode,
+    contracts::{
+        Command, Epoch, Event, JobId, Order, OrderError, OrderErrorKind, RunId, StopRequest, TaskCommit, Topology,
+        Transport, WorkerId, WorkerStopMode,
+    },
+    mailbox::{Incoming, JobSender, Mailbox},
 };
 
 /// A run whose workers are to be reached. There are six tasks on three workers.

@@ -11,8 +11,11 @@ use bytes::Bytes;
 use tokio::{sync::watch, time::sleep};
 
 use crate::{
-    Command, Epoch, Event, JobSender, Order, OrderError, OrderErrorKind, RunId, TaskId, Topology, Transport,
-    WorkerEvent, WorkerId, WorkerStopMode,
+    contracts::{
+        Command, Epoch, Event, Order, OrderError, OrderErrorKind, RunId, TaskId, Topology, Transport, WorkerEvent,
+        WorkerId, WorkerStopMode,
+    },
+    mailbox::JobSender,
 };
 
 /// How long a slow worker takes to answer.
@@ -265,7 +268,10 @@ impl<T: Transport> Transport for Around<T> {
 #[cfg(feature = "worker")]
 mod kit {
     use super::{Workers, rows_of, state_of};
-    use crate::{Barrier, Epoch, TaskContext, TaskError, TaskId, TaskOrder, WorkerStopMode};
+    use crate::{
+        contracts::{Epoch, TaskError, TaskId, WorkerStopMode},
+        worker::{Barrier, TaskContext, TaskOrder},
+    };
 
     impl Workers {
         /// The code of a task that does as the check says, for the worker kit.

@@ -8,8 +8,9 @@ use super::{
     world::{End, JOB, RUN, World},
 };
 use crate::{
-    AnyStopped, Command, Epoch, JobId, JournalError, Limits, Manifest, PhaseKind, PhaseRecord, RunId, StopRequest,
-    StoreError, Write, may_write,
+    contracts::{Command, Epoch, JobId, Manifest, RunId, StopRequest, StoreError},
+    limits::Limits,
+    machine::{AnyStopped, JournalError, PhaseKind, PhaseRecord, Write, may_write},
 };
 
 /// Phases that release workers once their evidence is proven.
@@ -64,8 +65,8 @@ impl World {
             Command::Checkpoint { .. } => is(&CHECKPOINTING) || is(&[PhaseKind::Running]),
             // A durable checkpoint collects its commits to the end, whatever has been asked for since.
             Command::Commit { .. } => phase.is_some(),
-            Command::Stop(crate::WorkerStopMode::Graceful) => is(&[PhaseKind::StoppingGraceful]),
-            Command::Stop(crate::WorkerStopMode::Immediate) => is(&[PhaseKind::StoppingImmediate]),
+            Command::Stop(crate::contracts::WorkerStopMode::Graceful) => is(&[PhaseKind::StoppingGraceful]),
+            Command::Stop(crate::contracts::WorkerStopMode::Immediate) => is(&[PhaseKind::StoppingImmediate]),
             Command::Release => is(&RELEASING),
         };
         if !written {

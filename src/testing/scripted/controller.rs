@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use super::lock;
-use crate::{
+use crate::contracts::{
     Applied, CheckpointStart, ControllerError, Count, Epoch, FinalCheckpoint, JobController, OrderError, OrderReport,
     Rejection, RunFailure, RunStatus, StoreError, WorkerEvent, WorkerId, WorkerStopMode,
 };

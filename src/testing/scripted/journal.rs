@@ -6,7 +6,10 @@ use std::{
 };
 
 use super::{lock, next_of};
-use crate::{JobId, Journal, JournalError, PhaseKind, PhaseRecord, Write, may_write};
+use crate::{
+    contracts::JobId,
+    machine::{Journal, JournalError, PhaseKind, PhaseRecord, Write, may_write},
+};
 
 /// How a journal answers a write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::{lock, next_of};
-use crate::{JobId, RunId, Scheduler, SchedulerError, WorkerId};
+use crate::contracts::{JobId, RunId, Scheduler, SchedulerError, WorkerId};
 
 /// What the scheduler was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -9,7 +9,7 @@ use tokio::time::sleep;
 
 use super::ControllerSubject;
 use crate::{
-    Command, ControllerError, FinalCheckpoint, JobController, WorkerStopMode,
+    contracts::{Command, ControllerError, FinalCheckpoint, JobController, WorkerStopMode},
     testing::conformance::{
         bench::{Bench, QUIET, WORKERS, at_all, count, task},
         suite::{Finding, Outcome, broken, same},

@@ -1,0 +1,388 @@
+//! The context of one job: what every phase needs, and the memory of the walk so far.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use tokio::{sync::watch, time::Instant};
+
+use super::{Progress, journaling::Journaling, progress::LiveProgress};
+use crate::{
+    contracts::{Detached, JobController, JobId, RunId, RunStatus, StopRequest},
+    limits::Limits,
+    machine::{
+        AnyPhase, BoxJournal, Failure, HealthWatch, Journal, Phase, PhaseKind, PhaseRecord, Running, SuccessorOf,
+        WrongJob,
+        phases::sealed::{Entry, Mint},
+    },
+    mailbox::{JobSender, Mailbox},
+};
+
+/// One job under shutdown control: its names, controller, scheduler, mailbox and limits.
+///
+/// [`JobContext::new`] gives the only [`Running`] of the job; from there every other phase is reached by an edge. The context
+/// knows which phase the job is in, so a phase used with the wrong job is an error and not a wrong step.
+pub struct JobContext<C, S> {
+    pub(crate) id: JobId,
+    pub(crate) run: RunId,
+    pub(crate) controller: C,
+    pub(crate) scheduler: S,
+    pub(crate) mailbox: Mailbox,
+    pub(crate) limits: Arc<Limits>,
+    /// Boxed, as it is seldom there.
+    pub(crate) parked: Option<Box<AnyPhase>>,
+    pub(crate) health: HealthWatch,
+    pub(super) journaling: Journaling,
+    superseded: bool,
+    identity: u64,
+    trail: Trail,
+    progress: LiveProgress,
+}
+
+/// One stay in a phase.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Visit {
+    /// The phase.
+    pub phase: PhaseKind,
+    /// When it was entered.
+    pub entered: Instant,
+}
+
+/// The phases walked. The longest walk of the machine has six phases, so no transition allocates.
+#[derive(Clone, Copy, Debug)]
+struct Trail {
+    visits: [Visit; Self::CAPACITY],
+    len: u8,
+}
+
+impl Trail {
+    const CAPACITY: usize = 7;
+
+    fn new(first: Visit) -> Self {
+        Self { visits: [first; Self::CAPACITY], len: 1 }
+    }
+
+    fn push(&mut self, visit: Visit) {
+        // Every edge leads to a phase that comes later in the machine's order, so the walk ends before the array does.
+        if let Some(slot) = self.visits.get_mut(usize::from(self.len)) {
+            *slot = visit;
+            self.len += 1;
+        }
+    }
+
+    fn visits(&self) -> &[Visit] {
+        &self.visits[..usize::from(self.len)]
+    }
+
+    fn current(&self) -> Visit {
+        self.visits[usize::from(self.len.saturating_sub(1))]
+    }
+}
+
+/// Collects what a [`JobContext`] is made of.
+#[must_use = "call `build` to get the job and its `Running` phase"]
+pub struct JobBuilder {
+    id: JobId,
+    run: RunId,
+    limits: Arc<Limits>,
+    mailbox: Option<Mailbox>,
+    journal: Option<BoxJournal>,
+}
+
+impl fmt::Debug for JobBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JobBuilder").field("id", &self.id).field("run", &self.run).finish_non_exhaustive()
+    }
+}
+
+impl JobBuilder {
+    /// Other limits than the default ones. Share one `Arc` among many jobs.
+    pub fn limits(mut self, limits: impl Into<Arc<Limits>>) -> Self {
+        self.limits = limits.into();
+        self
+    }
+
+    /// A mailbox made before, where senders had to exist before the controller.
+    pub fn mailbox(mut self, mailbox: Mailbox) -> Self {
+        self.mailbox = Some(mailbox);
+        self
+    }
+
+    /// Where each phase is written down before it acts. Without one, a shutdown is forgotten when its controller crashes.
+    pub fn journal(mut self, journal: impl Journal + 'static) -> Self {
+        self.journal = Some(Arc::new(journal));
+        self
+    }
+
+    /// The job, and the only `Running` that it will ever have.
+    pub fn build<C, S>(self, controller: C, scheduler: S) -> (JobContext<C, S>, Running) {
+        self.build_after(None, controller, scheduler)
+    }
+
+    /// The same, where a controller before this one has written `last` into the journal.
+    pub(crate) fn build_after<C, S>(
+        self,
+        last: Option<&PhaseRecord>,
+        controller: C,
+        scheduler: S,
+    ) -> (JobContext<C, S>, Running) {
+        // Identities are never reused within a process, so a phase can't be taken for another job's.
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let Self { id, run, limits, mailbox, journal } = self;
+        let (id, run) = last.map_or((id, run), |last| (last.job.clone(), last.run));
+        let now = Instant::now();
+        let entry = Entry::new(NEXT.fetch_add(1, Ordering::Relaxed), now, Running::budget(&limits));
+        let job = JobContext {
+            id,
+            run,
+            controller,
+            scheduler,
+            mailbox: mailbox.unwrap_or_else(|| Mailbox::new(limits.mailbox_capacity)),
+            limits,
+            parked: None,
+            health: HealthWatch::default(),
+            journaling: Journaling::new(journal, last),
+            superseded: false,
+            identity: entry.identity,
+            trail: Trail::new(Visit { phase: PhaseKind::Running, entered: now }),
+            progress: LiveProgress::new(Progress::new(PhaseKind::Running, now, entry.deadline)),
+        };
+        (job, Running::mint(entry, ()))
+    }
+}
+
+impl JobContext<Detached, ()> {
+    /// Starts to put a job together, with limits or a mailbox of your own.
+    pub fn builder(id: impl Into<JobId>, run: RunId) -> JobBuilder {
+        // One for all jobs that are content with them.
+        static DEFAULT: LazyLock<Arc<Limits>> = LazyLock::new(Arc::default);
+        JobBuilder { id: id.into(), run, limits: Arc::clone(&DEFAULT), mailbox: None, journal: None }
+    }
+}
+
+impl<C, S> JobContext<C, S> {
+    /// A running job with default [`Limits`], and the only `Running` that it will ever have.
+    pub fn new(id: impl Into<JobId>, run: RunId, controller: C, scheduler: S) -> (Self, Running) {
+        JobContext::builder(id, run).build(controller, scheduler)
+    }
+
+    /// The job's name.
+    pub fn id(&self) -> &JobId {
+        &self.id
+    }
+
+    /// The run.
+    pub fn run(&self) -> RunId {
+        self.run
+    }
+
+    /// The limits.
+    pub fn limits(&self) -> &Arc<Limits> {
+        &self.limits
+    }
+
+    /// The controller.
+    pub fn controller(&self) -> &C {
+        &self.controller
+    }
+
+    /// The scheduler.
+    pub fn scheduler(&self) -> &S {
+        &self.scheduler
+    }
+
+    /// The phase that the job is in.
+    pub fn phase(&self) -> PhaseKind {
+        self.trail.current().phase
+    }
+
+    /// The phases walked so far, the current one last.
+    pub fn walked(&self) -> &[Visit] {
+        self.trail.visits()
+    }
+
+    /// The strongest stop request so far.
+    pub fn requested(&self) -> Option<StopRequest> {
+        self.mailbox.requested()
+    }
+
+    /// Whether another run of the job may be started once this one has stopped: only if nobody asked for a stop
+    /// (invariant I8), and no newer run or other controller has taken the job over (invariant I11).
+    pub fn may_restart(&self) -> bool {
+        self.requested().is_none() && !self.superseded
+    }
+
+    /// Another controller drives the job from now on.
+    pub(crate) fn note_superseded(&mut self) {
+        self.superseded = true;
+    }
+
+    /// A way to send stop requests and worker messages to the job.
+    pub fn sender(&self) -> JobSender {
+        self.mailbox.sender()
+    }
+
+    /// Live progress. The receiver sees every phase, and the newest figures within it.
+    pub fn progress(&self) -> watch::Receiver<Progress> {
+        self.progress.subscribe()
+    }
+
+    /// The phase of a [`drive`](crate::drive::drive) that was dropped before its end: go on with it.
+    pub fn take_parked(&mut self) -> Option<AnyPhase> {
+        self.parked.take().map(|phase| *phase)
+    }
+
+    /// The same job without its controller, which is handed back. What is left is to kill the workers.
+    pub fn detach(self) -> (JobContext<Detached, S>, C) {
+        let Self {
+            id,
+            run,
+            controller,
+            scheduler,
+            mailbox,
+            limits,
+            parked,
+            health,
+            journaling,
+            superseded,
+            identity,
+            trail,
+            progress,
+        } = self;
+        let controller_less = JobContext {
+            id,
+            run,
+            controller: Detached,
+            scheduler,
+            mailbox,
+            limits,
+            parked,
+            health,
+            journaling,
+            superseded,
+            identity,
+            trail,
+            progress,
+        };
+        (controller_less, controller)
+    }
+
+    /// The run-time half of the proof: the phase belongs to this job, and the job is in it.
+    #[inline]
+    pub(crate) fn check<P: Phase>(&self, phase: &P) -> Result<(), Failure> {
+        let same_job = phase.entry().identity == self.identity;
+        if same_job && self.phase() == P::KIND { Ok(()) } else { Err(self.wrong_job(P::KIND, same_job)) }
+    }
+
+    #[cold]
+    fn wrong_job(&self, used: PhaseKind, same_job: bool) -> Failure {
+        Failure::WrongJob(WrongJob { job: self.id.clone(), job_phase: self.phase(), used, same_job })
+    }
+
+    /// Takes an edge. The only way to a phase other than the first.
+    pub(crate) fn enter<F: Phase, T: SuccessorOf<F>>(&mut self, from: F, proof: T::Proof) -> T {
+        let budget = T::budget(&self.limits);
+        self.enter_within(from, proof, budget)
+    }
+
+    /// The same with another budget than the phase's own.
+    #[allow(clippy::needless_pass_by_value, reason = "the phase that is left must not be usable any more")]
+    pub(crate) fn enter_within<F: Phase, T: SuccessorOf<F>>(
+        &mut self,
+        from: F,
+        proof: T::Proof,
+        budget: Option<std::time::Duration>,
+    ) -> T {
+        let now = Instant::now();
+        let entry = Entry::new(from.entry().identity, now, budget);
+        self.trail.push(Visit { phase: T::KIND, entered: now });
+        let requested = self.requested();
+        self.progress.change(|progress| {
+            progress.phase = T::KIND;
+            progress.since = now;
+            progress.deadline = entry.deadline;
+            progress.requested = requested;
+            true
+        });
+        tracing::info!(job = %self.id, run = self.run.get(), from = F::KIND.name(), to = T::KIND.name(), "{}", T::WHEN);
+        T::mint(entry, proof)
+    }
+
+    /// Lets watchers see the newest figures. It costs a comparison when nothing changed, less when nobody watches.
+    pub(crate) fn publish_status(&mut self)
+    where
+        C: JobController,
+    {
+        if self.progress.is_watched() {
+            let (status, requested) = (self.controller.status(), self.requested());
+            self.publish(|progress| {
+                replace(&mut progress.status, status) | replace(&mut progress.requested, requested)
+            });
+        }
+    }
+
+    pub(crate) fn publish_alive(&mut self, alive: usize) {
+        let alive = u32::try_from(alive).unwrap_or(u32::MAX);
+        self.publish(|progress| replace(&mut progress.alive, Some(alive)));
+    }
+
+    pub(crate) fn publish_deadline(&mut self, deadline: Option<Instant>) {
+        self.publish(|progress| replace(&mut progress.deadline, deadline));
+    }
+
+    pub(crate) fn note_error(&mut self, error: &dyn fmt::Display) {
+        let text: Arc<str> = error.to_string().into();
+        self.publish(|progress| replace(&mut progress.last_error, Some(text)));
+    }
+
+    pub(crate) fn note_retry(&mut self) {
+        self.publish(|progress| {
+            progress.retries += 1;
+            true
+        });
+    }
+
+    /// The newest figures, without waiting for a change.
+    pub fn progress_now(&self) -> Progress {
+        self.progress.now()
+    }
+
+    fn publish(&mut self, change: impl FnOnce(&mut Progress) -> bool) {
+        self.progress.change(change);
+    }
+
+    /// What is known of the run.
+    pub fn status(&self) -> RunStatus
+    where
+        C: JobController,
+    {
+        self.controller.status()
+    }
+
+    pub(crate) fn span(&self, phase: PhaseKind) -> tracing::Span {
+        tracing::info_span!("winddown", job = %self.id, run = self.run.get(), phase = phase.name())
+    }
+}
+
+fn replace<T: PartialEq>(place: &mut T, value: T) -> bool {
+    let changed = *place != value;
+    if changed {
+        *place = value;
+    }
+    changed
+}
+
+impl<C, S> fmt::Debug for JobContext<C, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JobContext")
+            .field("id", &self.id)
+            .field("run", &self.run)
+            .field("phase", &self.phase())
+            .field("requested", &self.requested())
+            .finish_non_exhaustive()
+    }
+}
