@@ -1,5 +1,5 @@
-//! A lower room never knows a higher one. The order stands in `docs/architecture.md`, and nowhere else; here it is held
-//! against every path in `src/`.
+//! What `docs/architecture.md` says is so. The order of the rooms stands there and nowhere else, and is held against every
+//! path in `src/`; each hop of its walks names a function that is in the file beside it.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -169,4 +169,53 @@ fn an_import_from_above_is_found_however_it_is_written() {
         assert_eq!(found("low/part.rs", text), 0, "{text}");
     }
     assert_eq!(found("high.rs", "use crate::low::Thing;"), 0, "looking down");
+}
+
+/// The hops of the page: a name, and the file that it is said to be in.
+fn hops(page: &str) -> Vec<(String, String)> {
+    let spans: Vec<_> = page.split('`').collect();
+    let mut hops = Vec::new();
+    // Every second piece is a code span. A name is followed by its file, with nothing but ` (` or `, ` between.
+    for at in (1..spans.len().saturating_sub(2)).step_by(2) {
+        let (name, between, file) = (spans[at], spans[at + 1].split_whitespace().collect::<String>(), spans[at + 2]);
+        if matches!(between.as_str(), "(" | ",") && file.starts_with("src/") && file.ends_with(".rs") {
+            hops.push((name.to_owned(), file.to_owned()));
+        }
+    }
+    hops
+}
+
+fn is_there(name: &str, text: &str) -> bool {
+    let mut parts = name.rsplit("::");
+    let last = parts.next().unwrap_or_default();
+    let defines = |word: &str| {
+        let kinds = ["fn ", "struct ", "trait ", "enum "];
+        kinds.iter().any(|kind| {
+            text.match_indices(&format!("{kind}{word}")).any(|(at, found)| {
+                !text[at + found.len()..].starts_with(|next: char| next.is_alphanumeric() || next == '_')
+            })
+        })
+    };
+    // A method's type is at least named in the file.
+    defines(last) && parts.next().is_none_or(|owner| text.contains(owner))
+}
+
+#[test]
+fn every_hop_of_the_walks_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(root.join("docs/architecture.md")).unwrap();
+    let hops = hops(&page);
+    assert!(hops.len() > 30, "{}", hops.len());
+    for (name, file) in hops {
+        let text = fs::read_to_string(root.join(&file)).unwrap_or_else(|error| panic!("{file}: {error}"));
+        assert!(is_there(&name, &text), "docs/architecture.md says that `{name}` is in {file}");
+    }
+}
+
+#[test]
+fn a_hop_that_leads_nowhere_is_found() {
+    let text = "impl Lane { pub(super) async fn send_all(&self) {} }";
+    assert!(is_there("Lane::send_all", text));
+    assert!(!is_there("Lane::send", text), "a longer name");
+    assert!(!is_there("Queue::send_all", text), "another type");
 }
