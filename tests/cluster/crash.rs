@@ -1,13 +1,12 @@
 //! The controller dies at any moment of a shutdown, and the next one goes on: with real workers that outlive it, the real store, and a
 //! journal. Whatever the moment, every number is published once, there is at most one final epoch, and the evidence is the same or less.
-#![cfg(all(feature = "embedded", feature = "object-store"))]
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod support;
 
 use std::time::Duration;
 
-use support::numbers::{Ending, Scene};
+use crate::{
+    numbers::{Ending, Scene},
+    support,
+};
 use winddown::*;
 
 /// Lets a controller drive for so long, then lets it die with all that it knows. The user asks in the 20th millisecond of the first.

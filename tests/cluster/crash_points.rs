@@ -1,6 +1,4 @@
 //! The points at which a controller can die, as its collaborators see them: before and after the effect of every call, and while it waits.
-#![cfg(all(feature = "embedded", feature = "object-store"))]
-#![allow(dead_code, reason = "each test crate uses what it needs")]
 
 use std::{
     collections::BTreeSet,

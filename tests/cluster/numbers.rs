@@ -1,6 +1,4 @@
 //! Workers that count and publish what they have counted, and outlive their controller: the embedded cluster, the real store, and a journal.
-#![cfg(all(feature = "embedded", feature = "object-store"))]
-#![allow(dead_code, reason = "each test crate uses what it needs")]
 
 use std::{
     sync::{Arc, Mutex},
@@ -11,9 +9,9 @@ use bytes::Bytes;
 use tokio::sync::watch;
 use winddown::{checkpoint::object_store::memory::InMemory, *};
 
-use super::{
+use crate::{
     crash_points::{Place, Watch, Watched},
-    journal::Notebook,
+    support::journal::Notebook,
 };
 
 pub(crate) const WORKERS: u64 = 3;

@@ -1,12 +1,8 @@
 //! What is written down, when, and what becomes of it when the controller crashes.
-#![cfg(all(feature = "embedded", feature = "object-store"))]
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod support;
 
 use std::time::{Duration, SystemTime};
 
-use support::{journal::Notebook, *};
+use crate::support::{journal::Notebook, *};
 use tokio::time::Instant;
 use winddown::{checkpoint::object_store::memory::InMemory, *};
 

@@ -1,20 +1,16 @@
 //! Every place in which a controller can die while it drives, and what the next one makes of it: one table. A place without a row fails,
 //! and so does a row without a place; `rehydration/awaits.rs` sees to it that no await of the drive is missing among the crash points.
-#![cfg(all(feature = "embedded", feature = "object-store"))]
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-#[path = "rehydration/awaits.rs"]
 mod awaits;
-mod support;
-#[path = "rehydration/table.rs"]
 mod table;
 
 use std::{collections::BTreeSet, time::Duration};
 
-pub(crate) use support::crash_points::{CrashPoint, Side};
-use support::{
+pub(crate) use crate::crash_points::{CrashPoint, Side};
+use crate::{
     crash_points::Place,
     numbers::{Ending, Scene},
+    support,
 };
 use table::TABLE;
 use winddown::*;

@@ -1,7 +1,5 @@
 //! Real workers in this process, the real controller, the real store, and `drive`: whatever stops a run, and whatever befalls its
 //! workers meanwhile, the runs after it end with every number published once.
-#![cfg(all(feature = "embedded", feature = "object-store"))]
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
     collections::BTreeMap,

@@ -9,22 +9,17 @@
 ))]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-#[path = "conformance/controllers.rs"]
 mod controllers;
-#[path = "support/grpc.rs"]
+#[path = "../support/grpc.rs"]
 mod grpc;
-#[path = "conformance/journals.rs"]
 mod journals;
-#[path = "conformance/place.rs"]
 mod place;
 #[cfg(all(feature = "process", target_os = "linux"))]
-#[path = "support/process.rs"]
+#[path = "../support/process.rs"]
 mod processes;
-#[path = "conformance/schedulers.rs"]
 mod schedulers;
-#[path = "conformance/stores.rs"]
 mod stores;
-#[path = "conformance/transports.rs"]
+mod teeth;
 mod transports;
 
 use winddown::testing::conformance::{Report, Rule};

@@ -1,17 +1,10 @@
 //! The conformance suites have teeth: for each rule there is an implementation that breaks it, by a mistake that people make, and the suite
 //! names that rule and no other.
-#![cfg(feature = "testing")]
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-#[path = "conformance_teeth/controller.rs"]
 mod controller;
-#[path = "conformance_teeth/journal.rs"]
 mod journal;
-#[path = "conformance_teeth/scheduler.rs"]
 mod scheduler;
-#[path = "conformance_teeth/store.rs"]
 mod store;
-#[path = "conformance_teeth/transport.rs"]
 mod transport;
 
 use std::{fmt::Debug, time::Duration};

@@ -1,6 +1,4 @@
 //! How much memory a job in flight takes, counted, and that no transition allocates.
-#![cfg(all(feature = "embedded", feature = "object-store"))]
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::mem::{size_of, size_of_val};
 

@@ -1,5 +1,4 @@
 //! What things cost, counted and not timed: allocations, orders in flight, polls. A busy machine changes none of it.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
     collections::HashMap,

@@ -1,22 +1,15 @@
 //! What a controller's server does with what strangers, stale workers and broken ones send it.
-#![cfg(feature = "grpc")]
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-#[path = "support/raw.rs"]
-mod raw;
-#[path = "support/grpc.rs"]
-mod support;
 
 use std::{
     cell::{Cell, RefCell},
     sync::Arc,
 };
 
+use crate::raw::{METHODS, call};
+use crate::support::*;
 use bytes::Bytes;
 use proptest::{prelude::*, test_runner::TestRunner};
 use prost::Message;
-use raw::{METHODS, call};
-use support::*;
 use winddown::{
     grpc::{
         proto::{arroyo_rpc::*, winddown::SourceExhaustedReq},

@@ -9,18 +9,11 @@
 //! | dead or silent during the final checkpoint | no end seen | `heartbeat` = 30 s |
 //! | a failed task during the final checkpoint | no end seen | at once, then `finish` = 60 s at most |
 //! | force during the final checkpoint | panic, then "Stopped" without a checkpoint | at once, `Stopped<Killed>` |
-#![cfg(feature = "grpc")]
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-#[path = "support/arroyo.rs"]
-mod arroyo;
-#[path = "support/grpc.rs"]
-mod support;
 
 use std::time::Duration;
 
-use arroyo::{Diary, Does, Manners, arroyo_worker};
-use support::*;
+use crate::arroyo::{Diary, Does, Manners, arroyo_worker};
+use crate::support::*;
 use tokio::{net::TcpListener, time::Instant};
 use winddown::{grpc::tonic::Code, *};
 

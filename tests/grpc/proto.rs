@@ -1,7 +1,5 @@
 //! The generated code is what `proto/` says, and `proto/` has the names, numbers and types that workers of the Arroyo family are
 //! built on.
-#![cfg(feature = "grpc")]
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{collections::BTreeSet, env, fs, path::Path};
 

@@ -1,11 +1,4 @@
 //! What a bad network does to a shutdown, in simulation. Each test prints its seeds; `WINDDOWN_SEED=n` runs one of them again.
-#![cfg(feature = "grpc")]
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-#[path = "support/simulation.rs"]
-mod simulation;
-#[path = "support/grpc.rs"]
-mod support;
 
 use std::{
     collections::BTreeMap,
@@ -13,8 +6,8 @@ use std::{
     time::Duration,
 };
 
-use simulation::*;
-use support::{Committed, JOB, RUN, Store, exactly_once, ms, task, topology, worker};
+use crate::network::*;
+use crate::support::{Committed, JOB, RUN, Store, exactly_once, ms, task, topology, worker};
 use tokio::time::{Instant, sleep, timeout};
 use winddown::{
     grpc::{

@@ -1,17 +1,10 @@
 //! Jobs whose workers speak gRPC, stopped in every mode.
-#![cfg(feature = "grpc")]
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-#[path = "support/arroyo.rs"]
-mod arroyo;
-#[path = "support/grpc.rs"]
-mod support;
 
 use std::sync::Arc;
 
-use arroyo::{Diary, Manners, arroyo_worker};
+use crate::arroyo::{Diary, Manners, arroyo_worker};
+use crate::support::*;
 use prost::Message as _;
-use support::*;
 use winddown::{
     grpc::{Departure, GrpcTransport, proto::arroyo_rpc::SubtaskCheckpointMetadata},
     *,

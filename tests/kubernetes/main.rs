@@ -5,35 +5,25 @@
 #![cfg(all(target_os = "linux", feature = "grpc", feature = "kubernetes", feature = "object-store"))]
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test fails by panicking")]
 
-#[path = "support/cluster.rs"]
 mod cluster;
-#[path = "support/counting.rs"]
+#[path = "../support/counting.rs"]
 mod counting;
 #[cfg(feature = "journal")]
-#[path = "wordcount/harness.rs"]
+#[path = "../wordcount/harness.rs"]
 mod harness;
-#[path = "support/kubelet.rs"]
 mod kubelet;
-#[path = "support/port.rs"]
+#[path = "../support/port.rs"]
 mod port;
 
 #[cfg(feature = "testing")]
-#[path = "kubernetes/conformance.rs"]
 mod conformance;
-#[path = "kubernetes/errors.rs"]
 mod errors;
-#[path = "kubernetes/jobs.rs"]
 mod jobs;
-#[path = "kubernetes/lease.rs"]
 mod lease;
-#[path = "kubernetes/manifests.rs"]
 mod manifests;
-#[path = "kubernetes/outages.rs"]
 mod outages;
-#[path = "kubernetes/stops.rs"]
 mod stops;
 #[cfg(all(feature = "embedded", feature = "journal", feature = "process"))]
-#[path = "kubernetes/wordcount.rs"]
 mod wordcount;
 
 /// Not a test: the workers start at this one.

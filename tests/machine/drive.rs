@@ -1,6 +1,4 @@
 //! What the drive does between the phases: how it waits, what it counts, what it gives back.
-#![cfg(feature = "testing")]
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{error::Error, time::Duration};
 

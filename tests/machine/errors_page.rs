@@ -1,5 +1,4 @@
 //! `docs/errors.md` has each compile error, in the compiler's own words.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{fs, path::Path};
 

@@ -1,8 +1,5 @@
 //! The explorer, in short; and its teeth: collaborators with known mistakes, each of which it finds.
-#![cfg(feature = "testing")]
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-#[path = "explore/mistakes.rs"]
 mod mistakes;
 
 use mistakes::{Mistake, Mistaken};

@@ -1,10 +1,8 @@
 //! Generated files say what the table says, or this fails and tells how to write them anew.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-#[path = "support/diagram.rs"]
-mod diagram;
 
 use std::{collections::BTreeMap, env, fmt::Write as _, fs, path::Path};
+
+use crate::diagram;
 
 fn check(file: &str, expected: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
@@ -14,7 +12,7 @@ fn check(file: &str, expected: &str) {
     let found = fs::read_to_string(&path).unwrap_or_default();
     assert!(
         found == expected,
-        "{file} is out of date: it is generated from the code. Write it anew: WINDDOWN_REGENERATE=1 cargo test --test generated"
+        "{file} is out of date: it is generated from the code. Write it anew: WINDDOWN_REGENERATE=1 cargo test --test machine generated"
     );
 }
 

@@ -1,7 +1,4 @@
 //! Moments in which two things happen at once, and limits at their ends: invariants I5, I6, I8 and I11 where they are hard to keep.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod support;
 
 use std::{
     future::poll_fn,
@@ -13,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use support::*;
+use crate::support::*;
 use tokio::time::{Instant, advance};
 use winddown::*;
 

@@ -1,12 +1,9 @@
 //! The invariants of the design, as far as phases and drive hold them, on a paused clock. The model's, the cluster controller's, the
 //! worker kit's and the store's share is tested beside them, under the same names.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod support;
 
 use std::time::Duration;
 
-use support::*;
+use crate::support::*;
 use tokio::time::{Instant, timeout};
 use winddown::*;
 

@@ -1,7 +1,6 @@
 //! Every ordered pair of phase types: is there an edge, as the compiler sees it, as `EDGES` says, and as the design says?
 //!
 //! The design's edges are written out again here, on purpose: whoever changes the table must change this list too.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::marker::PhantomData;
 

@@ -1,9 +1,8 @@
 //! `docs/operations.md` names every limit and the default worst cases.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use winddown::*;
 
-const DOCS: &str = include_str!("../docs/operations.md");
+const DOCS: &str = include_str!("../../docs/operations.md");
 
 #[test]
 fn every_limit_is_explained() {

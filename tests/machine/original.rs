@@ -1,10 +1,7 @@
 //! What the original's two shutdown states promise (section 8 of the design), one test per line, and what it costs where the original
 //! hangs or panics.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod support;
-
-use support::*;
+use crate::support::*;
 use tokio::time::Instant;
 use winddown::*;
 
@@ -180,7 +177,7 @@ async fn original_6_stopping_is_entered_from_finishing_and_recovering() {
     assert_eq!(names(&receipt.legs), walked);
     assert_eq!(receipt.stopped.epoch(), Some(FINAL), "the final commit of exactly-once sinks is in it");
 
-    let (mut job, running, controller, _) = support::job(Limits::default());
+    let (mut job, running, controller, _) = crate::support::job(Limits::default());
     controller.later(secs(1), Does::Fail(task_failed()));
     controller.on(Told::Stop(IMMEDIATE), secs(1), Does::Finish);
     let receipt = drive(running, &mut job, &Policy::give_back()).await.unwrap();

@@ -1,6 +1,4 @@
 //! The scripted collaborators as a user's test has them; and, with them, what the explorer found, so that it stays found.
-#![cfg(feature = "testing")]
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::time::Duration;
 

@@ -1,11 +1,8 @@
 //! Invariant I5: the worst case of a shutdown is a formula of the limits, and whoever misbehaves, it holds.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod support;
 
 use std::time::Duration;
 
-use support::*;
+use crate::support::*;
 use tokio::time::Instant;
 use winddown::*;
 

@@ -1,29 +1,14 @@
 //! Real worker processes and real gRPC: whatever befalls a worker, the job ends in `Stopped` inside the worst-case formula, no process is
 //! left, and the next run goes on to the end without losing or doubling anything.
-#![cfg(all(target_os = "linux", feature = "grpc", feature = "object-store", feature = "process"))]
-#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test fails by panicking")]
 
-#[path = "support/counting.rs"]
-mod counting;
-#[path = "support/sick_run.rs"]
-mod sick_run;
-#[path = "support/process.rs"]
-mod support;
-
-use counting::Manners;
+use crate::counting::{self, Manners};
+use crate::sick_run::{Bench, POLICY, ms};
+use crate::support::job;
 use rustix::process::Signal;
-use sick_run::{Bench, POLICY, ms};
 use std::time::Duration;
-use support::job;
 
 use tokio::time::{Instant, sleep, timeout};
 use winddown::*;
-
-/// Not a test: the watchdog of the schedulers here starts at this one.
-#[test]
-fn watchdog_entry() {
-    winddown::process::init();
-}
 
 /// Not a test: the workers start at this one.
 #[test]

@@ -1,9 +1,4 @@
 //! What becomes of worker processes when their scheduler dies, and how the next one finds them.
-#![cfg(all(feature = "process", target_os = "linux"))]
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
-
-#[path = "support/process.rs"]
-mod support;
 
 use std::{
     env, fs,
@@ -12,9 +7,9 @@ use std::{
     time::Duration,
 };
 
+use crate::support::*;
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use support::*;
 use tokio::time::{sleep, timeout};
 use winddown::{process::Watchdog, *};
 
@@ -23,11 +18,6 @@ const SCHEDULER: &str = "WINDDOWN_TEST_SCHEDULER";
 /// Any worker: it says that it is there, and stays.
 const STAYS: &str = "touch up-$WINDDOWN_WORKER; while :; do sleep 0.1; done";
 const DEAF: &str = "trap 'touch told-$WINDDOWN_WORKER' TERM; touch up-$WINDDOWN_WORKER; while :; do sleep 0.1; done";
-
-#[test]
-fn watchdog_entry() {
-    winddown::process::init();
-}
 
 /// A scheduler in a process of its own, to be killed.
 #[test]
@@ -76,7 +66,7 @@ async fn scheduler_that_dies(stage: &Stage, guarded: bool, scripts: &[&str]) {
 }
 
 fn start_scheduler(stage: &Stage, guarded: bool, scripts: &[&str]) -> Child {
-    let mut command = stage.this_program("scheduler_entry");
+    let mut command = stage.this_program("restart::scheduler_entry");
     command.env(SCHEDULER, serde_json::to_string(&(guarded, scripts)).unwrap());
     command.process_group(0).spawn().unwrap()
 }
@@ -159,7 +149,7 @@ async fn a_worker_sees_the_end_of_its_scheduler_on_the_lifeline() {
     let stage = Stage::new();
     let scheduler = stage.builder().watchdog(Watchdog::Off).open().await.unwrap();
     let worker = WorkerEnv::new(job(), RUN, WorkerId::new(1), "");
-    scheduler.start(worker, stage.this_program("worker_entry")).await.unwrap();
+    scheduler.start(worker, stage.this_program("restart::worker_entry")).await.unwrap();
     stage.file("up-1").await;
     // It notices nothing as long as the scheduler is there; then it leaves with nobody killing it.
     sleep(Duration::from_millis(200)).await;

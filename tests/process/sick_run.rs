@@ -1,8 +1,5 @@
 //! One run after the other of a job with worker processes, of which one is sick, and the controller's side of it in this process.
 
-#[path = "port.rs"]
-mod port;
-
 use std::{
     cell::Cell,
     collections::{BTreeMap, BTreeSet},
@@ -10,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-pub(crate) use port::Port;
+pub(crate) use crate::port::Port;
 
 use rustix::process::Signal;
 use tokio::{
@@ -140,7 +137,7 @@ impl Bench {
             let manners = if number == SICK { manners } else { Manners::Healthy };
             let task = counting::task_of(number);
             let restored = manifest.iter().flat_map(|it| &it.tasks).find(|snapshot| snapshot.task == task);
-            let mut command = self.stage.this_program("worker_entry");
+            let mut command = self.stage.this_program("jobs::worker_entry");
             tell(&mut command, manners, &self.stage.path(""), WORKERS, self.pace, restored);
             let env = WorkerEnv::new(job(), run, WorkerId::new(number), port.address().to_string());
             let process = scheduler.start(env, command).await.unwrap();

@@ -1,9 +1,4 @@
 //! The process scheduler starts, stops, kills and verifies real processes.
-#![cfg(all(feature = "process", target_os = "linux"))]
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
-
-#[path = "support/process.rs"]
-mod support;
 
 use std::{
     fs,
@@ -14,8 +9,8 @@ use std::{
     time::Duration,
 };
 
+use crate::support::*;
 use rustix::process::Signal;
-use support::*;
 use tokio::time::timeout;
 use winddown::{process::ProcessError, *};
 
@@ -28,12 +23,6 @@ const DEAF: &str =
 
 fn id(number: u64) -> WorkerId {
     WorkerId::new(number)
-}
-
-/// The watchdog of the schedulers here; by itself it is no test.
-#[test]
-fn watchdog_entry() {
-    winddown::process::init();
 }
 
 #[tokio::test]

@@ -1,9 +1,7 @@
 //! A controller and a scheduler that do as the test says, on the paused clock. What they were told is in their logs.
 #![allow(dead_code, reason = "each test crate uses what it needs")]
 
-pub(crate) mod crash_points;
 pub(crate) mod journal;
-pub(crate) mod numbers;
 
 use std::{
     future::pending,
