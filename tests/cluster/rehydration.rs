@@ -146,7 +146,7 @@ async fn i7_every_phase_and_crash_point_has_a_row_and_is_taken_up_as_it_says() {
     }
     assert!(
         wrong.is_empty(),
-        "what follows a death is not what tests/rehydration/table.rs says:\n{}",
+        "what follows a death is not what tests/cluster/rehydration/table.rs says:\n{}",
         wrong.join("\n")
     );
     let missing: Vec<_> = PhaseKind::ALL.iter().filter(|kind| !kind.is_terminal() && !phases.contains(kind)).collect();

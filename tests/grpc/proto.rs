@@ -46,7 +46,7 @@ fn the_generated_code_is_what_the_proto_files_say() {
         assert!(
             same,
             "{GENERATED}/{name} is not what proto/ gives. Write it anew: \
-             WINDDOWN_REGENERATE=1 cargo test --all-features --test proto"
+             WINDDOWN_REGENERATE=1 cargo test --all-features --test grpc proto"
         );
     }
 }

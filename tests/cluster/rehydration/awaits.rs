@@ -119,8 +119,8 @@ fn i7_no_await_of_the_drive_is_without_a_crash_point() {
     wrong.extend(found.iter().map(|((file, function), count)| format!("(\"{file}\", \"{function}\", {count}, &[]),")));
     assert!(
         wrong.is_empty(),
-        "the awaits of the drive have changed. Say in tests/rehydration/awaits.rs which crash points they are, and give each a row in \
-         tests/rehydration/table.rs:\n{}",
+        "the awaits of the drive have changed. Say in tests/cluster/rehydration/awaits.rs which crash points they are, and give each a row in \
+         tests/cluster/rehydration/table.rs:\n{}",
         wrong.join("\n")
     );
 }
