@@ -3,17 +3,14 @@
 
 use std::time::Duration;
 
-use crate::{
-    numbers::{Ending, Scene},
-    support,
-};
-use winddown::*;
+use crate::numbers::{Ending, Scene};
+use winddown::{testing::scripted::request_later, *};
 
 /// Lets a controller drive for so long, then lets it die with all that it knows. The user asks in the 20th millisecond of the first.
 async fn drive_for(scene: &Scene, time: Duration, request: Option<StopRequest>) -> Option<Receipt> {
     let (mut job, phase) = scene.take_up(None).await;
     if let Some(request) = request {
-        support::request_later(&job, ASKED, request);
+        request_later(&job, ASKED, request);
     }
     let driven = tokio::time::timeout(time, drive(phase, &mut job, &Policy::escalate())).await;
     scene.hang_up();
@@ -35,7 +32,7 @@ async fn with_lives(request: StopRequest, commits: bool, lives: &[Duration]) -> 
     for life in lives.iter().copied().chain([Duration::from_secs(3600)]) {
         receipt = drive_for(&scene, life, asked).await;
         // A user whose request died with the controller that had it asks again.
-        asked = asked.filter(|_| scene.notebook.last().is_none_or(|record| record.requested.is_none()));
+        asked = asked.filter(|_| scene.journal.records().last().is_none_or(|record| record.requested.is_none()));
         if receipt.is_some() {
             break;
         }

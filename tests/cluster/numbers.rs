@@ -7,12 +7,9 @@ use std::{
 
 use bytes::Bytes;
 use tokio::sync::watch;
-use winddown::{checkpoint::object_store::memory::InMemory, *};
+use winddown::{checkpoint::object_store::memory::InMemory, testing::scripted::ScriptedJournal, *};
 
-use crate::{
-    crash_points::{Place, Watch, Watched},
-    support::journal::Notebook,
-};
+use crate::crash_points::{Place, Watch, Watched};
 
 pub(crate) const WORKERS: u64 = 3;
 
@@ -115,7 +112,7 @@ pub(crate) struct Scene {
     hosted: EmbeddedRun,
     topology: Topology,
     store: Arc<ObjectStoreCheckpoints>,
-    pub(crate) notebook: Notebook,
+    pub(crate) journal: ScriptedJournal,
     line: Line,
     world: World,
     limits: Limits,
@@ -137,8 +134,8 @@ impl Scene {
                 count(ctx, Arc::clone(&tasks), commits, ending)
             })
             .unwrap();
-        let (notebook, watch) = (Notebook::default(), Watch::default());
-        Self { cluster, hosted, topology, store, notebook, line, world, limits, commits, watch }
+        let (journal, watch) = (ScriptedJournal::default(), Watch::default());
+        Self { cluster, hosted, topology, store, journal, line, world, limits, commits, watch }
     }
 
     fn watched<T>(&self, collaborator: T) -> Watched<T> {
@@ -169,8 +166,8 @@ impl Scene {
         let builder = JobContext::builder(job_id(), self.hosted.run())
             .limits(limits.clone())
             .mailbox(mailbox)
-            .journal(self.watched(self.notebook.clone()));
-        let (job, phase) = match self.notebook.load(&job_id()).await.unwrap() {
+            .journal(self.watched(self.journal.clone()));
+        let (job, phase) = match self.journal.load(&job_id()).await.unwrap() {
             None => {
                 let (job, running) = builder.build(self.controller(None), scheduler);
                 (job, running.into())
@@ -211,8 +208,7 @@ impl Scene {
     }
 
     fn final_epochs(&self) -> Vec<Epoch> {
-        let written = self.notebook.written.lock().unwrap();
-        let mut epochs: Vec<_> = written.iter().filter_map(|written| written.record.final_epoch).collect();
+        let mut epochs: Vec<_> = self.journal.records().iter().filter_map(|record| record.final_epoch).collect();
         epochs.dedup();
         epochs
     }

@@ -10,11 +10,10 @@ pub(crate) use crate::crash_points::{CrashPoint, Side};
 use crate::{
     crash_points::Place,
     numbers::{Ending, Scene},
-    support,
 };
 use table::TABLE;
-use winddown::*;
 pub(crate) use winddown::{PhaseKind, StopRequest};
+use winddown::{testing::scripted::request_later, *};
 
 /// What a job goes through before and while its controller dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -91,7 +90,7 @@ impl Story {
 async fn live(scene: &Scene, fatal: Option<Place>, request: Option<StopRequest>) -> (PhaseKind, Option<Receipt>) {
     let (mut job, phase) = scene.take_up(fatal).await;
     if let Some(request) = request {
-        support::request_later(&job, Duration::from_millis(20), request);
+        request_later(&job, Duration::from_millis(20), request);
     }
     let taken_up = phase.kind();
     let policy = Policy::escalate().jitter_seed(1);
@@ -107,7 +106,7 @@ async fn after_death(story: Story, place: Place) -> (PhaseKind, &'static str) {
     assert!(receipt.is_none(), "{story:?}: the controller did not die at {place:?}");
     // For a while nobody controls the workers. A user whose request died with the controller that had it asks again.
     tokio::time::sleep(Duration::from_millis(5)).await;
-    let asked = scene.notebook.last().and_then(|record| record.requested);
+    let asked = scene.journal.records().last().and_then(|record| record.requested);
     let (taken_up, receipt) = live(&scene, None, story.request().filter(|_| asked.is_none())).await;
     let receipt = receipt.unwrap();
     scene.check(&receipt).await;

@@ -1,33 +1,11 @@
 //! What the drive does between the phases: how it waits, what it counts, what it gives back.
 
-use std::{error::Error, time::Duration};
+use std::error::Error;
 
 use tokio::time::{Instant, timeout};
-use winddown::{testing::scripted::*, *};
+use winddown::*;
 
-const fn secs(seconds: u64) -> Duration {
-    Duration::from_secs(seconds)
-}
-
-type Job = JobContext<ScriptedController, ScriptedScheduler>;
-
-struct Parts {
-    controller: ScriptedController,
-    scheduler: ScriptedScheduler,
-    journal: ScriptedJournal,
-}
-
-impl Parts {
-    fn new() -> Self {
-        let (controller, scheduler) = (ScriptedController::new(4), ScriptedScheduler::new([1, 2]));
-        Self { controller, scheduler, journal: ScriptedJournal::default() }
-    }
-
-    fn job(&self, limits: Limits) -> (Job, Running) {
-        let builder = JobContext::builder("job", RunId::new(7)).limits(limits).journal(self.journal.clone());
-        builder.build(self.controller.clone(), self.scheduler.clone())
-    }
-}
+use crate::support::*;
 
 /// A minute of waiting before every retry, and no budget of more than ten seconds.
 fn slow_retries() -> Limits {
@@ -220,7 +198,7 @@ async fn a_receipt_shows_the_way_its_times_and_what_went_wrong() {
     let receipt = drive(stopping, &mut job, &Policy::give_back()).await.unwrap();
     assert_eq!(receipt.elapsed(), secs(8));
     let way = "\n  Running                    5.000 s\n  CheckpointStopping         3.000 s\n  Stopped<Checkpointed>      0.000 s";
-    assert_eq!(receipt.to_string(), format!("job `job`, run 7: checkpointed (epoch 42){way}"));
+    assert_eq!(receipt.to_string(), format!("job `wordcount`, run 7: checkpointed (epoch 42){way}"));
 
     let parts = Parts::new();
     parts.scheduler.answers(Call::Kill, [SchedulerAnswer::Unavailable, SchedulerAnswer::Obeys]);

@@ -23,8 +23,8 @@ fn heartbeat(worker: u64) -> WorkerEvent {
 async fn i5_a_request_that_is_in_force_does_not_use_the_kills_retries_up_in_one_moment() {
     let (mut job, running, controller, workers) = job(Limits::default());
     controller.on(Told::FinalCheckpoint, secs(1), Does::CompleteFinal).on(Told::FinalCheckpoint, secs(1), Does::Finish);
-    workers.fleet().ask = vec![Answer::Ignores];
-    workers.fleet().kill = [vec![Answer::Fails; 19], vec![Answer::Obeys]].concat();
+    workers.answers(Call::Ask, [SchedulerAnswer::Ignores]);
+    workers.answers(Call::Kill, [vec![SchedulerAnswer::Unavailable; 19], vec![SchedulerAnswer::Obeys]].concat());
     request_later(&job, secs(2), StopRequest::Force);
     let stopping = running.stop_with_checkpoint(&mut job).unwrap();
     let start = Instant::now();
@@ -37,9 +37,7 @@ async fn i5_a_request_that_is_in_force_does_not_use_the_kills_retries_up_in_one_
 #[tokio::test(start_paused = true)]
 async fn i5_a_lost_worker_ends_an_immediate_stop_at_once_although_a_task_failed_before() {
     let (mut job, running, controller, _) = job(Limits::default());
-    controller.script().status.workers_lost = 1;
-    controller.script().status.failures = 2;
-    controller.script().failure = Some(task_failed());
+    controller.now(Does::Fail(task_failed())).now(Does::Fail(worker_lost()));
     let stopping = running.stop_immediately(&mut job).unwrap();
     let start = Instant::now();
     assert!(matches!(stopping.next(&mut job).await.unwrap(), AfterImmediate::Force(_)));
@@ -58,7 +56,7 @@ async fn i5_a_flood_of_messages_does_not_keep_silent_workers_from_being_found() 
     });
     request_later(&job, secs(20), StopRequest::Checkpoint);
     running.run(&mut job).await.unwrap();
-    let checks = controller.script().health_checks;
+    let checks = controller.count(ControllerCall::CheckHealth);
     assert!((15..=21).contains(&checks), "{checks} checks in 20 s");
     flood.await.unwrap();
 }
@@ -69,8 +67,8 @@ async fn heartbeats_that_were_held_back_are_heard_before_silence_is_judged() {
     let limits = Limits { mailbox_capacity: 1, ..Limits::default() };
     let (mut job, mut running, controller, _) = job(limits);
     let first = tokio::time::timeout(secs(2), running.run(&mut job)).await;
-    assert!(first.is_err() && controller.script().health_checks > 0);
-    controller.script().events_before_check.clear();
+    assert!(first.is_err() && controller.count(ControllerCall::CheckHealth) > 0);
+    let before = controller.calls().len();
     for worker in [1, 2, 1, 2] {
         let sender = job.sender();
         tokio::spawn(async move { sender.event(heartbeat(worker)).await });
@@ -78,14 +76,17 @@ async fn heartbeats_that_were_held_back_are_heard_before_silence_is_judged() {
     tokio::task::yield_now().await;
     advance(secs(60)).await;
     assert!(tokio::time::timeout(secs(2), running.run(&mut job)).await.is_err());
-    assert_eq!(controller.script().events_before_check.first(), Some(&4));
+    let calls: Vec<_> = controller.calls().into_iter().skip(before).map(|(call, _)| call).collect();
+    let check = calls.iter().position(|call| *call == ControllerCall::CheckHealth).unwrap();
+    let heard = calls[..check].iter().filter(|call| **call == ControllerCall::Handle).count();
+    assert_eq!(heard, 4, "{calls:?}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn i6_force_cuts_through_a_scheduler_that_does_not_say_who_is_alive() {
     let (mut job, running, controller, workers) = job(Limits::default());
     controller.on(Told::Stop(WorkerStopMode::Graceful), secs(1), Does::Finish);
-    workers.fleet().list = vec![Answer::Hangs, Answer::Obeys];
+    workers.answers(Call::List, [SchedulerAnswer::Hangs, SchedulerAnswer::Obeys]);
     request_later(&job, secs(2), StopRequest::Force);
     let stopping = running.stop_gracefully(&mut job).unwrap();
     let start = Instant::now();
@@ -100,8 +101,7 @@ async fn a_request_that_comes_too_late_does_not_throw_away_what_is_proven() {
     for (request, killed) in [(StopRequest::Immediate, false), (StopRequest::Force, true)] {
         let (mut job, running, controller, _) = job(Limits::default());
         let stopping = running.stop_with_checkpoint(&mut job).unwrap();
-        controller.script().status.final_checkpoint = FinalCheckpoint::Complete(FINAL);
-        controller.script().status.tasks.done = 4;
+        controller.now(Does::CompleteFinal).now(Does::Finish);
         job.sender().request(request).unwrap();
         let receipt = drive(stopping, &mut job, &Policy::escalate()).await.unwrap();
         assert_eq!((receipt.stopped.name(), receipt.stopped.killed_workers()), ("checkpointed", killed));
@@ -112,7 +112,7 @@ async fn a_request_that_comes_too_late_does_not_throw_away_what_is_proven() {
 #[tokio::test(start_paused = true)]
 async fn what_has_arrived_by_the_deadline_counts() {
     let (mut job, running, controller, _) = job(Limits::default());
-    controller.script().events_end_it = true;
+    controller.on_event(Does::CompleteFinal).on_event(Does::Finish);
     let stopping = running.stop_with_checkpoint(&mut job).unwrap();
     job.sender().event(heartbeat(1)).await.unwrap();
     advance(secs(3600)).await;
@@ -120,7 +120,7 @@ async fn what_has_arrived_by_the_deadline_counts() {
     assert_eq!((receipt.stopped.name(), receipt.last_error), ("checkpointed", None));
 
     let (mut job, running, controller, _) = self::job(Limits::default());
-    controller.script().events_end_it = true;
+    controller.on_event(Does::CompleteFinal).on_event(Does::Finish);
     let stopping = running.stop_gracefully(&mut job).unwrap();
     job.sender().event(heartbeat(1)).await.unwrap();
     advance(secs(3600)).await;
@@ -153,8 +153,8 @@ async fn i8_a_job_whose_time_is_over_is_not_restarted() {
 #[tokio::test(start_paused = true)]
 async fn i1_the_end_of_another_job_is_refused_without_a_controller_too() {
     let builder = || JobContext::builder(JOB, RUN);
-    let (mut one, running) = builder().build(Detached, Workers::default());
-    let (mut two, _running) = builder().build(Detached, Workers::default());
+    let (mut one, running) = builder().build(Detached, workers());
+    let (mut two, _running) = builder().build(Detached, workers());
     let AfterForce::Stopped(stopped) = running.force(&mut one).unwrap().next(&mut one).await.unwrap();
     let error = drive(stopped, &mut two, &Policy::escalate()).await.unwrap_err();
     assert!(matches!(error.failure(), Failure::WrongJob(_)), "{error}");
@@ -192,8 +192,8 @@ async fn limits_without_end_are_no_panic() {
     };
     let (mut job, running, controller, workers) = job(limits);
     controller.on(Told::Stop(WorkerStopMode::Graceful), secs(1), Does::Finish);
-    workers.fleet().ask = vec![Answer::Ignores];
-    workers.fleet().kill = vec![Answer::Fails, Answer::Obeys];
+    workers.answers(Call::Ask, [SchedulerAnswer::Ignores]);
+    workers.answers(Call::Kill, [SchedulerAnswer::Unavailable, SchedulerAnswer::Obeys]);
     request_later(&job, secs(1), StopRequest::Graceful);
     request_later(&job, secs(9), StopRequest::Force);
     let driven = tokio::time::timeout(secs(10), drive(running, &mut job, &Policy::escalate())).await;
@@ -209,11 +209,11 @@ async fn limits_of_zero_let_others_run() {
         Limits { verify_every: NONE, health_every: NONE, release: Duration::from_millis(200), ..Limits::default() };
     let (mut job, running, controller, workers) = job(limits);
     controller.on(Told::Stop(WorkerStopMode::Graceful), NONE, Does::Finish);
-    workers.fleet().ask = vec![Answer::Ignores];
+    workers.answers(Call::Ask, [SchedulerAnswer::Ignores]);
     let stopping = running.stop_gracefully(&mut job).unwrap();
     let receipt = drive(stopping, &mut job, &Policy::escalate()).await.unwrap();
     assert_eq!(receipt.stopped.name(), "drained");
-    let asked = workers.calls().iter().filter(|call| **call == Call::List).count();
+    let asked = asked(&workers).iter().filter(|call| **call == Call::List).count();
     assert!(asked < 1000, "asked {asked} times in 200 ms");
 }
 
@@ -222,7 +222,7 @@ async fn limits_of_zero_let_others_run() {
 async fn keep_trying_without_retries_lets_others_run() {
     let limits = Limits { checkpoint_retries: 0, ..Limits::default() };
     let (mut job, running, controller, _) = job(limits);
-    controller.script().refuse_checkpoint = 1_000_000;
+    controller.checkpoints([CheckpointAnswer::Refuses]);
     controller.on(Told::Stop(WorkerStopMode::Immediate), Duration::ZERO, Does::Finish);
     let others_ran = Arc::new(AtomicBool::new(false));
     let (flag, sender) = (Arc::clone(&others_ran), job.sender());
@@ -235,7 +235,8 @@ async fn keep_trying_without_retries_lets_others_run() {
     let receipt = drive(stopping, &mut job, &Policy::keep_trying()).await;
     assert!(others_ran.load(Ordering::Relaxed));
     assert_eq!(receipt.unwrap().stopped.name(), "halted");
-    assert!(controller.script().refuse_checkpoint > 999_000, "no more tries than the backoff lets through");
+    let tries = controller.count(ControllerCall::BeginCheckpoint);
+    assert!(tries < 1000, "{tries}: no more tries than the backoff lets through");
 }
 
 /// Whatever the phase was, and whatever it had decided: without a controller the workers are killed.
@@ -268,7 +269,7 @@ async fn a_controller_may_go_away_in_any_phase() {
 #[tokio::test(start_paused = true)]
 async fn the_end_of_all_input_without_a_store_drains() {
     let (mut job, running, controller, _) = job(Limits::default());
-    controller.script().no_store = true;
+    controller.checkpoints([CheckpointAnswer::NoStore]);
     controller.later(secs(1), Does::ExhaustSources);
     controller.on(Told::Stop(WorkerStopMode::Graceful), secs(2), Does::Finish);
     let receipt = drive(running, &mut job, &Policy::give_back()).await.unwrap();
@@ -280,7 +281,7 @@ async fn the_end_of_all_input_without_a_store_drains() {
 #[tokio::test(start_paused = true)]
 async fn i11_a_fenced_run_may_not_be_restarted() {
     let (mut job, running, controller, _) = job(Limits::default());
-    controller.later(secs(1), Does::Err(Error::Fenced));
+    controller.later(secs(1), Does::BeFenced);
     controller.on(Told::Stop(WorkerStopMode::Immediate), secs(1), Does::Finish);
     let receipt = drive(running, &mut job, &Policy::escalate()).await.unwrap();
     assert_eq!(names(&receipt.legs), ["Running", "Recovering", "Stopping<Immediate>", "Stopped<Halted>"]);

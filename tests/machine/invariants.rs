@@ -42,33 +42,33 @@ fn parts(error: DriveError) -> DriveErrorParts {
 #[tokio::test(start_paused = true)]
 async fn i2_killed_workers_are_gone_before_the_job_is_stopped() {
     let (mut job, running, _, workers) = job(Limits::default());
-    workers.fleet().kill = vec![Answer::ObeysAfter(secs(9))];
+    workers.answers(Call::Kill, [SchedulerAnswer::ObeysAfter(secs(9))]);
     let start = Instant::now();
     let AfterForce::Stopped(stopped) = running.force(&mut job).unwrap().next(&mut job).await.unwrap();
     assert!(start.elapsed() >= secs(9), "`Ok` from the scheduler is not proof");
     assert!(stopped.at() - start >= secs(9));
-    assert_eq!(workers.fleet().alive(), []);
+    assert_eq!(workers.alive(), []);
 }
 
 #[tokio::test(start_paused = true)]
 async fn i2_who_can_not_be_asked_about_is_not_gone() {
     for (list, expected) in [
-        (Answer::Fails, "the scheduler can't now: try later"),
-        (Answer::Refuses, "the scheduler refuses: not allowed"),
-        (Answer::Hangs, "the scheduler did not answer `workers_for_job` within 30s"),
+        (SchedulerAnswer::Unavailable, "the scheduler can't now: scripted"),
+        (SchedulerAnswer::Refuses, "the scheduler refuses: scripted"),
+        (SchedulerAnswer::Hangs, "the scheduler did not answer `workers_for_job` within 30s"),
     ] {
         let (mut job, running, _, workers) = job(Limits::default());
-        workers.fleet().list = vec![list];
+        workers.answers(Call::List, [list]);
         let failed = running.force(&mut job).unwrap().next(&mut job).await.unwrap_err();
         assert_eq!(failed.failure().to_string(), expected);
-        assert_eq!(failed.is_retryable(), list != Answer::Refuses);
+        assert_eq!(failed.is_retryable(), list != SchedulerAnswer::Refuses);
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn i2_workers_that_survive_a_kill_are_named() {
     let (mut job, running, _, workers) = job(Limits::default());
-    workers.fleet().kill = vec![Answer::Ignores];
+    workers.answers(Call::Kill, [SchedulerAnswer::Ignores]);
     let failed = running.force(&mut job).unwrap().next(&mut job).await.unwrap_err();
     assert_eq!(
         failed.to_string(),
@@ -80,14 +80,14 @@ async fn i2_workers_that_survive_a_kill_are_named() {
 /// Whatever the mode, workers that do not leave by themselves are killed, and the evidence stays what it was.
 #[tokio::test(start_paused = true)]
 async fn i2_workers_that_finish_but_stay_are_killed_without_loss_of_evidence() {
-    for answer in [Answer::Ignores, Answer::Fails, Answer::Hangs] {
+    for answer in [SchedulerAnswer::Ignores, SchedulerAnswer::Unavailable, SchedulerAnswer::Hangs] {
         let (mut job, running, controller, workers) = job(Limits::default());
         controller.on(Told::FinalCheckpoint, secs(1), Does::CompleteFinal).on(
             Told::FinalCheckpoint,
             secs(1),
             Does::Finish,
         );
-        workers.fleet().ask = vec![answer];
+        workers.answers(Call::Ask, [answer]);
         let stopping = running.stop_with_checkpoint(&mut job).unwrap();
         let receipt = drive(stopping, &mut job, &Policy::give_back()).await.unwrap();
         let AnyStopped::Checkpointed(stopped) = receipt.stopped else { panic!("{answer:?}") };
@@ -165,11 +165,11 @@ async fn i6_a_million_messages_do_not_delay_a_stop_request() {
     }
     // The phase is in the midst of the backlog when the request comes.
     let _ = timeout(Duration::ZERO, running.run(&mut job)).await;
-    let before = controller.script().events;
-    assert!(before < u64::from(BACKLOG), "still a backlog: {before}");
+    let before = controller.events().len();
+    assert!(before < BACKLOG as usize, "still a backlog: {before}");
     sender.request(StopRequest::Force).unwrap();
     assert_eq!(running.next(&mut job).await.unwrap().kind(), PhaseKind::StoppingForce);
-    assert!(controller.script().events <= before + 1, "at most the message in hand");
+    assert!(controller.events().len() <= before + 1, "at most the message in hand");
 }
 
 #[tokio::test(start_paused = true)]
@@ -197,10 +197,10 @@ async fn i6_a_closed_channel_is_an_error_and_no_panic() {
 #[tokio::test(start_paused = true)]
 async fn i6_every_failure_gives_the_phase_back_and_it_goes_on() {
     let (mut job, running, controller, workers) = job(Limits::default());
-    controller.on(Told::FinalCheckpoint, secs(1), Does::Err(Error::Orders));
+    controller.on(Told::FinalCheckpoint, secs(1), Does::RefuseOrder);
     controller.on(Told::FinalCheckpoint, secs(2), Does::CompleteFinal).on(Told::FinalCheckpoint, secs(3), Does::Finish);
-    workers.fleet().ask = vec![Answer::Ignores];
-    workers.fleet().kill = vec![Answer::Fails, Answer::Ignores, Answer::Obeys];
+    workers.answers(Call::Ask, [SchedulerAnswer::Ignores]);
+    workers.answers(Call::Kill, [SchedulerAnswer::Unavailable, SchedulerAnswer::Ignores, SchedulerAnswer::Obeys]);
 
     let mut phase = running.stop_with_checkpoint(&mut job).unwrap();
     let mut failures = Vec::new();
@@ -217,18 +217,14 @@ async fn i6_every_failure_gives_the_phase_back_and_it_goes_on() {
     };
     assert_eq!(stopped.evidence().epoch(), FINAL);
     assert_eq!(failures.len(), 3, "{failures:#?}");
-    assert!(
-        failures[0].starts_with("1 of 2 workers refused: final checkpoint order: worker 1 timed out"),
-        "{}",
-        failures[0]
-    );
+    assert!(failures[0].starts_with("1 of 2 workers refused: scripted order: worker 1 timed out"), "{}", failures[0]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn i6_a_stop_request_cuts_a_backoff_short() {
     let limits = Limits { backoff_min: secs(50), ..Limits::default() };
     let (mut job, running, controller, _) = job(limits);
-    controller.script().refuse_checkpoint = 5;
+    controller.checkpoints([CheckpointAnswer::Refuses]);
     let stopping = running.stop_with_checkpoint(&mut job).unwrap();
     request_later(&job, secs(3), StopRequest::Force);
     let start = Instant::now();
@@ -241,7 +237,7 @@ async fn i6_a_stop_request_cuts_a_backoff_short() {
 async fn i6_messages_are_taken_in_during_a_backoff() {
     let limits = Limits { backoff_min: secs(50), mailbox_capacity: 1, ..Limits::default() };
     let (mut job, running, controller, _) = job(limits);
-    controller.script().refuse_checkpoint = 1;
+    controller.checkpoints([CheckpointAnswer::Refuses, CheckpointAnswer::Starts]);
     controller.on(Told::FinalCheckpoint, secs(1), Does::CompleteFinal).on(Told::FinalCheckpoint, secs(1), Does::Finish);
     let sender = job.sender();
     let talk = tokio::spawn(async move {
@@ -254,7 +250,7 @@ async fn i6_messages_are_taken_in_during_a_backoff() {
     let stopping = running.stop_with_checkpoint(&mut job).unwrap();
     let _receipt = drive(stopping, &mut job, &Policy::give_back()).await.unwrap();
     assert_eq!(talk.await.unwrap(), start, "ten messages through a mailbox of one, without waiting");
-    assert_eq!(controller.script().events, 10);
+    assert_eq!(controller.events().len(), 10);
 }
 
 #[tokio::test(start_paused = true)]
@@ -298,7 +294,7 @@ async fn i8_a_request_during_recovery_prevents_a_restart() {
 async fn i10_a_run_that_is_dropped_again_and_again_loses_nothing() {
     let (mut job, mut running, controller, workers) = job(Limits::default());
     controller.on(Told::FinalCheckpoint, secs(1), Does::CompleteFinal).on(Told::FinalCheckpoint, secs(2), Does::Finish);
-    workers.fleet().ask = vec![Answer::ObeysAfter(secs(1))];
+    workers.answers(Call::Ask, [SchedulerAnswer::ObeysAfter(secs(1))]);
     request_later(&job, secs(1), StopRequest::Checkpoint);
     let sender = job.sender();
     let talk = tokio::spawn(async move {
@@ -320,7 +316,7 @@ async fn i10_a_run_that_is_dropped_again_and_again_loses_nothing() {
     assert!(drops > 2_000, "{drops}");
     assert_eq!((stopped.evidence().epoch(), stopped.killed_workers()), (FINAL, false));
     assert_eq!(controller.told(), [Told::FinalCheckpoint, Told::Release]);
-    assert_eq!(controller.script().events, 100);
+    assert_eq!(controller.events().len(), 100);
     talk.await.unwrap();
 }
 
@@ -329,7 +325,7 @@ async fn i10_a_run_that_is_dropped_again_and_again_loses_nothing() {
 async fn i10_a_drive_that_is_dropped_parks_its_phase() {
     let (mut job, running, controller, workers) = job(Limits::default());
     controller.on(Told::Stop(WorkerStopMode::Graceful), secs(5), Does::Finish);
-    workers.fleet().ask = vec![Answer::ObeysAfter(secs(2))];
+    workers.answers(Call::Ask, [SchedulerAnswer::ObeysAfter(secs(2))]);
     let mut phase: AnyPhase = running.stop_gracefully(&mut job).unwrap().into();
     let mut drops = 0;
     let receipt = loop {
@@ -349,15 +345,15 @@ async fn i10_a_drive_that_is_dropped_parks_its_phase() {
 #[tokio::test(start_paused = true)]
 async fn i11_a_fenced_controller_gives_up_at_once_and_touches_its_own_run_only() {
     let (mut job, running, controller, workers) = job(Limits::default());
-    controller.on(Told::FinalCheckpoint, secs(1), Does::Err(Error::Fenced));
+    controller.on(Told::FinalCheckpoint, secs(1), Does::BeFenced);
     controller.on(Told::Stop(WorkerStopMode::Immediate), secs(1), Does::Finish);
     let stopping = running.stop_with_checkpoint(&mut job).unwrap();
     let DriveErrorParts { phase, failure } =
         parts(drive(stopping, &mut job, &Policy::keep_trying()).await.unwrap_err());
     assert_eq!(
         failure.to_string(),
-        "run 7 of job `wordcount` is fenced: run 8 has opened the checkpoint store since; stop this controller"
+        "run 1 of job `scripted` is fenced: run 2 has opened the checkpoint store since; stop this controller"
     );
     let receipt = drive(phase, &mut job, &Policy::escalate()).await;
-    assert!(receipt.is_ok() || !workers.calls().is_empty());
+    assert!(receipt.is_ok() || !asked(&workers).is_empty());
 }

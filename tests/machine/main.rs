@@ -9,13 +9,19 @@ mod errors_page;
 #[cfg(feature = "testing")]
 mod explore;
 mod generated;
+#[cfg(feature = "testing")]
 mod interleavings;
+#[cfg(feature = "testing")]
 mod invariants;
 mod legality;
 mod operations_page;
+#[cfg(feature = "testing")]
 mod original;
+#[cfg(all(feature = "object-store", feature = "testing"))]
+mod recovery;
 #[cfg(feature = "testing")]
 mod scripted;
-#[path = "../support/mod.rs"]
+#[cfg(feature = "testing")]
 mod support;
+#[cfg(feature = "testing")]
 mod worst_case;

@@ -11,7 +11,7 @@ const IMMEDIATE: WorkerStopMode = WorkerStopMode::Immediate;
 #[tokio::test(start_paused = true)]
 async fn original_1_checkpoint_stopping_checks_starts_waits_and_stops() {
     let (mut job, running, controller, workers) = job(Limits::default());
-    controller.script().busy = 2; // a periodic checkpoint is in flight at first
+    controller.checkpoints([CheckpointAnswer::Busy, CheckpointAnswer::Busy, CheckpointAnswer::Starts]); // a periodic checkpoint is in flight at first
     controller.on(Told::FinalCheckpoint, secs(3), Does::CompleteFinal);
     controller.on(Told::FinalCheckpoint, secs(4), Does::Finish);
 
@@ -22,7 +22,7 @@ async fn original_1_checkpoint_stopping_checks_starts_waits_and_stops() {
 
     assert_eq!(stopped.evidence().epoch(), FINAL);
     assert_eq!(controller.told(), [Told::FinalCheckpoint, Told::Release]);
-    assert_eq!(workers.calls(), [Call::Ask, Call::List]);
+    assert_eq!(asked(&workers), [Call::Ask, Call::List]);
     assert_eq!((stopped.job().as_str(), stopped.run(), stopped.killed_workers()), (JOB, RUN, false));
 }
 
@@ -49,7 +49,7 @@ async fn original_1_force_works_during_a_checkpoint_stop() {
     let AfterCheckpointStopping::Force(stopping) = stopping.next(&mut job).await.unwrap() else { panic!() };
     let AfterForce::Stopped(stopped) = stopping.next(&mut job).await.unwrap();
     assert!(stopped.killed_workers());
-    assert_eq!(workers.calls(), [Call::Kill, Call::List]);
+    assert_eq!(asked(&workers), [Call::Kill, Call::List]);
     assert_eq!(start.elapsed(), secs(2), "it waits for nothing after the request");
 }
 
@@ -63,7 +63,7 @@ async fn original_2_stopping_orders_waits_sixty_seconds_then_has_the_workers_kil
     assert_eq!(start.elapsed(), secs(60));
     assert_eq!(controller.told(), [Told::Stop(GRACEFUL)]);
     let AfterForce::Stopped(_) = stopping.next(&mut job).await.unwrap();
-    assert_eq!(workers.calls(), [Call::Kill, Call::List]);
+    assert_eq!(asked(&workers), [Call::Kill, Call::List]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -78,7 +78,7 @@ async fn original_2_stopping_ends_as_soon_as_all_tasks_have_finished() {
 
 #[tokio::test(start_paused = true)]
 async fn original_2_an_error_while_waiting_escalates_at_once() {
-    for does in [Does::Err(Error::Orders), Does::Fail(task_failed()), Does::Fail(worker_lost())] {
+    for does in [Does::RefuseOrder, Does::Fail(task_failed()), Does::Fail(worker_lost())] {
         let (mut job, running, controller, _) = job(Limits::default());
         controller.on(Told::Stop(IMMEDIATE), secs(3), does.clone());
         let stopping = running.stop_immediately(&mut job).unwrap();
@@ -95,7 +95,7 @@ async fn original_3_without_a_controller_straight_to_the_kill() {
     let receipt = drive(running, &mut job, &Policy::give_back()).await.unwrap();
     assert_eq!(names(&receipt.legs), ["Running", "Stopping<Force>", "Stopped<Killed>"]);
     assert_eq!(controller.told(), []);
-    assert_eq!(workers.calls(), [Call::Kill, Call::List]);
+    assert_eq!(asked(&workers), [Call::Kill, Call::List]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -121,7 +121,7 @@ fn original_5_retry_counts_are_named_defaults() {
 async fn original_5_a_checkpoint_that_can_not_be_started_is_tried_ten_times_again() {
     for (refusals, checkpointed) in [(10, true), (11, false)] {
         let (mut job, running, controller, _) = job(Limits::default());
-        controller.script().refuse_checkpoint = refusals;
+        controller.checkpoints([vec![CheckpointAnswer::Refuses; refusals], vec![CheckpointAnswer::Starts]].concat());
         controller.on(Told::FinalCheckpoint, secs(1), Does::CompleteFinal).on(
             Told::FinalCheckpoint,
             secs(1),
@@ -138,12 +138,12 @@ async fn original_5_a_checkpoint_that_can_not_be_started_is_tried_ten_times_agai
 async fn original_5_a_kill_is_tried_twenty_times_again() {
     for (failures, killed) in [(20, true), (21, false)] {
         let (mut job, running, _, workers) = job(Limits::default());
-        workers.fleet().kill = vec![Answer::Fails; failures];
-        workers.fleet().kill.push(Answer::Obeys);
+        workers
+            .answers(Call::Kill, [vec![SchedulerAnswer::Unavailable; failures], vec![SchedulerAnswer::Obeys]].concat());
         let stopping = running.force(&mut job).unwrap();
         let outcome = drive(stopping, &mut job, &Policy::give_back()).await;
         assert_eq!(outcome.is_ok(), killed, "{failures} failures");
-        let kills = workers.calls().iter().filter(|call| **call == Call::Kill).count();
+        let kills = asked(&workers).iter().filter(|call| **call == Call::Kill).count();
         assert_eq!(kills, 21);
     }
 }
@@ -195,7 +195,7 @@ async fn original_7_the_context_holds_the_job_and_other_messages_change_nothing(
     sender.send(JobMessage::Worker(heartbeat)).await.unwrap();
     let waited = tokio::time::timeout(secs(10), running.run(&mut job)).await;
     assert!(waited.is_err(), "neither message ends the phase");
-    assert_eq!(controller.script().events, 1);
+    assert_eq!(controller.events().len(), 1);
 
     sender.send(JobMessage::ConfigUpdate { stop_mode: Some(StopRequest::Graceful) }).await.unwrap();
     assert_eq!(running.next(&mut job).await.unwrap().kind(), PhaseKind::StoppingGraceful);
@@ -210,6 +210,6 @@ async fn original_8_orders_go_to_the_workers_and_kills_to_the_scheduler() {
     request_later(&job, secs(2), StopRequest::Force);
     let receipt = drive(stopping, &mut job, &Policy::give_back()).await.unwrap();
     assert_eq!(controller.told(), [Told::Stop(GRACEFUL), Told::Stop(IMMEDIATE)]);
-    assert_eq!(workers.calls(), [Call::Kill, Call::List]);
+    assert_eq!(asked(&workers), [Call::Kill, Call::List]);
     assert_eq!(receipt.stopped.name(), "killed");
 }

@@ -20,7 +20,13 @@ fn policy(on_spent_checkpoint: OnSpentCheckpoint) -> Policy {
 /// Every way to misbehave, in every phase: drive comes back within the documented worst case.
 #[tokio::test(start_paused = true)]
 async fn i5_the_worst_case_holds_whoever_never_answers() {
-    let answers = [Answer::Obeys, Answer::Ignores, Answer::Fails, Answer::Hangs, Answer::ObeysAfter(secs(29))];
+    let answers = [
+        SchedulerAnswer::Obeys,
+        SchedulerAnswer::Ignores,
+        SchedulerAnswer::Unavailable,
+        SchedulerAnswer::Hangs,
+        SchedulerAnswer::ObeysAfter(secs(29)),
+    ];
     for start in
         [PhaseKind::CheckpointStopping, PhaseKind::StoppingGraceful, PhaseKind::StoppingImmediate, PhaseKind::Finishing]
     {
@@ -36,7 +42,7 @@ async fn i5_the_worst_case_holds_whoever_never_answers() {
     }
 }
 
-async fn drive_from(start: PhaseKind, on_spent: OnSpentCheckpoint, answer: Answer, ends: bool) -> Duration {
+async fn drive_from(start: PhaseKind, on_spent: OnSpentCheckpoint, answer: SchedulerAnswer, ends: bool) -> Duration {
     let (mut job, running, controller, workers) = job(Limits::default());
     if ends {
         let late = secs(599);
@@ -61,7 +67,8 @@ async fn drive_from(start: PhaseKind, on_spent: OnSpentCheckpoint, answer: Answe
 #[tokio::test(start_paused = true)]
 async fn i5_the_worst_case_is_reached() {
     let bound = Limits::default().worst_case(PhaseKind::StoppingGraceful, OnSpentCheckpoint::GiveBack).unwrap();
-    let elapsed = drive_from(PhaseKind::StoppingGraceful, OnSpentCheckpoint::GiveBack, Answer::Hangs, false).await;
+    let elapsed =
+        drive_from(PhaseKind::StoppingGraceful, OnSpentCheckpoint::GiveBack, SchedulerAnswer::Hangs, false).await;
     assert!(elapsed >= Limits::FINISH + Limits::default().kill * 21, "{elapsed:?}");
     assert!(elapsed >= bound / 2, "{elapsed:?} of {bound:?}");
 }

@@ -1,37 +1,71 @@
 //! What is written down, when, and what becomes of it when the controller crashes.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, SystemTime},
+};
 
-use crate::support::{journal::Notebook, *};
+use crate::support::*;
 use tokio::time::Instant;
 use winddown::{checkpoint::object_store::memory::InMemory, *};
 
-fn journaled(limits: Limits) -> (Job, Running, Scripted, Workers, Notebook) {
-    let (controller, workers) = (Scripted::default(), Workers::default());
-    let notebook = Notebook::witnessing(&controller, &workers);
-    let builder = JobContext::builder(JOB, RUN).limits(limits).journal(notebook.clone());
-    let (job, running) = builder.build(controller.clone(), workers.clone());
-    (job, running, controller, workers, notebook)
+/// A record, and how much the collaborators had been told when it was written.
+struct Written {
+    record: PhaseRecord,
+    told: usize,
+    asked: usize,
+    progressed: usize,
+}
+
+/// A journal that notes so.
+#[derive(Clone)]
+struct Witness {
+    journal: ScriptedJournal,
+    controller: ScriptedController,
+    workers: ScriptedScheduler,
+    written: Arc<Mutex<Vec<Written>>>,
+}
+
+impl Journal for Witness {
+    async fn load(&self, job: &JobId) -> Result<Option<PhaseRecord>, JournalError> {
+        self.journal.load(job).await
+    }
+
+    async fn write(&self, record: &PhaseRecord) -> Result<(), JournalError> {
+        self.journal.write(record).await?;
+        self.written.lock().unwrap().push(Written {
+            record: record.clone(),
+            told: self.controller.told().len(),
+            asked: self.workers.calls().len(),
+            progressed: self.controller.count(ControllerCall::Progress),
+        });
+        Ok(())
+    }
 }
 
 #[tokio::test(start_paused = true)]
 async fn i7_each_phase_is_written_down_before_its_first_effect() {
     use PhaseKind::*;
-    let (mut job, running, controller, workers, notebook) = journaled(Limits::default());
+    let (mut job, running, controller, workers, journal) = journaled(Limits::default());
+    let written = Arc::default();
+    let (seen, told) = (Arc::clone(&written), controller.clone());
+    job.set_journal(Witness { journal: journal.clone(), controller: told, workers: workers.clone(), written: seen });
     controller.on(Told::FinalCheckpoint, Duration::ZERO, Does::Fail(task_failed()));
     let stopping = running.stop_with_checkpoint(&mut job).unwrap();
     request_later(&job, secs(3), StopRequest::Force);
     let _ = drive(stopping, &mut job, &Policy::escalate()).await.unwrap();
 
-    assert_eq!(notebook.phases(), [CheckpointStopping, StoppingImmediate, StoppingForce, StoppedKilled]);
+    let mut phases = journal.phases();
+    phases.dedup();
+    assert_eq!(phases, [CheckpointStopping, StoppingImmediate, StoppingForce, StoppedKilled]);
     assert_eq!(controller.told(), [Told::FinalCheckpoint, Told::Stop(WorkerStopMode::Immediate)]);
-    assert_eq!(workers.calls(), [Call::Kill, Call::List]);
-    let written = notebook.written.lock().unwrap();
+    assert_eq!(asked(&workers), [Call::Kill, Call::List]);
+    let written = written.lock().unwrap();
     let first = |phase| written.iter().find(|it| it.record.phase == phase).unwrap();
     assert_eq!(first(CheckpointStopping).told, 0);
     assert_eq!(first(StoppingImmediate).told, 1, "the checkpoint order, and nothing of the stop");
-    assert_eq!(first(StoppingForce).calls, 0, "nobody was killed before it was written");
-    assert_eq!(first(StoppedKilled).calls, 2, "the end is written after the proof");
+    assert_eq!(first(StoppingForce).asked, 0, "nobody was killed before it was written");
+    assert_eq!(first(StoppedKilled).asked, 2, "the end is written after the proof");
     let epoch = written.iter().find(|it| it.record.final_epoch == Some(FINAL)).unwrap();
     assert_eq!(epoch.progressed, 0, "the final epoch was durable before anything was sent");
     let revisions: Vec<_> = written.iter().map(|it| it.record.revision).collect();
@@ -41,17 +75,17 @@ async fn i7_each_phase_is_written_down_before_its_first_effect() {
 
 #[tokio::test(start_paused = true)]
 async fn i7_what_can_not_be_written_is_not_done_and_the_phase_comes_back() {
-    for answer in [Answer::Fails, Answer::Hangs] {
-        let (mut job, running, controller, workers, notebook) = journaled(Limits::default());
-        notebook.answers.lock().unwrap().push(answer);
+    for answer in [JournalAnswer::Unavailable, JournalAnswer::Hangs] {
+        let (mut job, running, controller, workers, journal) = journaled(Limits::default());
+        journal.answers([answer]);
         let start = Instant::now();
         let failed = running.stop_gracefully(&mut job).unwrap().next(&mut job).await.unwrap_err();
         assert!(matches!(failed.failure(), Failure::Journal(_)) && failed.is_retryable(), "{failed}");
         assert!(start.elapsed() <= job.limits().journal);
-        assert_eq!((controller.told().len(), workers.calls().len()), (0, 0));
+        assert_eq!((controller.told().len(), asked(&workers).len()), (0, 0));
 
         // The journal is back: the same phase goes on.
-        *notebook.answers.lock().unwrap() = vec![Answer::Obeys];
+        journal.answers([JournalAnswer::Writes]);
         controller.on(Told::Stop(WorkerStopMode::Graceful), secs(1), Does::Finish);
         let receipt = drive(failed.into_phase(), &mut job, &Policy::give_back()).await.unwrap();
         assert_eq!(receipt.stopped.name(), "drained");
@@ -61,10 +95,10 @@ async fn i7_what_can_not_be_written_is_not_done_and_the_phase_comes_back() {
 /// At 3 in the morning the journal is away and the job must die.
 #[tokio::test(start_paused = true)]
 async fn i7_drive_gives_the_phase_back_and_an_operator_may_go_on_without_a_journal() {
-    let (mut job, running, _, _, notebook) = journaled(Limits::default());
-    notebook.answers.lock().unwrap().push(Answer::Fails);
+    let (mut job, running, _, _, journal) = journaled(Limits::default());
+    journal.answers([JournalAnswer::Unavailable]);
     let error = drive(running.force(&mut job).unwrap(), &mut job, &Policy::escalate()).await.unwrap_err();
-    assert_eq!(error.to_string(), "the shutdown is stuck in Stopping<Force>: the journal can't now: disk full");
+    assert_eq!(error.to_string(), "the shutdown is stuck in Stopping<Force>: the journal can't now: scripted");
     assert_eq!(job.progress_now().retries, Limits::JOURNAL_RETRIES);
     job.set_journal(NoJournal);
     let receipt = drive(error.into_phase(), &mut job, &Policy::escalate()).await.unwrap();
@@ -74,13 +108,12 @@ async fn i7_drive_gives_the_phase_back_and_an_operator_may_go_on_without_a_journ
 /// A record whose answer was lost is written again, the same, and is no conflict with itself.
 #[tokio::test(start_paused = true)]
 async fn i7_a_lost_answer_of_the_journal_is_no_conflict() {
-    let (mut job, running, controller, _, notebook) = journaled(Limits::default());
-    *notebook.answers.lock().unwrap() = vec![Answer::Ignores, Answer::Obeys];
+    let (mut job, running, controller, _, journal) = journaled(Limits::default());
+    journal.answers([JournalAnswer::WritesAndHangs, JournalAnswer::Writes]);
     controller.on(Told::Stop(WorkerStopMode::Graceful), secs(1), Does::Finish);
     let receipt = drive(running.stop_gracefully(&mut job).unwrap(), &mut job, &Policy::give_back()).await.unwrap();
     assert_eq!((receipt.stopped.name(), receipt.retries), ("drained", 1));
-    let revisions: Vec<_> =
-        notebook.written.lock().unwrap().iter().map(|it| (it.record.revision, it.record.phase)).collect();
+    let revisions: Vec<_> = journal.records().iter().map(|it| (it.revision, it.phase)).collect();
     assert_eq!(
         revisions,
         [(1, PhaseKind::StoppingGraceful), (2, PhaseKind::StoppedDrained)],
@@ -91,24 +124,24 @@ async fn i7_a_lost_answer_of_the_journal_is_no_conflict() {
 /// Two controllers of one run: the one that wrote last drives, the other one stops acting.
 #[tokio::test(start_paused = true)]
 async fn i11_a_controller_that_was_taken_over_stops_acting() {
-    let (mut job, running, controller, workers, notebook) = journaled(Limits::default());
+    let (mut job, running, controller, workers, journal) = journaled(Limits::default());
     let mut stopping = running.stop_with_checkpoint(&mut job).unwrap();
     assert!(tokio::time::timeout(secs(1), stopping.run(&mut job)).await.is_err());
-    let record = notebook.last().unwrap();
+    let record = journal.load(&JOB.into()).await.unwrap().unwrap();
 
     let taken_over = rehydrate(record, &JOB.into(), &workers, None, &Limits::default()).await.unwrap();
-    let builder = JobContext::builder(JOB, RUN).journal(notebook.clone());
-    let (mut second, phase) = taken_over.build(builder, Scripted::default(), workers.clone());
+    let builder = JobContext::builder(JOB, RUN).journal(journal.clone());
+    let (mut second, phase) = taken_over.build(builder, crate::support::controller(), workers.clone());
     assert_eq!(phase.kind(), PhaseKind::CheckpointStopping);
     second.sender().request(StopRequest::Force).unwrap();
     let receipt = drive(phase, &mut second, &Policy::escalate()).await.unwrap();
     assert_eq!(receipt.stopped.name(), "killed");
 
-    let (calls, told) = (workers.calls(), controller.told());
+    let (calls, told) = (asked(&workers), controller.told());
     job.sender().request(StopRequest::Force).unwrap();
     let error = drive(stopping, &mut job, &Policy::escalate()).await.unwrap_err();
     assert!(error.to_string().contains("another controller has taken the job over; stop this one"), "{error}");
-    assert_eq!((workers.calls(), controller.told()), (calls, told), "it did nothing more");
+    assert_eq!((asked(&workers), controller.told()), (calls, told), "it did nothing more");
 }
 
 // --- rehydration, phase by phase -----------------------------------------------------------------------------------------------
@@ -139,7 +172,7 @@ enum Stored {
 }
 
 async fn store(stored: Stored) -> ObjectStoreCheckpoints {
-    let store = ObjectStoreCheckpoints::new(std::sync::Arc::new(InMemory::new()), "");
+    let store = ObjectStoreCheckpoints::new(Arc::new(InMemory::new()), "");
     let commit = (stored == Stored::FinalWithCommits).then(|| "commit".into());
     let task = TaskSnapshot { task: TaskId::new(0, 0), snapshot: "state".into(), commit, finished: false };
     let run = if stored == Stored::NewerRun { RUN.next() } else { RUN };
@@ -154,7 +187,7 @@ async fn store(stored: Stored) -> ObjectStoreCheckpoints {
 /// The record does not say which periodic checkpoints were ordered, nor what has completed since it was written.
 #[tokio::test(start_paused = true)]
 async fn i3_the_next_controller_gives_its_checkpoints_numbers_that_none_before_it_can_have_used() {
-    let (workers, limits) = (Workers::default(), Limits::default());
+    let (workers, limits) = (workers(), Limits::default());
     let first = Rehydrated::epochs_after(&take_up(Stored::Nothing, 1, &workers, &limits).await);
     let newer = take_up(Stored::Periodic, 1, &workers, &limits).await;
     assert_eq!(newer.last_complete(), Some(FINAL), "the store knows more than the record");
@@ -163,7 +196,7 @@ async fn i3_the_next_controller_gives_its_checkpoints_numbers_that_none_before_i
     assert_eq!(third.get() - first.get(), first.get() - 41, "as many for each controller");
 }
 
-async fn take_up(stored: Stored, attempt: u32, workers: &Workers, limits: &Limits) -> Rehydrated {
+async fn take_up(stored: Stored, attempt: u32, workers: &ScriptedScheduler, limits: &Limits) -> Rehydrated {
     let record = PhaseRecord { final_epoch: None, attempt, ..record(PhaseKind::Running) };
     rehydrate(record, &JOB.into(), workers, Some(&store(stored).await), limits).await.unwrap()
 }
@@ -175,7 +208,7 @@ async fn i7_every_record_is_taken_up_as_what_the_world_proves_or_as_less() {
     for phase in PhaseKind::ALL {
         for alive in [true, false] {
             for stored in [Nothing, Periodic, Final, FinalWithCommits, NewerRun] {
-                let workers = Workers::default();
+                let workers = workers();
                 if !alive {
                     workers.stop_workers(&JOB.into(), Some(RUN), true).await.unwrap();
                 }
@@ -193,7 +226,7 @@ async fn i7_every_record_is_taken_up_as_what_the_world_proves_or_as_less() {
                 assert_eq!(found, expected(*phase, alive, stored), "{phase}, alive: {alive}, {stored:?}");
                 if let Ok(rehydrated) = outcome {
                     let (job, phase) =
-                        rehydrated.build(JobContext::builder("other", RunId::new(99)), Scripted::default(), workers);
+                        rehydrated.build(JobContext::builder("other", RunId::new(99)), controller(), workers);
                     assert_eq!((job.id().as_str(), job.run(), job.phase()), (JOB, RUN, phase.kind()));
                     assert_eq!(job.requested(), Some(StopRequest::Checkpoint), "the request is in force again (I8)");
                     assert!(!job.may_restart());
@@ -234,10 +267,10 @@ fn expected(phase: PhaseKind, alive: bool, stored: Stored) -> Result<PhaseKind, 
 
 #[tokio::test(start_paused = true)]
 async fn records_that_can_not_be_taken_up_say_why() {
-    let (gone, nothing) = (Workers::default(), store(Stored::Nothing).await);
+    let (gone, nothing) = (workers(), store(Stored::Nothing).await);
     gone.stop_workers(&JOB.into(), Some(RUN), true).await.unwrap();
-    let unsure = Workers::default();
-    unsure.always(Answer::Fails);
+    let unsure = workers();
+    unsure.always(SchedulerAnswer::Unavailable);
     let no_epoch = PhaseRecord { final_epoch: None, ..record(PhaseKind::StoppedCheckpointed) };
     let foreign = PhaseRecord { job: "other".into(), ..record(PhaseKind::StoppedKilled) };
     let end = record(PhaseKind::StoppedCheckpointed);
@@ -268,7 +301,7 @@ async fn records_that_can_not_be_taken_up_say_why() {
             None,
             "expected a checkpoint store to check the final checkpoint against, got none: pass the job's",
         ),
-        (end, &unsure, with, "the scheduler can't now: try later"),
+        (end, &unsure, with, "the scheduler can't now: scripted"),
     ];
     for (record, workers, store, text) in cases {
         let error = rehydrate(record, &JOB.into(), workers, store, &Limits::default()).await.unwrap_err();
