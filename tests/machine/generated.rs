@@ -63,20 +63,25 @@ fn the_page_of_invariants_lists_every_test_that_carries_a_name() {
 }
 
 fn collect(root: &Path, folder: &Path, tests: &mut BTreeMap<String, Vec<(String, String)>>) {
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            collect(root, &path, tests);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
+    each_line(folder, &mut |path, line| {
+        let Some((_, name)) = line.split_once("fn i") else { return };
+        let Some((test, _)) = name.split_once('(') else { return };
+        let Some((number, _)) = test.split_once('_') else { return };
+        if number.parse::<u8>().is_ok() {
             let file = path.strip_prefix(root).unwrap().display().to_string();
-            for line in fs::read_to_string(&path).unwrap().lines() {
-                let Some((_, name)) = line.split_once("fn i") else { continue };
-                let Some((test, _)) = name.split_once('(') else { continue };
-                let Some((number, _)) = test.split_once('_') else { continue };
-                if number.parse::<u8>().is_ok() {
-                    tests.entry(format!("i{number}")).or_default().push((file.clone(), format!("i{test}")));
-                }
-            }
+            tests.entry(format!("i{number}")).or_default().push((file, format!("i{test}")));
+        }
+    });
+}
+
+/// Every line of every Rust file below a folder.
+pub(crate) fn each_line(folder: &Path, look: &mut dyn FnMut(&Path, &str)) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for path in entries.map(|entry| entry.unwrap().path()) {
+        if path.is_dir() {
+            each_line(&path, look);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            fs::read_to_string(&path).unwrap().lines().for_each(|line| look(&path, line));
         }
     }
 }

@@ -17,6 +17,7 @@ mod legality;
 mod operations_page;
 #[cfg(feature = "testing")]
 mod original;
+mod pages;
 #[cfg(all(feature = "object-store", feature = "testing"))]
 mod recovery;
 #[cfg(feature = "testing")]
