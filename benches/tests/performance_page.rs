@@ -1,29 +1,26 @@
 //! `docs/performance.md` is what was measured, and nothing else: it is made again from the stored figures.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-#[path = "../benches/report/mod.rs"]
-mod report;
+use std::fs;
 
-use std::{fs, path::Path};
-
-use report::{
+use winddown_benches::report::{
     data::{Backlog, BacklogRow, Circumstances, Measured, Report, Samples},
     goals::{Bound, goals, table},
     page,
 };
 
 fn stored() -> Report {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(page::DATA);
+    let path = page::repository().join(page::DATA);
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }
 
 #[test]
 fn the_page_and_its_pictures_are_what_was_measured() {
     for (path, expected) in page::files(&stored()).unwrap() {
-        let found = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(&path)).unwrap_or_default();
+        let found = fs::read_to_string(page::repository().join(&path)).unwrap_or_default();
         assert!(
             found == expected,
-            "{path} is not what the stored figures say. It is generated: cargo run --release --example bench_report -- --render"
+            "{path} is not what the stored figures say. It is generated: cargo run --release -p winddown-benches --bin bench_report -- --render"
         );
     }
 }
@@ -31,7 +28,7 @@ fn the_page_and_its_pictures_are_what_was_measured() {
 #[test]
 fn every_section_was_measured_in_full_and_every_goal_has_a_figure() {
     let report = stored();
-    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(page::PAGE)).unwrap();
+    let page = fs::read_to_string(page::repository().join(page::PAGE)).unwrap();
     assert!(!page.contains("Not measured yet") && !page.contains("(quick"), "measure it anew, in full");
     for goal in goals(&report) {
         // The one figure that needs valgrind may be absent.

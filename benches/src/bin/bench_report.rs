@@ -1,22 +1,17 @@
-//! Measures what a shutdown costs, and writes `docs/performance.md` with its tables and plots. The measurements are those of `cargo bench`.
+//! Measures what a shutdown costs, and writes `docs/performance.md` with its tables and plots. The measurements are those of
+//! the bench `performance`.
 //!
 //! ```text
-//! cargo run --release --example bench_report              # everything
-//! cargo run --release --example bench_report -- fan-out   # one section anew; the others stay
-//! cargo run --release --example bench_report -- --render  # the page, from the figures that are stored
+//! cargo run --release -p winddown-benches --bin bench_report              # everything
+//! cargo run --release -p winddown-benches --bin bench_report -- fan-out   # one section anew; the others stay
+//! cargo run --release -p winddown-benches --bin bench_report -- --render  # the page, from the figures that are stored
 //! ```
 #![forbid(unsafe_code)]
-
-#[path = "../../benches/measure/mod.rs"]
-mod measure;
-#[path = "../../benches/report/mod.rs"]
-mod report;
 
 use std::{fs, path::Path, process::ExitCode};
 
 use clap::Parser;
-
-use crate::{
+use winddown_benches::{
     measure::{Args, Probe, Scale},
     report::{Result, data::Report, goals, page, tables},
 };
@@ -44,7 +39,7 @@ fn run(Command { args, render }: &Command) -> Result<()> {
     if !args.probe.is_empty() {
         return Probe::parse(&args.probe)?.run();
     }
-    let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let repository = page::repository();
     let data = repository.join(page::DATA);
     let mut report = if data.exists() {
         serde_json::from_slice(&fs::read(&data)?)

@@ -7,18 +7,18 @@ use super::{messages, transitions};
 use crate::report::Result;
 
 /// One thing to be done many times.
-pub(crate) struct Probe {
+pub struct Probe {
     what: String,
     times: usize,
 }
 
 impl Probe {
-    pub(crate) fn parse(words: &[String]) -> Result<Self> {
+    pub fn parse(words: &[String]) -> Result<Self> {
         let [what, times] = words else { return Err("expected what is probed and how often".into()) };
         Ok(Self { what: what.clone(), times: times.parse()? })
     }
 
-    pub(crate) fn run(&self) -> Result<()> {
+    pub fn run(&self) -> Result<()> {
         if messages::probe(&self.what, self.times)? || transitions::probe(&self.what, self.times)? {
             return Ok(());
         }

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use object_store::memory::InMemory;
+use winddown::checkpoint::object_store::memory::InMemory;
 use tokio::{runtime::Runtime, task::JoinSet, time::sleep};
 use winddown::{
     AnyPhase, Attachment, ClusterController, Command, DynCheckpointStore, EmbeddedCluster, EmbeddedRun, Epoch,

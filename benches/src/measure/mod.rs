@@ -26,11 +26,11 @@ use crate::report::{
     data::{Measured, Report},
 };
 
-pub(crate) use callgrind::Probe;
+pub use callgrind::Probe;
 
 /// How much is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Scale {
+pub enum Scale {
     /// Whether it runs at all: what `cargo test` does with a bench.
     Smoke,
     /// Every measurement, small.
@@ -41,7 +41,7 @@ pub(crate) enum Scale {
 
 impl Scale {
     /// One of three.
-    pub(crate) fn pick<T>(self, smoke: T, quick: T, full: T) -> T {
+    pub fn pick<T>(self, smoke: T, quick: T, full: T) -> T {
         match self {
             Self::Smoke => smoke,
             Self::Quick => quick,
@@ -52,7 +52,7 @@ impl Scale {
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Section {
+pub enum Section {
     FanOut,
     SickWorker,
     Messages,
@@ -66,7 +66,7 @@ pub(crate) enum Section {
 
 impl Section {
     /// Measures, and puts the figures into the report.
-    pub(crate) fn measure(self, scale: Scale, report: &mut Report) -> Result<()> {
+    pub fn measure(self, scale: Scale, report: &mut Report) -> Result<()> {
         match self {
             Self::FanOut => report.fan_out = Some(measured(scale, fan_out::fan_out)?),
             Self::SickWorker => report.sick_worker = Some(measured(scale, fan_out::sick_worker)?),
@@ -82,7 +82,7 @@ impl Section {
     }
 
     /// The name on the command line.
-    pub(crate) fn name(self) -> String {
+    pub fn name(self) -> String {
         self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
     }
 }
@@ -97,23 +97,23 @@ fn measured<T>(scale: Scale, measure: impl FnOnce(Scale) -> Result<T>) -> Result
 
 /// What both programs can be told.
 #[derive(Debug, Parser)]
-pub(crate) struct Args {
+pub struct Args {
     /// What is measured; everything if nothing is named.
     #[arg(value_enum)]
     sections: Vec<Section>,
     /// Measures less and sooner: to see whether it works, not to quote.
     #[arg(long)]
-    pub(crate) quick: bool,
+    pub quick: bool,
     /// Cargo says this to a bench that it runs as one.
     #[arg(long, hide = true)]
-    pub(crate) bench: bool,
+    pub bench: bool,
     /// Does one thing so many times, for a tool that counts instructions.
     #[arg(long, hide = true, num_args = 2, value_names = ["WHAT", "TIMES"])]
-    pub(crate) probe: Vec<String>,
+    pub probe: Vec<String>,
 }
 
 impl Args {
-    pub(crate) fn sections(&self) -> &[Section] {
+    pub fn sections(&self) -> &[Section] {
         if self.sections.is_empty() { Section::value_variants() } else { &self.sections }
     }
 }

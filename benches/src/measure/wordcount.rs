@@ -1,4 +1,4 @@
-//! The example `wordcount` as a user runs it, and what it logs on the way.
+//! The program `wordcount` as a user runs it, and what it logs on the way.
 
 use std::{
     fs,
@@ -7,7 +7,7 @@ use std::{
     time::SystemTime,
 };
 
-use crate::report::Result;
+use crate::report::{Result, page::repository};
 
 /// The program, and a folder for input and state.
 pub(super) struct Wordcount {
@@ -33,29 +33,26 @@ impl Wordcount {
     /// Builds it in the profile that this program was built in.
     pub(super) fn build() -> Result<Self> {
         let here = std::env::current_exe()?;
-        let profile = here.parent().and_then(Path::parent).ok_or("expected to be in a target folder")?;
+        // `target/release/bench_report`, or `target/release/deps/performance-0123456789abcdef`.
+        let profile = here.ancestors().skip(1).find(|folder| !folder.ends_with("deps"));
+        let profile = profile.ok_or("expected to be in a target folder")?;
         let mut cargo = Command::new(cargo());
-        cargo
-            .args(["build", "--quiet", "--example", "wordcount", "--manifest-path"])
-            .arg(repository().join("Cargo.toml"));
+        cargo.args(["build", "--quiet", "--manifest-path"]).arg(repository().join("Cargo.toml"));
         cargo.arg("--target-dir").arg(profile.parent().ok_or("expected to be in a target folder")?);
-        // With the features of this program: nothing has to be built that is not there already.
-        let features = [
-            ("grpc-reflection", cfg!(feature = "grpc-reflection")),
-            ("kubernetes", cfg!(feature = "kubernetes")),
-            ("sqlx", cfg!(feature = "sqlx")),
-            ("testing", cfg!(feature = "testing")),
-        ];
-        for (feature, _) in features.into_iter().filter(|(_, is_on)| *is_on) {
-            cargo.args(["--features", feature]);
+        cargo.args(["--bin", "wordcount"]);
+        if cfg!(feature = "all-features") {
+            // As the tests of the whole workspace are built, whose features a bench shares: nothing is built anew.
+            cargo.args(["--workspace", "--all-features", "--bench", "performance"]);
+        } else {
+            cargo.args(["--package", "wordcount"]);
         }
         if profile.ends_with("release") {
             cargo.arg("--release");
         }
         if !cargo.status()?.success() {
-            return Err("the example `wordcount` does not build".into());
+            return Err("the program `wordcount` does not build".into());
         }
-        Ok(Self { program: profile.join("examples/wordcount"), folder: tempfile::tempdir_in(profile)? })
+        Ok(Self { program: profile.join("wordcount"), folder: tempfile::tempdir_in(profile)? })
     }
 
     /// Writes so many bytes of text: this repository's own, over and over.
@@ -149,10 +146,6 @@ fn find(folder: &Path, ending: &str, found: &mut Vec<PathBuf>) -> Result<()> {
         }
     }
     Ok(())
-}
-
-pub(super) fn repository() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
 pub(super) fn cargo() -> String {

@@ -2,29 +2,29 @@
 
 use std::fmt::Write as _;
 
-use super::data::{FanOutRow, MessageRow, Report};
+use super::data::{DEFAULTS, FIRST_COMMAND, FanOutRow, MessageRow, NO_DEFAULTS, Report};
 
 /// One goal.
-pub(crate) struct Goal {
-    pub(crate) item: &'static str,
-    pub(crate) text: &'static str,
+pub struct Goal {
+    pub item: &'static str,
+    pub text: &'static str,
     /// Absent where it was not measured, or not at the size that the goal speaks of.
-    pub(crate) figure: Option<f64>,
-    pub(crate) unit: &'static str,
-    pub(crate) bound: Bound,
+    pub figure: Option<f64>,
+    pub unit: &'static str,
+    pub bound: Bound,
     /// Which of several figures it is.
-    pub(crate) of: String,
+    pub of: String,
 }
 
 /// What the figure must keep.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Bound {
+pub enum Bound {
     AtMost(f64),
     AtLeast(f64),
 }
 
 impl Goal {
-    pub(crate) fn is_met(&self) -> Option<bool> {
+    pub fn is_met(&self) -> Option<bool> {
         let figure = self.figure?;
         Some(match self.bound {
             Bound::AtMost(limit) => figure <= limit,
@@ -46,18 +46,19 @@ impl Goal {
 }
 
 /// Every goal, in the order of the page.
-pub(crate) fn goals(report: &Report) -> Vec<Goal> {
+pub fn goals(report: &Report) -> Vec<Goal> {
     let mut all = orders(report);
     all.extend(messages(report));
     all.extend(transitions(report));
     all.extend(backlog(report));
     all.extend(memory(report));
     all.extend(whole(report));
+    all.extend(builds(report));
     all
 }
 
 /// The table of goals.
-pub(crate) fn table(report: &Report) -> String {
+pub fn table(report: &Report) -> String {
     let mut table = "| goal | must be | is | |\n|---|---|---|---|\n".to_owned();
     for goal in goals(report) {
         let bound = match goal.bound {
@@ -81,7 +82,7 @@ pub(crate) fn table(report: &Report) -> String {
 }
 
 /// Three digits that matter.
-pub(crate) fn number(value: f64) -> String {
+pub fn number(value: f64) -> String {
     let size = value.abs();
     if size >= 1e6 && size % 1e5 == 0.0 {
         format!("{} million", value / 1e6)
@@ -303,8 +304,30 @@ fn whole(report: &Report) -> Vec<Goal> {
     ]
 }
 
+fn builds(report: &Report) -> Vec<Goal> {
+    let rows = report.builds.as_ref().map_or(&[][..], |it| &it.result.rows);
+    let goal = |text, what: &str, limit| {
+        let row = rows.iter().find(|row| row.what == what);
+        #[expect(clippy::cast_precision_loss, reason = "of a small count")]
+        let figure = row.map(|row| row.crates as f64);
+        Goal {
+            item: "Build",
+            text,
+            figure,
+            unit: "crates",
+            bound: Bound::AtMost(limit),
+            of: row.map(|row| format!("{:.1} s from nothing", row.cold_s)).unwrap_or_default(),
+        }
+    };
+    vec![
+        goal("a user's crate without default features", NO_DEFAULTS, 30.0),
+        goal("a user's crate with default features", DEFAULTS, 60.0),
+        goal("the first command of the README, in the release profile", FIRST_COMMAND, 155.0),
+    ]
+}
+
 /// A count, as [`number`] writes it.
 #[expect(clippy::cast_precision_loss, reason = "of a count far below 2^52")]
-pub(crate) fn number_of(count: usize) -> String {
+pub fn number_of(count: usize) -> String {
     thousands(count as f64)
 }

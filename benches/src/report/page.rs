@@ -1,5 +1,7 @@
 //! `docs/performance.md`: a template, and the figures in it.
 
+use std::path::Path;
+
 use super::{
     Result,
     data::{Circumstances, Report},
@@ -7,14 +9,20 @@ use super::{
 };
 
 /// The figures that the page was made of.
-pub(crate) const DATA: &str = "docs/performance/data.json";
+pub const DATA: &str = "docs/performance/data.json";
 /// The page.
-pub(crate) const PAGE: &str = "docs/performance.md";
+pub const PAGE: &str = "docs/performance.md";
+
+/// The repository, which this package is a folder of.
+pub fn repository() -> &'static Path {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here)
+}
 
 const TEMPLATE: &str = include_str!("page.md");
 
 /// Every file that is made of the figures: where it lies in the repository, and what is in it.
-pub(crate) fn files(report: &Report) -> Result<Vec<(String, String)>> {
+pub fn files(report: &Report) -> Result<Vec<(String, String)>> {
     let pictures = plots::all(report)?;
     let mut page = String::new();
     for line in TEMPLATE.lines() {

@@ -20,7 +20,7 @@ const COLORS: [RGBColor; 5] = [
 type Curve = (String, Vec<(f64, f64)>);
 
 /// Every picture that there are figures for: its file name, and the SVG.
-pub(crate) fn all(report: &Report) -> Result<Vec<(&'static str, String)>> {
+pub fn all(report: &Report) -> Result<Vec<(&'static str, String)>> {
     let pictures = [
         ("fan-out.svg", "Stop order, handlers of 50 ms", "workers", "ms until all have answered", fan_out(report)),
         ("messages.svg", "One worker message while stopping", "tasks", "ns", messages(report)),

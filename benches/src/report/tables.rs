@@ -8,7 +8,7 @@ use super::{
 };
 
 /// The tables of a section, by its name on the command line.
-pub(crate) fn section(name: &str, report: &Report) -> String {
+pub fn section(name: &str, report: &Report) -> String {
     let table = match name {
         "fan-out" => report.fan_out.as_ref().map(fan_out),
         "sick-worker" => report.sick_worker.as_ref().map(sick_worker),
@@ -223,7 +223,8 @@ fn throughput(it: &Measured<super::data::Throughput>) -> String {
 fn builds(it: &Measured<super::data::Builds>) -> String {
     let rows = it.result.rows.iter().map(|row| {
         let seconds = |time: f64| format!("{time:.1} s");
-        vec![row.what.clone(), number_of(row.crates), seconds(row.cold_s), seconds(row.incremental_s)]
+        let incremental = row.incremental_s.map_or_else(|| "–".to_owned(), seconds);
+        vec![row.what.clone(), number_of(row.crates), seconds(row.cold_s), incremental]
     });
-    with(it, &["a user's crate with", "crates", "from nothing", "after a change of its own"], rows)
+    with(it, &["what is built", "crates", "from nothing", "after a change of its own"], rows)
 }
