@@ -1,45 +1,8 @@
-//! A streaming word count with exactly-once output, stopped by winddown's types: try `--help`, and Ctrl-C.
-//!
-//! Each worker is a chain of three tasks, source → count → sink, with checkpoint barriers in the stream and a two-phase commit in the
-//! sink. Whatever ends a run, a stop of any mode, a failure or a kill of this process, the next start with the same
-//! state directory goes on from the last complete checkpoint, and the counts are exact in the end.
-//!
-//! ```text
-//! cargo run --release --example wordcount
-//! cargo run --release --example wordcount -- big.txt --stop checkpoint@2s
-//! ```
-//!
-//! With `--runtime process` the workers are processes of this same program that speak gRPC.
-//!
-//! Where to look: `run_loop.rs` puts a job together and drives it, `runtime/` says where workers run, `tasks.rs` is the dataflow,
-//! `output.rs` the two-phase commit, `stops.rs` the Ctrl-C ladder, `resume.rs` finishes the shutdown of a call that was killed.
-#![forbid(unsafe_code)]
-
-mod app;
-mod claim;
-mod cli;
-mod count;
-mod durable;
-mod input;
-mod meter;
-mod output;
-mod report;
-mod resume;
-mod run_loop;
-mod runtime;
-mod screen;
-mod share;
-mod sink;
-mod source;
-mod state_dir;
-mod stops;
-mod table;
-mod tasks;
-mod words;
+//! The program `wordcount`; what it does is in the library.
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let words: Vec<_> = std::env::args_os().collect();
-    app::helper().unwrap_or_else(|| app::main(&words, 1))
+    wordcount::helper().unwrap_or_else(|| wordcount::main(&words, 1))
 }
