@@ -9,9 +9,6 @@
 mod cluster;
 #[path = "support/counting.rs"]
 mod counting;
-#[cfg(feature = "journal")]
-#[path = "wordcount/harness.rs"]
-mod harness;
 #[path = "support/kubelet.rs"]
 mod kubelet;
 #[path = "support/port.rs"]
@@ -32,9 +29,6 @@ mod manifests;
 mod outages;
 #[path = "kubernetes/stops.rs"]
 mod stops;
-#[cfg(all(feature = "embedded", feature = "journal", feature = "process"))]
-#[path = "kubernetes/wordcount.rs"]
-mod wordcount;
 
 /// Not a test: the workers start at this one.
 #[test]

@@ -1,25 +1,14 @@
-//! Runs `examples/wordcount` with worker processes, and ends workers and controllers in every way that there is: the counts are exact in
+//! Runs `wordcount` with worker processes, and ends workers and controllers in every way that there is: the counts are exact in
 //! the end, and no process is left.
-#![cfg(all(
-    target_os = "linux",
-    feature = "embedded",
-    feature = "grpc",
-    feature = "journal",
-    feature = "object-store",
-    feature = "process"
-))]
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-#[path = "wordcount/harness.rs"]
-mod harness;
 
 use std::{fs, process::Child, thread::sleep, time::Duration};
 
-use harness::{Case, End, Random, adopt_orphans, contents, signal, wait};
 use nix::{
     sys::signal::{Signal, kill, killpg},
     unistd::Pid,
 };
+
+use crate::harness::{Case, End, Random, adopt_orphans, contents, signal, wait};
 
 const PROCESS: &str = "--runtime process --report json";
 /// From the controller's death until nothing of its workers is left: five seconds of grace, and one.

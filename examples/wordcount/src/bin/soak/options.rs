@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-
-use crate::cli::Runtime;
+use wordcount::Runtime;
 
 /// Stops, kills and freezes real word counts at random, and compares every result with a plain count.
 ///

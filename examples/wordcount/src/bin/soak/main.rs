@@ -1,7 +1,7 @@
 //! Stops, kills and freezes real `wordcount` jobs at random until the time is over, and compares every result with a plain count.
 //!
 //! ```text
-//! cargo run --release --example soak -- --minutes 10 --runtime process --seed 7
+//! cargo run --release -p wordcount --bin soak -- --minutes 10 --runtime process --seed 7
 //! ```
 //!
 //! One round is one job: an input made for it, and calls of the word count one after the other on the same state directory, each with
@@ -10,7 +10,6 @@
 //!
 //! Where to look: `round.rs` plays one round, `plan.rs` chooses what happens to a call, `call.rs` makes it happen, `truth.rs` is the plain
 //! count, `tally.rs` the summary.
-#![forbid(unsafe_code)]
 
 mod call;
 mod options;
@@ -20,50 +19,6 @@ mod round;
 mod tally;
 mod truth;
 
-// The word count, as `examples/wordcount/main.rs` has it.
-#[path = "../wordcount/app.rs"]
-mod app;
-#[path = "../wordcount/claim.rs"]
-mod claim;
-#[path = "../wordcount/cli.rs"]
-mod cli;
-#[path = "../wordcount/count.rs"]
-mod count;
-#[path = "../wordcount/durable.rs"]
-mod durable;
-#[path = "../wordcount/input.rs"]
-mod input;
-#[path = "../wordcount/meter.rs"]
-mod meter;
-#[path = "../wordcount/output.rs"]
-mod output;
-#[path = "../wordcount/report.rs"]
-mod report;
-#[path = "../wordcount/resume.rs"]
-mod resume;
-#[path = "../wordcount/run_loop.rs"]
-mod run_loop;
-#[path = "../wordcount/runtime/mod.rs"]
-mod runtime;
-#[path = "../wordcount/screen.rs"]
-mod screen;
-#[path = "../wordcount/share.rs"]
-mod share;
-#[path = "../wordcount/sink.rs"]
-mod sink;
-#[path = "../wordcount/source.rs"]
-mod source;
-#[path = "../wordcount/state_dir.rs"]
-mod state_dir;
-#[path = "../wordcount/stops.rs"]
-mod stops;
-#[path = "../wordcount/table.rs"]
-mod table;
-#[path = "../wordcount/tasks.rs"]
-mod tasks;
-#[path = "../wordcount/words.rs"]
-mod words;
-
 use std::{process::ExitCode, time::Instant};
 
 use clap::Parser;
@@ -71,12 +26,12 @@ use clap::Parser;
 use crate::{options::Options, round::Round, tally::Tally};
 
 fn main() -> ExitCode {
-    if let Some(code) = app::helper() {
+    if let Some(code) = wordcount::helper() {
         return code;
     }
     let words: Vec<_> = std::env::args_os().collect();
     if words.get(1).is_some_and(|word| word == call::WORDCOUNT) {
-        return app::main(&words, 2);
+        return wordcount::main(&words, 2);
     }
     soak(&Options::parse())
 }

@@ -290,5 +290,4 @@ pub(crate) fn merge(outputs: &[Output], path: &Path) -> Result<(), OutputError> 
 }
 
 #[cfg(test)]
-#[path = "output_tests.rs"]
 mod tests;

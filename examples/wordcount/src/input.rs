@@ -231,5 +231,4 @@ fn line_from(path: &Path, byte: u64, end: u64) -> io::Result<Option<u64>> {
 }
 
 #[cfg(test)]
-#[path = "input_tests.rs"]
 mod tests;

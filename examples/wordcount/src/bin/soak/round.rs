@@ -9,13 +9,13 @@ use std::{
 
 use serde_json::Value;
 use winddown::{FileJournal, Journal, JournalError, PhaseKind, PhaseRecord};
+use wordcount::JOB;
 
 use crate::{
     call::{End, Job, WORDCOUNT},
     options::Options,
     plan::{Kill, Plan, Situation},
     processes,
-    run_loop::JOB,
     tally::Tally,
     truth::{self, Difference, Words},
 };

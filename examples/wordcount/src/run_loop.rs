@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// The job's name. A state directory has one job.
-pub(crate) const JOB: &str = "wordcount";
+pub const JOB: &str = "wordcount";
 
 /// Why a call of this program has failed.
 #[derive(Debug, thiserror::Error)]

@@ -1,4 +1,4 @@
-//! The program from the command line to the exit code. `examples/soak` has it inside, to start it again and again.
+//! The program from the command line to the exit code. `soak` has it inside, to start it again and again.
 
 use std::{
     ffi::OsString,
@@ -19,7 +19,7 @@ const USAGE: u8 = 2;
 const DEMO_SECONDS: u64 = 10;
 
 /// A process that a call of this program has started, its watchdog or one of its workers, does its work here. None in the call itself.
-pub(crate) fn helper() -> Option<ExitCode> {
+pub fn helper() -> Option<ExitCode> {
     #[cfg(target_os = "linux")]
     {
         // The watchdog of worker processes is this program.
@@ -37,7 +37,7 @@ pub(crate) fn helper() -> Option<ExitCode> {
 }
 
 /// One call of the program. The first words of the command line, so many as `own`, name it.
-pub(crate) fn main(words: &[OsString], own: usize) -> ExitCode {
+pub fn main(words: &[OsString], own: usize) -> ExitCode {
     let (program, _) = words.split_at(own.min(words.len()));
     let args = Args::parse_from(words.iter().skip(own.saturating_sub(1)));
     trace("off");
@@ -82,7 +82,7 @@ fn prepare(args: &Args) -> Result<(Input, StateDir), Box<dyn std::error::Error>>
 
 /// The input of a call without one: this repository's own `src` and `docs`.
 fn own_sources() -> Vec<PathBuf> {
-    let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let repository = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
     let folders = ["src", "docs"].map(|folder| repository.join(folder));
     folders.into_iter().filter(|folder| folder.exists()).collect()
 }

@@ -1,21 +1,10 @@
-//! Runs `examples/wordcount` as a user does, and stops it in every way that there is.
-#![cfg(all(
-    unix,
-    feature = "embedded",
-    feature = "grpc",
-    feature = "journal",
-    feature = "object-store",
-    feature = "process"
-))]
-#![allow(clippy::unwrap_used)] // clippy does not see that helpers of tests are tests
-
-#[path = "wordcount/harness.rs"]
-mod harness;
+//! Runs `wordcount` as a user does, and stops it in every way that there is.
 
 use std::{fs, path::PathBuf, thread::sleep, time::Duration};
 
-use harness::{Case, Random, contents};
 use nix::sys::signal::Signal;
+
+use crate::harness::{Case, Random, contents};
 
 const EVIDENCE: [(&str, &str); 4] =
     [("checkpoint", "checkpointed"), ("graceful", "drained"), ("immediate", "halted"), ("force", "killed")];
@@ -172,8 +161,8 @@ fn the_second_run_on_a_state_directory_is_refused_and_the_first_goes_on() {
     let second = case.run("");
     assert!(second.code == Some(2) && second.stderr.contains("in use"), "{second:?}");
     assert_eq!(case.run("--fresh").code, Some(2));
-    harness::signal(&first, Signal::SIGTERM);
-    let end = harness::wait(first);
+    crate::harness::signal(&first, Signal::SIGTERM);
+    let end = crate::harness::wait(first);
     assert_eq!((end.code, &end.report()["evidence"]), (Some(0), &"checkpointed".into()), "{end:?}");
     assert_eq!(case.run("").code, Some(0));
     case.assert_exact();
@@ -184,8 +173,8 @@ fn ctrl_c_and_sigterm_climb_the_ladder() {
     let case = Case::new(100);
     let child = case.start("--rate 5 --report json");
     case.await_checkpoint();
-    harness::signal(&child, Signal::SIGINT);
-    let end = harness::wait(child);
+    crate::harness::signal(&child, Signal::SIGINT);
+    let end = crate::harness::wait(child);
     assert_eq!((end.code, &end.report()["evidence"]), (Some(0), &"checkpointed".into()), "{end:?}");
     assert_eq!(end.phases(), ["Running", "CheckpointStopping", "Stopped<Checkpointed>"]);
     assert!(end.stderr.contains("Ctrl-C: stop with a checkpoint"), "it is said before: {end:?}");
@@ -195,9 +184,9 @@ fn ctrl_c_and_sigterm_climb_the_ladder() {
     let child = case.start("--rate 5 --report json");
     case.await_run(2);
     for signal in [Signal::SIGSTOP, Signal::SIGINT, Signal::SIGTERM, Signal::SIGCONT] {
-        harness::signal(&child, signal);
+        crate::harness::signal(&child, signal);
     }
-    let end = harness::wait(child);
+    let end = crate::harness::wait(child);
     assert_eq!(end.code, Some(0), "{end:?}");
     assert!(end.stderr.contains("stop asked for: checkpoint"), "{end:?}");
     assert!(end.stderr.contains("stop asked for: immediate"), "{end:?}");
@@ -282,7 +271,7 @@ fn a_report_that_can_not_be_written_is_an_error() {
     }
     let case = Case::new(30);
     let mut command = case.command("--report json");
-    let end: harness::End =
+    let end: crate::harness::End =
         command.stdout(fs::File::options().write(true).open(full).unwrap()).output().unwrap().into();
     assert_eq!(end.code, Some(1), "{end:?}");
     assert!(end.stderr.contains("the report can't be written") && !end.stderr.contains("panicked"), "{end:?}");

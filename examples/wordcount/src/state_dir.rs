@@ -284,5 +284,4 @@ fn failed(path: &Path, source: io::Error) -> StateDirError {
 }
 
 #[cfg(test)]
-#[path = "state_dir_tests.rs"]
 mod tests;

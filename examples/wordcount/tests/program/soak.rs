@@ -1,23 +1,12 @@
-//! The short form of the soak: a few rounds with a fixed seed. The long form is `cargo run --release --example soak -- --minutes 10`.
-#![cfg(all(
-    target_os = "linux",
-    feature = "embedded",
-    feature = "grpc",
-    feature = "journal",
-    feature = "object-store",
-    feature = "process"
-))]
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-#[path = "wordcount/harness.rs"]
-mod harness;
+//! The short form of the soak: a few rounds with a fixed seed. The long form is `cargo run --release -p wordcount --bin soak --
+//! --minutes 10`.
 
 use std::{fs, path::Path, process::Command};
 
-use harness::{End, example};
+use crate::harness::End;
 
 fn soak(line: &str) -> End {
-    Command::new(example("soak")).args(line.split_whitespace()).output().unwrap().into()
+    Command::new(env!("CARGO_BIN_EXE_soak")).args(line.split_whitespace()).output().unwrap().into()
 }
 
 /// The first number of a row of the summary.

@@ -229,5 +229,4 @@ fn unknown(task: TaskId) -> TaskError {
 }
 
 #[cfg(test)]
-#[path = "tasks_tests.rs"]
 mod tests;

@@ -78,7 +78,7 @@ pub(crate) enum ReportFormat {
 
 /// Where workers run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Runtime {
+pub enum Runtime {
     /// In this process.
     Embedded,
     /// Each in a process of its own, which speaks gRPC.

@@ -1,23 +1,12 @@
-//! Kills `examples/wordcount` in the middle of its shutdowns: the next start finishes the shutdown, says so, and goes on with the job.
-#![cfg(all(
-    target_os = "linux",
-    feature = "embedded",
-    feature = "grpc",
-    feature = "journal",
-    feature = "object-store",
-    feature = "process"
-))]
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-#[path = "wordcount/harness.rs"]
-mod harness;
+//! Kills `wordcount` in the middle of its shutdowns: the next start finishes the shutdown, says so, and goes on with the job.
 
 use std::{collections::BTreeSet, thread::sleep, time::Duration};
 
-use harness::{Case, Random, signal};
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 use winddown::{PhaseKind, PhaseRecord};
+
+use crate::harness::{Case, Random, signal};
 
 /// What a resumed shutdown can't claim: more than the stop that was asked for proves.
 fn strength(evidence: &str) -> usize {
@@ -39,7 +28,7 @@ fn moment(tried: u32, random: &mut Random) -> Duration {
 /// Starts the program, and kills it so long after it has said `what`. Gives the shutdown that it has left in the journal.
 fn kill_after(case: &Case, line: &str, what: &str, after: Duration) -> Option<PhaseRecord> {
     let mut child = case.start(line);
-    harness::await_line(&mut child, what);
+    crate::harness::await_line(&mut child, what);
     sleep(after);
     child.kill().unwrap();
     child.wait().unwrap();
@@ -132,7 +121,7 @@ fn i7_a_resumed_shutdown_may_be_killed_as_well() {
 /// Controller and watchdog die in a shutdown, and a frozen worker stays. The start that finishes the shutdown finds it and kills it.
 #[test]
 fn a_frozen_worker_of_a_killed_shutdown_is_found_and_killed() {
-    harness::adopt_orphans();
+    crate::harness::adopt_orphans();
     for line in ["--runtime process", "--runtime embedded"] {
         let case = Case::new(400);
         let mut child = case.start("--runtime process --rate 4 --checkpoint-every 50ms");

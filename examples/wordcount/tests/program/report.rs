@@ -1,23 +1,12 @@
-//! The JSON object of `examples/wordcount --report json`: the last line of stdout, whatever has gone wrong.
-#![cfg(all(
-    unix,
-    feature = "embedded",
-    feature = "grpc",
-    feature = "journal",
-    feature = "object-store",
-    feature = "process"
-))]
-#![allow(clippy::unwrap_used)] // clippy does not see that helpers of tests are tests
-
-#[path = "wordcount/harness.rs"]
-mod harness;
+//! The JSON object of `wordcount --report json`: the last line of stdout, whatever has gone wrong.
 
 use std::fs;
 
-use harness::{Case, End, contents, signal, wait};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use winddown::{Journal, PhaseRecord};
+
+use crate::harness::{Case, End, contents, signal, wait};
 
 const KEYS: [&str; 10] = [
     "elapsed_ms",

@@ -1,5 +1,4 @@
 //! One input, one state directory, and the program on them.
-#![allow(dead_code, reason = "each test file uses its part")]
 
 use std::{
     collections::BTreeMap,
@@ -8,7 +7,6 @@ use std::{
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
-    sync::Mutex,
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -19,24 +17,8 @@ use nix::{
 };
 use winddown::{FileJournal, Journal, PhaseKind, PhaseRecord};
 
-/// The program of an example. Cargo builds examples before tests; it does not where only one test was asked for.
-pub(crate) fn example(name: &str) -> PathBuf {
-    static BUILDING: Mutex<()> = Mutex::new(());
-    let _one_at_a_time = BUILDING.lock();
-    let test = std::env::current_exe().unwrap();
-    let profile = test.parent().and_then(Path::parent).unwrap();
-    let program = profile.join("examples").join(name);
-    if !program.exists() {
-        let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["build", "--example", name, "--manifest-path"]);
-        cargo.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"));
-        if profile.ends_with("release") {
-            cargo.arg("--release");
-        }
-        assert!(cargo.status().unwrap().success(), "the example does not build");
-    }
-    program
-}
+/// The program.
+pub(crate) const WORDCOUNT: &str = env!("CARGO_BIN_EXE_wordcount");
 
 pub(crate) struct Case {
     dir: tempfile::TempDir,
@@ -102,7 +84,7 @@ impl Case {
     }
 
     pub(crate) fn command(&self, line: &str) -> Command {
-        let mut command = Command::new(example("wordcount"));
+        let mut command = Command::new(WORDCOUNT);
         command.arg(self.input()).arg("--state-dir").arg(self.state()).args(line.split_whitespace());
         // As a shell starts it: Ctrl-C in a terminal goes to this group.
         command.process_group(0);
