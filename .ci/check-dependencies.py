@@ -52,7 +52,7 @@ def crates_of(package: str, *arguments: str) -> list[str]:
 
 
 def check_pure(at_most: int, without: list[str]) -> list[str]:
-    crates = crates_of("winddown", "-e", "normal", "--no-default-features")
+    crates = crates_of("winddown", "-e", "normal,build", "--no-default-features")
     print(f"{len(crates)} crates without default features: {', '.join(crates)}")
     problems = []
     if len(crates) > at_most:
@@ -62,10 +62,36 @@ def check_pure(at_most: int, without: list[str]) -> list[str]:
     return problems
 
 
+def check_defaults(at_most: int) -> list[str]:
+    crates = crates_of("winddown", "-e", "normal,build")
+    print(f"{len(crates)} crates with default features: {', '.join(crates)}")
+    problem = f"expected at most {at_most} crates with default features, got {len(crates)}"
+    return [problem] if len(crates) > at_most else []
+
+
 def check_first(at_most: int) -> list[str]:
     count = len(crates_of("wordcount", "-e", "normal,build"))
     print(f"{count} crates for `cargo run --release -p wordcount`")
     return [f"expected at most {at_most} crates for the first command, got {count}"] if count > at_most else []
+
+
+# --- the lowest version of Rust ---------------------------------------------------------------------------------------
+
+
+def check_msrv() -> list[str]:
+    """What is locked builds on the version that we promise. A dependency that states none is taken at its word."""
+
+    def version(text: str) -> tuple[int, ...]:
+        return (*map(int, text.split(".")), 0, 0)[:3]
+
+    everything = metadata()
+    ours = own_package(everything)["rust_version"]
+    print(f"Rust {ours} is promised")
+    return [
+        f"{package['name']} {package['version']} needs Rust {package['rust_version']}, and {ours} is promised"
+        for package in everything["packages"]
+        if package["rust_version"] and version(package["rust_version"]) > version(ours)
+    ]
 
 
 # --- licences, sources, bans ------------------------------------------------------------------------------------------
@@ -203,8 +229,11 @@ def main() -> int:
     pure = commands.add_parser("pure")
     pure.add_argument("--at-most", type=int, required=True)
     pure.add_argument("--without", type=lambda names: names.split(","), required=True)
+    defaults = commands.add_parser("defaults")
+    defaults.add_argument("--at-most", type=int, required=True)
     first = commands.add_parser("first")
     first.add_argument("--at-most", type=int, required=True)
+    commands.add_parser("msrv")
     commands.add_parser("deny")
     commands.add_parser("unused")
     options = parser.parse_args()
@@ -214,8 +243,12 @@ def main() -> int:
             return 0
         case "pure":
             problems = check_pure(options.at_most, options.without)
+        case "defaults":
+            problems = check_defaults(options.at_most)
         case "first":
             problems = check_first(options.at_most)
+        case "msrv":
+            problems = check_msrv()
         case "deny":
             problems = check_deny()
         case "unused":

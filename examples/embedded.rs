@@ -1,7 +1,10 @@
 //! One job, from its start to its receipt: `cargo run --example embedded --features object-store`.
 //! Ctrl-C stops it with a checkpoint, a second one at once, a third by force. Run it again: it counts on.
 use std::{error::Error, sync::Arc, time::Duration};
-use winddown::*;
+use winddown::{
+    Barrier, CheckpointStore, ClusterController, EmbeddedCluster, JobContext, Mailbox, ObjectStoreCheckpoints, Policy,
+    Restored, Role, StopRequest, TaskContext, TaskError, TaskOrder, Topology, WorkerId, drive,
+};
 
 /// A task: it counts, and its snapshot is where it has got to.
 async fn count(mut ctx: TaskContext) -> Result<(), TaskError> {

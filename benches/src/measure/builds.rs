@@ -8,10 +8,7 @@ use std::{
     time::Instant,
 };
 
-use super::{
-    Scale,
-    wordcount::cargo,
-};
+use super::{Scale, wordcount::cargo};
 use crate::report::{
     Result,
     data::{BuildRow, Builds, DEFAULTS, FIRST_COMMAND, NO_DEFAULTS},

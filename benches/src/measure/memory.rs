@@ -10,8 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use winddown::checkpoint::object_store::memory::InMemory;
 use tokio::{runtime::Runtime, task::JoinSet, time::sleep};
+use winddown::checkpoint::object_store::memory::InMemory;
 use winddown::{
     AnyPhase, Attachment, ClusterController, Command, DynCheckpointStore, EmbeddedCluster, EmbeddedRun, Epoch,
     JobContext, JobController, JobId, Limits, Mailbox, ObjectStoreCheckpoints, Order, PhaseKind, Policy, RunId,
