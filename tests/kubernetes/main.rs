@@ -8,9 +8,6 @@
 mod cluster;
 #[path = "../support/counting.rs"]
 mod counting;
-#[cfg(feature = "journal")]
-#[path = "../wordcount/harness.rs"]
-mod harness;
 mod kubelet;
 #[path = "../support/port.rs"]
 mod port;
@@ -23,8 +20,6 @@ mod lease;
 mod manifests;
 mod outages;
 mod stops;
-#[cfg(all(feature = "embedded", feature = "journal", feature = "process"))]
-mod wordcount;
 
 /// Not a test: the workers start at this one.
 #[test]
