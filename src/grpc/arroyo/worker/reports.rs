@@ -251,7 +251,7 @@ impl Reports {
             }
             self.report(event).await
         };
-        let late = |_| Status::deadline_exceeded(format!("no answer within {}", humantime::format_duration(limit)));
+        let late = |_| Status::deadline_exceeded(format!("no answer within {}", crate::text::rounded(limit)));
         timeout(limit, calls).await.map_err(late)?
     }
 
