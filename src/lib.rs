@@ -129,7 +129,7 @@ pub use checkpoint::ObjectStoreCheckpoints;
 pub use cluster::{ClusterBuilder, ClusterController};
 pub use contracts::*;
 pub use drive::{
-    Attachment, DriveError, Leg, OnSpentCheckpoint, Policy, Receipt, RehydrateError, Rehydrated, Unfit, drive,
+    Attachment, DriveError, Leg, LegReport, OnSpentCheckpoint, Policy, Receipt, ReceiptReport, RehydrateError, Rehydrated, Unfit, drive,
     rehydrate,
 };
 #[cfg(feature = "embedded")]
