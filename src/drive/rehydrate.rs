@@ -227,15 +227,15 @@ impl RehydrateError {
 impl fmt::Display for RehydrateError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let PhaseRecord { job, run, phase, revision, .. } = &*self.record;
-        write!(f, "the record of job `{job}`, {run} ({phase}, revision {revision}) can't be taken up: {}", self.unfit)
+        write!(
+            f,
+            "the record of job `{job}`, run {run} ({phase}, revision {revision}) can't be taken up: {}",
+            self.unfit
+        )
     }
 }
 
-impl std::error::Error for RehydrateError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&*self.unfit)
-    }
-}
+impl std::error::Error for RehydrateError {}
 
 /// What is wrong with a record, or with the world that it speaks of.
 #[derive(Debug, thiserror::Error)]
@@ -251,7 +251,7 @@ pub enum Unfit {
     },
     /// It says that the job has stopped, and workers are alive.
     #[error(
-        "expected no worker to be alive after {phase}, got {}: have the scheduler stop them, then rehydrate again",
+        "expected no worker to be alive after {phase}, got these: {}: have the scheduler stop them, then rehydrate again",
         shortened(alive.iter())
     )]
     StillAlive {
@@ -262,7 +262,7 @@ pub enum Unfit {
     },
     /// It says that the final checkpoint is complete, and the store does not have it.
     #[error(
-        "expected the manifest of the final checkpoint ({epoch}) to be the last in the store, got {}: the store is not the one that the job used, or \
+        "expected the manifest of the final checkpoint (epoch {epoch}) to be the last in the store, got {}: the store is not the one that the job used, or \
          has lost it; don't resume from it before you know", Latest(*latest)
     )]
     NoManifest {
@@ -279,7 +279,7 @@ pub enum Unfit {
     NoStore,
     /// A newer run has gone on from there.
     #[error(
-        "the record is of an older run: {got} has published a checkpoint since; let the newer run's controller act"
+        "the record is of an older run: run {got} has published a checkpoint since; let the newer run's controller act"
     )]
     NewerRun {
         /// The newer run.
@@ -298,7 +298,7 @@ struct Latest(Option<Epoch>);
 impl fmt::Display for Latest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            Some(epoch) => write!(f, "{epoch}"),
+            Some(epoch) => write!(f, "epoch {epoch}"),
             None => f.write_str("no manifest at all"),
         }
     }

@@ -23,6 +23,7 @@ pub use checkpoint_stopping::CheckpointStopping;
 pub use finishing::Finishing;
 pub use recovering::Recovering;
 pub use running::Running;
+pub(crate) use running::step_for;
 pub use stopped::{AnyStopped, Checkpointed, Drained, Evidence, Halted, Killed, Stopped};
 pub use stopping::Stopping;
 

@@ -72,7 +72,7 @@ async fn i2_workers_that_survive_a_kill_are_named() {
     let failed = running.force(&mut job).unwrap().next(&mut job).await.unwrap_err();
     assert_eq!(
         failed.to_string(),
-        "Stopping<Force>: expected no worker to be alive 30s after the kill order, got 2: worker 1, worker 2; look at what keeps \
+        "Stopping<Force>: expected no worker to be alive 30s after the kill order, got 2 (1, 2); look at what keeps \
          them alive, then try again"
     );
 }

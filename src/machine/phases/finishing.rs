@@ -12,7 +12,7 @@ use super::{
 use crate::{
     contracts::{ControllerError, JobController, Scheduler, StopRequest},
     limits::Limits,
-    machine::{AfterFinishing, Failed, Failure, Force, Immediate, JobContext, PhaseKind},
+    machine::{AfterFinishing, Failed, Failure, Force, Immediate, JobContext, PhaseKind, Reason, ReasonKind},
 };
 
 /// All sources have completed; a final checkpoint is taken so that the job ends by itself with everything committed.
@@ -23,12 +23,12 @@ pub struct Finishing {
     decided: Option<Exit>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum Exit {
     /// To the graceful stop: it releases the workers if every task has finished, and lets the tasks drain if not.
-    Drain,
-    Immediate,
-    Force,
+    Drain(Reason),
+    Immediate(Reason),
+    Force(Reason),
 }
 
 #[diagnostic::do_not_recommend]
@@ -64,28 +64,28 @@ impl Finishing {
 
     async fn decide<C: JobController, S>(&mut self, job: &mut JobContext<C, S>) -> Result<Exit, Failure> {
         job.check(self)?;
-        if let Some(exit) = self.decided {
-            return Ok(exit);
+        if let Some(exit) = &self.decided {
+            return Ok(exit.clone());
         }
         job.write_down_status(PhaseKind::Finishing).await?;
         let span = job.span(PhaseKind::Finishing);
         let exit = match take_final_checkpoint(job, PhaseKind::Finishing, self.entry).instrument(span).await {
-            Ok(Final::Complete(_)) => Exit::Drain,
-            Ok(Final::Request(StopRequest::Force)) => Exit::Force,
-            Ok(Final::Request(_)) => Exit::Immediate,
+            Ok(Final::Complete(_)) => Exit::Drain(ReasonKind::Done.into()),
+            Ok(Final::Request(force @ StopRequest::Force)) => Exit::Force(force.into()),
+            Ok(Final::Request(request)) => Exit::Immediate(request.into()),
             // There is nothing to commit with, and nothing to wait for: what has been read flows to the end.
-            Err(Failure::Controller(ControllerError::NoCheckpoint(reason))) => {
-                tracing::info!(reason, "no final checkpoint; the tasks drain");
-                Exit::Drain
-            }
+            Err(Failure::Controller(error @ ControllerError::NoCheckpoint(_))) => Exit::Drain(Reason::from(&error)),
             Err(failure) if failure.is_retryable() => return Err(failure),
             Err(failure) => {
-                tracing::warn!(%failure, "the final checkpoint can't complete");
                 job.note_error(&failure);
-                if job.controller.has_lost_worker() { Exit::Force } else { Exit::Immediate }
+                if job.controller.has_lost_worker() {
+                    Exit::Force(job.why_lost())
+                } else {
+                    Exit::Immediate(job.why(&failure))
+                }
             }
         };
-        self.decided = Some(exit);
+        self.decided = Some(exit.clone());
         Ok(exit)
     }
 
@@ -108,9 +108,9 @@ impl Finishing {
 
     fn step<C: JobController, S>(self, exit: Exit, job: &mut JobContext<C, S>) -> AfterFinishing {
         match exit {
-            Exit::Drain => AfterFinishing::Graceful(job.enter(self, ())),
-            Exit::Force => AfterFinishing::Force(job.enter(self, ())),
-            Exit::Immediate => AfterFinishing::Immediate(job.enter(self, ())),
+            Exit::Drain(reason) => AfterFinishing::Graceful(job.enter(self, (), reason)),
+            Exit::Force(reason) => AfterFinishing::Force(job.enter(self, (), reason)),
+            Exit::Immediate(reason) => AfterFinishing::Immediate(job.enter(self, (), reason)),
         }
     }
 

@@ -29,6 +29,8 @@ enum Mistake {
     StopsNewestRun,
     /// There is no asking.
     KillsAtOnce,
+    /// Who takes no notice of being asked is waited for, and then forgotten.
+    ForgetsTheDeaf,
     /// Force is the same question again, to those who would not hear it.
     ForceOnlyAsks,
     /// A child is not known.
@@ -49,6 +51,7 @@ const ROWS: &[(Mistake, Rule)] = &[
     (Mistake::StopsEveryRun, Rule::SchedulerFencing),
     (Mistake::StopsNewestRun, Rule::SchedulerEveryRun),
     (Mistake::KillsAtOnce, Rule::SchedulerAsks),
+    (Mistake::ForgetsTheDeaf, Rule::SchedulerAskedIsAlive),
     (Mistake::ForceOnlyAsks, Rule::SchedulerForce),
     (Mistake::LeavesChildren, Rule::SchedulerForceChildren),
     (Mistake::DeadWhenOrdered, Rule::SchedulerKillVerified),
@@ -67,6 +70,9 @@ async fn every_mistake_in_a_scheduler_is_found_by_its_rule() {
 
 /// How long one that ends late goes on.
 const LATE: Duration = Duration::from_millis(300);
+
+/// How long one that takes no notice is waited for.
+const GRACE: Duration = Duration::from_secs(1);
 
 #[derive(Clone)]
 struct Fleet {
@@ -87,6 +93,8 @@ struct State {
     has_child: bool,
     was_asked: bool,
     is_cut_off: bool,
+    /// When it was asked, and took no notice.
+    deaf_since: Option<Instant>,
 }
 
 impl State {
@@ -106,6 +114,8 @@ impl State {
         self.was_asked = true;
         if matches!(self.manners, Manners::Leaves | Manners::EndsLate) {
             self.end();
+        } else {
+            self.deaf_since.get_or_insert_with(Instant::now);
         }
     }
 
@@ -129,7 +139,7 @@ impl SchedulerSubject for Fleet {
     async fn start(&self, job: &JobId, run: RunId, workers: &[(WorkerId, Manners)]) -> Hook {
         for (worker, manners) in workers.iter().copied() {
             let has_child = manners == Manners::HasChild;
-            let state = State { manners, ends: None, has_child, was_asked: false, is_cut_off: false };
+            let state = State { manners, ends: None, has_child, was_asked: false, is_cut_off: false, deaf_since: None };
             self.inner.lock().unwrap().workers.insert(Placed { job: job.clone(), run, worker }, state);
         }
         Hook::Done
@@ -190,6 +200,9 @@ impl Scheduler for Fleet {
         match self.mistake {
             Mistake::ListingAsks => alive.iter_mut().for_each(|(_, state)| state.ask()),
             Mistake::DeadWhenOrdered => alive.retain(|(_, state)| state.ends.is_none()),
+            Mistake::ForgetsTheDeaf => {
+                alive.retain(|(_, state)| state.deaf_since.is_none_or(|since| since.elapsed() < GRACE));
+            }
             Mistake::SkipsUnreachable => alive.retain(|(_, state)| !state.is_cut_off),
             _ => {}
         }
