@@ -118,10 +118,11 @@ impl Job {
     fn new(id: JobId, topology: Arc<Topology>, store: Arc<dyn DynCheckpointStore>, limits: Limits) -> Self {
         let (sender, events) = mpsc::unbounded_channel();
         let workers = Workers::of(&topology, sender);
-        let controller = ClusterController::builder(id.clone(), RunId::new(1), topology, Arc::new(workers.clone()));
+        let open = OpenRun::without_store(id, RunId::new(1));
+        let controller = ClusterController::builder(&open, topology, Arc::new(workers.clone()));
         let controller = controller.limits(limits.clone()).store(store).build();
-        let (context, running) =
-            JobContext::builder(id, RunId::new(1)).limits(limits).build(controller, workers.clone());
+        let built = JobContext::builder(&open).limits(limits).build(controller, workers.clone());
+        let (context, running) = built.expect("each job has a name of its own");
         Self { context, running, workers, events }
     }
 

@@ -12,7 +12,7 @@
 //! let template: PodTemplateSpec = serde_json::from_str(template)?;
 //! let run = RunId::new(1);
 //! for number in 1..=4 {
-//!     let worker = WorkerEnv::new("words", run, WorkerId::new(number), "http://words-controller:7000");
+//!     let worker = WorkerEnv::new(&open, WorkerId::new(number), "http://words-controller:7000");
 //!     scheduler.start(worker, template.clone()).await?;
 //! }
 //! scheduler.stop_workers(&"words".into(), Some(run), true).await?;

@@ -7,7 +7,9 @@
 mod define;
 mod context;
 mod failure;
+mod held;
 mod journaling;
+mod live;
 mod modes;
 pub(crate) mod phases;
 mod progress;
@@ -16,10 +18,11 @@ mod table;
 
 pub use context::{JobBuilder, JobContext, Visit};
 pub use failure::{Failed, Failure, WrongJob};
+pub use live::BuildError;
 pub use modes::{Force, Graceful, Immediate, StopBehavior, StopMode, WeakerThan};
 pub use phases::{
-    AnyStopped, CheckpointStopping, Checkpointed, Drained, Evidence, Finishing, Halted, Killed, Recovering, Running,
-    Stopped, Stopping,
+    AnyStopped, CheckpointStopping, Checkpointed, Completed, Drained, Evidence, Finishing, Halted, Killed, NothingToReplay, Recovering,
+    Running, Stopped, Stopping,
 };
 pub use progress::Progress;
 pub use record::{BoxJournal, DynJournal, Journal, JournalError, NoJournal, PhaseRecord, Write, may_write};
@@ -28,6 +31,7 @@ pub use table::{
     AnyPhase, EDGES, PhaseKind,
 };
 
+pub(crate) use held::Held;
 pub(crate) use phases::{NothingAlive, Replay, hold, listed, pause, replay};
 
 use self::phases::{HealthWatch, sealed};
@@ -86,7 +90,13 @@ pub const fn edge<From: Phase, To: SuccessorOf<From>>() -> Edge {
 impl PhaseKind {
     /// Whether nothing follows: one of the `Stopped` phases.
     pub const fn is_terminal(self) -> bool {
-        matches!(self, Self::StoppedCheckpointed | Self::StoppedDrained | Self::StoppedHalted | Self::StoppedKilled)
+        matches!(self, 
+            Self::StoppedCheckpointed
+                | Self::StoppedCompleted
+                | Self::StoppedDrained
+                | Self::StoppedHalted
+                | Self::StoppedKilled
+        )
     }
 
     /// Whether the machine has an edge from this phase to `to`.

@@ -24,7 +24,7 @@
 //!     let scheduler = ProcessScheduler::open("state").await?;
 //!     let run = RunId::new(1);
 //!     for number in 1..=4 {
-//!         let worker = WorkerEnv::new("words", run, WorkerId::new(number), "http://127.0.0.1:7000");
+//!         let worker = WorkerEnv::new(&open, WorkerId::new(number), "http://127.0.0.1:7000");
 //!         scheduler.start(worker, Command::new(std::env::current_exe()?)).await?;
 //!     }
 //!     scheduler.stop_workers(&"words".into(), Some(run), true).await?;

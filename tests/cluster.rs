@@ -149,16 +149,16 @@ impl Bench {
                 count(ctx, world.clone(), fail_at)
             })
             .unwrap();
-        let mut controller = ClusterController::builder(job_id, run, topology, Arc::new(hosted.clone()))
+        let mut controller = ClusterController::builder(&OpenRun::without_store(job_id, run), topology, Arc::new(hosted.clone()))
             .limits(limits())
             .store(Arc::clone(&self.store) as Arc<dyn DynCheckpointStore>);
         if let Some(manifest) = &manifest {
             controller = controller.restored(manifest);
         }
-        let (mut job, running) = JobContext::builder(JOB, run)
+        let (mut job, running) = JobContext::builder(&OpenRun::without_store(JOB, run)).simulated()
             .limits(limits())
             .mailbox(mailbox)
-            .build(controller.build(), self.cluster.clone());
+            .build(controller.build(), self.cluster.clone()).unwrap();
 
         let sick = WorkerId::new(1);
         tokio::spawn(async move {
@@ -196,7 +196,7 @@ impl Bench {
     /// Runs until all input is consumed, and checks that every number is published.
     async fn finish(&self) {
         let receipt = self.run(None, (Fault::None, Duration::ZERO)).await;
-        assert_eq!(receipt.stopped.name(), "drained", "{receipt}");
+        assert_eq!(receipt.stopped().name(), "drained", "{receipt}");
         assert_eq!(self.world.published(), WORKERS * TOTAL);
     }
 }
@@ -218,7 +218,7 @@ async fn every_stop_with_every_fault_loses_and_doubles_nothing() {
                         StopRequest::Immediate => "halted",
                         StopRequest::Force => "killed",
                     };
-                    assert_eq!(receipt.stopped.name(), expected, "{request}: {receipt}");
+                    assert_eq!(receipt.stopped().name(), expected, "{request}: {receipt}");
                 }
                 bench.finish().await;
             }
@@ -231,7 +231,7 @@ async fn i3_a_checkpoint_stop_leaves_nothing_to_replay() {
     let bench = Bench::new();
     let receipt =
         bench.run(Some((StopRequest::Checkpoint, Duration::from_secs(2))), (Fault::None, Duration::ZERO)).await;
-    let AnyStopped::Checkpointed(stopped) = receipt.stopped else { panic!() };
+    let AnyStopped::Checkpointed(stopped) = receipt.stopped() else { panic!() };
     let manifest = bench.store.latest(&JobId::from(JOB)).await.unwrap().unwrap();
     assert_eq!((manifest.epoch, manifest.then_stop), (stopped.evidence().epoch(), true));
     assert_eq!(manifest.tasks.len(), 4);
@@ -247,11 +247,11 @@ async fn a_worker_lost_during_the_final_checkpoint_does_not_hang_the_stop() {
     let start = Instant::now();
     let freeze = (Fault::Freeze, Duration::from_millis(1_999));
     let receipt = bench.run(Some((StopRequest::Checkpoint, Duration::from_secs(2))), freeze).await;
-    let walked: Vec<_> = receipt.legs.iter().map(|leg| leg.phase.name()).collect();
+    let walked: Vec<_> = receipt.legs().iter().map(|leg| leg.phase.name()).collect();
     assert_eq!(walked, ["Running", "CheckpointStopping", "Stopping<Force>", "Stopped<Killed>"], "{receipt}");
     let silence = limits().heartbeat + limits().health_every;
     assert!(start.elapsed() <= Duration::from_secs(2) + silence + Duration::from_secs(1), "{:?}", start.elapsed());
-    assert!(receipt.last_error.unwrap().contains("worker 1 is lost"));
+    assert!(receipt.last_error().unwrap().contains("worker 1 is lost"));
     bench.finish().await;
 }
 
@@ -264,7 +264,7 @@ async fn a_failed_run_is_cleaned_up_and_the_next_one_goes_on() {
     ] {
         let bench = Bench::new();
         let receipt = bench.run(None, (fault, Duration::from_millis(1_500))).await;
-        assert_eq!(receipt.legs.iter().map(|leg| leg.phase.name()).collect::<Vec<_>>(), walked, "{fault:?}: {receipt}");
+        assert_eq!(receipt.legs().iter().map(|leg| leg.phase.name()).collect::<Vec<_>>(), walked, "{fault:?}: {receipt}");
         assert!(receipt.may_restart());
         bench.finish().await;
     }

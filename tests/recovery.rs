@@ -13,8 +13,8 @@ use winddown::{checkpoint::object_store::memory::InMemory, *};
 fn journaled(limits: Limits) -> (Job, Running, Scripted, Workers, Notebook) {
     let (controller, workers) = (Scripted::default(), Workers::default());
     let notebook = Notebook::witnessing(&controller, &workers);
-    let builder = JobContext::builder(JOB, RUN).limits(limits).journal(notebook.clone());
-    let (job, running) = builder.build(controller.clone(), workers.clone());
+    let builder = JobContext::builder(&OpenRun::without_store(JOB, RUN)).simulated().limits(limits).journal(notebook.clone());
+    let (job, running) = builder.build(controller.clone(), workers.clone()).unwrap();
     (job, running, controller, workers, notebook)
 }
 
@@ -31,16 +31,16 @@ async fn i7_each_phase_is_written_down_before_its_first_effect() {
     assert_eq!(controller.told(), [Told::FinalCheckpoint, Told::Stop(WorkerStopMode::Immediate)]);
     assert_eq!(workers.calls(), [Call::Kill, Call::List]);
     let written = notebook.written.lock().unwrap();
-    let first = |phase| written.iter().find(|it| it.record.phase == phase).unwrap();
+    let first = |phase| written.iter().find(|it| it.record.phase() == phase).unwrap();
     assert_eq!(first(CheckpointStopping).told, 0);
     assert_eq!(first(StoppingImmediate).told, 1, "the checkpoint order, and nothing of the stop");
     assert_eq!(first(StoppingForce).calls, 0, "nobody was killed before it was written");
     assert_eq!(first(StoppedKilled).calls, 2, "the end is written after the proof");
-    let epoch = written.iter().find(|it| it.record.final_epoch == Some(FINAL)).unwrap();
+    let epoch = written.iter().find(|it| it.record.final_epoch() == Some(FINAL)).unwrap();
     assert_eq!(epoch.progressed, 0, "the final epoch was durable before anything was sent");
-    let revisions: Vec<_> = written.iter().map(|it| it.record.revision).collect();
+    let revisions: Vec<_> = written.iter().map(|it| it.record.revision()).collect();
     assert_eq!(revisions, (1..=u64::try_from(written.len()).unwrap()).collect::<Vec<_>>());
-    assert_eq!(written.last().unwrap().record.requested, Some(StopRequest::Force));
+    assert_eq!(written.last().unwrap().record.requested(), Some(StopRequest::Force));
 }
 
 #[tokio::test(start_paused = true)]
@@ -58,7 +58,7 @@ async fn i7_what_can_not_be_written_is_not_done_and_the_phase_comes_back() {
         *notebook.answers.lock().unwrap() = vec![Answer::Obeys];
         controller.on(Told::Stop(WorkerStopMode::Graceful), secs(1), Does::Finish);
         let receipt = drive(failed.into_phase(), &mut job, &Policy::give_back()).await.unwrap();
-        assert_eq!(receipt.stopped.name(), "drained");
+        assert_eq!(receipt.stopped().name(), "drained");
     }
 }
 
@@ -72,7 +72,7 @@ async fn i7_drive_gives_the_phase_back_and_an_operator_may_go_on_without_a_journ
     assert_eq!(job.progress_now().retries, Limits::JOURNAL_RETRIES);
     job.set_journal(NoJournal);
     let receipt = drive(error.into_phase(), &mut job, &Policy::escalate()).await.unwrap();
-    assert_eq!(receipt.stopped.name(), "killed");
+    assert_eq!(receipt.stopped().name(), "killed");
 }
 
 /// A record whose answer was lost is written again, the same, and is no conflict with itself.
@@ -82,9 +82,9 @@ async fn i7_a_lost_answer_of_the_journal_is_no_conflict() {
     *notebook.answers.lock().unwrap() = vec![Answer::Ignores, Answer::Obeys];
     controller.on(Told::Stop(WorkerStopMode::Graceful), secs(1), Does::Finish);
     let receipt = drive(running.stop_gracefully(&mut job).unwrap(), &mut job, &Policy::give_back()).await.unwrap();
-    assert_eq!((receipt.stopped.name(), receipt.retries), ("drained", 1));
+    assert_eq!((receipt.stopped().name(), receipt.retries()), ("drained", 1));
     let revisions: Vec<_> =
-        notebook.written.lock().unwrap().iter().map(|it| (it.record.revision, it.record.phase)).collect();
+        notebook.written.lock().unwrap().iter().map(|it| (it.record.revision(), it.record.phase())).collect();
     assert_eq!(
         revisions,
         [(1, PhaseKind::StoppingGraceful), (2, PhaseKind::StoppedDrained)],
@@ -101,12 +101,12 @@ async fn i11_a_controller_that_was_taken_over_stops_acting() {
     let record = notebook.last().unwrap();
 
     let taken_over = rehydrate(record, &JOB.into(), &workers, None, &Limits::default()).await.unwrap();
-    let builder = JobContext::builder(JOB, RUN).journal(notebook.clone());
+    let builder = JobContext::builder(&OpenRun::without_store(JOB, RUN)).simulated().journal(notebook.clone());
     let (mut second, phase) = taken_over.build(builder, Scripted::default(), workers.clone());
     assert_eq!(phase.kind(), PhaseKind::CheckpointStopping);
     second.sender().request(StopRequest::Force).unwrap();
     let receipt = drive(phase, &mut second, &Policy::escalate()).await.unwrap();
-    assert_eq!(receipt.stopped.name(), "killed");
+    assert_eq!(receipt.stopped().name(), "killed");
 
     let (calls, told) = (workers.calls(), controller.told());
     job.sender().request(StopRequest::Force).unwrap();
@@ -197,7 +197,7 @@ async fn i7_every_record_is_taken_up_as_what_the_world_proves_or_as_less() {
                 assert_eq!(found, expected(*phase, alive, stored), "{phase}, alive: {alive}, {stored:?}");
                 if let Ok(rehydrated) = outcome {
                     let (job, phase) =
-                        rehydrated.build(JobContext::builder("other", RunId::new(99)), Scripted::default(), workers);
+                        rehydrated.build(JobContext::builder(&OpenRun::without_store("other", RunId::new(99))).simulated(), Scripted::default(), workers);
                     assert_eq!((job.id().as_str(), job.run(), job.phase()), (JOB, RUN, phase.kind()));
                     assert_eq!(job.requested(), Some(StopRequest::Checkpoint), "the request is in force again (I8)");
                     assert!(!job.may_restart());

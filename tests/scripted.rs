@@ -18,8 +18,8 @@ fn parts() -> (ScriptedController, ScriptedScheduler, ScriptedJournal) {
 fn job(
     (controller, scheduler, journal): &(ScriptedController, ScriptedScheduler, ScriptedJournal),
 ) -> (JobContext<ScriptedController, ScriptedScheduler>, Running) {
-    let builder = JobContext::builder("job", RunId::new(7)).journal(journal.clone());
-    builder.build(controller.clone(), scheduler.clone())
+    let builder = JobContext::builder(&OpenRun::without_store("job", RunId::new(7))).simulated().journal(journal.clone());
+    builder.build(controller.clone(), scheduler.clone()).unwrap()
 }
 
 /// Explorer: `checkpoint:29=3`. The end was refused once by the journal; the record of the phase before must not follow it.
@@ -37,7 +37,7 @@ async fn i7_the_record_does_not_go_backwards_from_the_end() {
         let (mut job, running) = job(&parts);
         let stopping = running.stop_with_checkpoint(&mut job).unwrap();
         let receipt = drive(stopping, &mut job, &Policy::give_back()).await.unwrap();
-        assert_eq!((receipt.stopped.name(), receipt.retries), ("checkpointed", 1), "{lost:?}");
+        assert_eq!((receipt.stopped().name(), receipt.retries()), ("checkpointed", 1), "{lost:?}");
         let mut phases = parts.2.phases();
         phases.dedup();
         assert_eq!(phases, [PhaseKind::CheckpointStopping, PhaseKind::StoppedCheckpointed], "{lost:?}");
@@ -97,12 +97,12 @@ async fn i7_a_backoff_after_a_failed_record_does_not_poll_the_controller() {
     );
     journal.answers([JournalAnswer::Writes, JournalAnswer::Unavailable, JournalAnswer::Writes]);
     let polled = std::sync::Arc::default();
-    let builder = JobContext::builder("job", RunId::new(7)).journal(journal.clone());
-    let (mut job, running) = builder.build(Polled(controller, std::sync::Arc::clone(&polled)), scheduler);
+    let builder = JobContext::builder(&OpenRun::without_store("job", RunId::new(7))).simulated().journal(journal.clone());
+    let (mut job, running) = builder.build(Polled(controller, std::sync::Arc::clone(&polled)), scheduler).unwrap();
     let start = Instant::now();
     let stopping = running.stop_with_checkpoint(&mut job).unwrap();
     let receipt = drive(stopping, &mut job, &Policy::give_back()).await.unwrap();
-    assert_eq!((receipt.stopped.name(), receipt.retries), ("checkpointed", 1));
+    assert_eq!((receipt.stopped().name(), receipt.retries()), ("checkpointed", 1));
     let first = polled.lock().unwrap()[0] - start;
     assert!(first >= Limits::default().backoff_min, "polled {first:?} after the start, in the backoff");
 }
@@ -113,11 +113,11 @@ async fn i7_a_backoff_of_force_does_not_poll_the_controller() {
     let (controller, scheduler, journal) = parts();
     scheduler.answers(Call::Kill, [SchedulerAnswer::Unavailable, SchedulerAnswer::Obeys]);
     let polled = std::sync::Arc::default();
-    let builder = JobContext::builder("job", RunId::new(7)).journal(journal);
-    let (mut job, running) = builder.build(Polled(controller, std::sync::Arc::clone(&polled)), scheduler);
+    let builder = JobContext::builder(&OpenRun::without_store("job", RunId::new(7))).simulated().journal(journal);
+    let (mut job, running) = builder.build(Polled(controller, std::sync::Arc::clone(&polled)), scheduler).unwrap();
     let stopping = running.force(&mut job).unwrap();
     let receipt = drive(stopping, &mut job, &Policy::escalate()).await.unwrap();
-    assert_eq!((receipt.stopped.name(), receipt.retries), ("killed", 1));
+    assert_eq!((receipt.stopped().name(), receipt.retries()), ("killed", 1));
     assert_eq!(*polled.lock().unwrap(), []);
 }
 
@@ -132,7 +132,7 @@ async fn a_script_is_followed_and_written_down() {
     let start = Instant::now();
     let stopping = running.stop_gracefully(&mut job).unwrap();
     let receipt = drive(stopping, &mut job, &Policy::escalate()).await.unwrap();
-    assert_eq!(receipt.stopped.name(), "killed");
+    assert_eq!(receipt.stopped().name(), "killed");
     assert_eq!(start.elapsed(), secs(5));
     assert_eq!(controller.failure(), Some(&lost));
     assert_eq!(controller.told_at(Told::Stop(WorkerStopMode::Graceful)), Some(start));

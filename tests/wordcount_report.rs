@@ -100,7 +100,7 @@ fn a_stuck_shutdown() {
     let child = case.start("--rate 5 --report json");
     case.await_checkpoint();
     let record = case.record().unwrap();
-    let other = PhaseRecord { revision: record.revision + 1, attempt: 2, ..record };
+    let other = PhaseRecord { revision: record.revision() + 1, attempt: 2, ..record };
     case.with_journal(async |journal| journal.write(&other).await.unwrap());
     signal(&child, Signal::SIGTERM);
     let report = assert_failed(&wait(child), "another controller has taken the job over");

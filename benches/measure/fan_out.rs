@@ -49,7 +49,7 @@ impl Bench {
     fn controller(&self) -> ClusterController<GrpcTransport> {
         let limits = Limits { order: Duration::from_secs(30), ..Limits::default() };
         let transport = Arc::clone(&self.transport);
-        ClusterController::builder(JOB, RUN, Arc::clone(&self.topology), transport).limits(limits).build()
+        ClusterController::builder(&OpenRun::without_store(JOB, RUN), Arc::clone(&self.topology), transport).limits(limits).build()
     }
 
     /// Our controller, until every worker has answered.

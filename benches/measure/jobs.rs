@@ -56,5 +56,5 @@ pub(super) type Job = JobContext<NoController, NoScheduler>;
 
 /// A running job of the machine alone. Its name is shared.
 pub(super) fn job(name: &JobId, number: u64) -> (Job, Running) {
-    JobContext::builder(name.clone(), RunId::new(number)).build(NoController, NoScheduler)
+    JobContext::builder(&OpenRun::without_store(name.clone(), RunId::new(number))).simulated().build(NoController, NoScheduler).unwrap()
 }

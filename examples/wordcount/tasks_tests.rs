@@ -69,10 +69,8 @@ impl Job {
         let topology = topology(WORKERS).unwrap();
         let from = self.manifest.as_ref().map(|manifest| manifest.epoch);
         let hosted = self.cluster.start(
-            JobId::from("words"),
-            RunId::new(self.runs),
+            &OpenRun::new("words", RunId::new(self.runs), self.manifest.clone()).unwrap(),
             &topology,
-            self.manifest.as_ref(),
             Events(sink),
             self.plan.start(from, &self.meter),
         );

@@ -47,7 +47,7 @@ impl Bench {
         let topology = Topology::builder().operator("task", Role::Source, (1..=count).map(WorkerId::new));
         let (workers, store) = (Arc::new(Workers::default()), Arc::new(Store::default()));
         let controller =
-            ClusterController::builder("job", RUN, topology.build().unwrap(), Arc::clone(&workers)).limits(limits);
+            ClusterController::builder(&OpenRun::without_store("job", RUN), topology.build().unwrap(), Arc::clone(&workers)).limits(limits);
         let controller = controller.store(Arc::clone(&store) as Arc<_>).build();
         Self { controller, workers, store, start: Instant::now() }
     }

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{BoxError, OrderReport, RunFailure, RunStatus, StoreError, WorkerEvent, WorkerStopMode};
+use super::{BoxError, OpenRun, OrderReport, OtherRun, RunFailure, RunStatus, StoreError, WorkerEvent, WorkerStopMode};
 use crate::contracts::{Epoch, RunId, TaskId, WorkerId};
 
 /// Talks to the workers of one run, and keeps the books of it.
@@ -32,6 +32,15 @@ use crate::contracts::{Epoch, RunId, TaskId, WorkerId};
     note = "a job without a controller (`Detached`) can only be stopped by force: `phase.force(&mut job)?`, then `Stopping<Force>::next`"
 )]
 pub trait JobController: Send {
+    /// Whether it controls that run: asked when a job's context is built. A controller that was made for one run says so with
+    /// [`OpenRun::check`]; one that does not know has nothing to say.
+    ///
+    /// # Errors
+    /// [`OtherRun`] when it was made for another one.
+    fn is_for(&self, _open: &OpenRun) -> Result<(), OtherRun> {
+        Ok(())
+    }
+
     /// What is known of the run.
     fn status(&self) -> RunStatus;
 
@@ -195,3 +204,27 @@ impl ControllerError {
 /// anything, so the scheduler kills them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Detached;
+
+/// What a job's context may be built with: a controller, or none.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a job controller, so no job can be built with it",
+    label = "expected a `JobController`, or `Detached` for a job that nobody controls"
+)]
+pub trait Attach {
+    /// Whether it is for that run.
+    fn attaches(&self, open: &OpenRun) -> Result<(), OtherRun>;
+}
+
+#[diagnostic::do_not_recommend]
+impl<C: JobController> Attach for C {
+    fn attaches(&self, open: &OpenRun) -> Result<(), OtherRun> {
+        self.is_for(open)
+    }
+}
+
+#[diagnostic::do_not_recommend]
+impl Attach for Detached {
+    fn attaches(&self, _: &OpenRun) -> Result<(), OtherRun> {
+        Ok(())
+    }
+}

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{BoxError, BoxFuture};
+use super::{BoxError, BoxFuture, OpenRun, OpenRunError};
 use crate::contracts::{Epoch, JobId, RunId, TaskId};
 
 /// The record that makes a checkpoint: whoever has it can start a new run from it.
@@ -34,15 +34,6 @@ pub struct TaskSnapshot {
     pub finished: bool,
 }
 
-/// What a new run finds when it opens a store.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Restored {
-    /// The number of this run: one more than the highest that the store has seen.
-    pub run: RunId,
-    /// The last complete checkpoint of any earlier run.
-    pub manifest: Option<Manifest>,
-}
-
 /// Makes manifests durable, and fences out controllers of older runs.
 ///
 /// # What an implementer must keep
@@ -56,14 +47,15 @@ pub struct Restored {
 ///
 /// `testing::conformance::store` (feature `testing`) checks this.
 pub trait CheckpointStore: Send + Sync {
-    /// Claims the next run of `job`, and gives the checkpoint that it starts from.
+    /// Claims the next run of `job`: one more than the highest that the store has seen, and the last complete checkpoint of any earlier run
+    /// ([`OpenRun::new`]). Everything of the run is made from what this gives.
     ///
     /// # Errors
     /// [`StoreError::Damaged`] when the last manifest can't be trusted; others when the store can't be used.
     ///
     /// # Cancel safety
     /// A dropped call may have claimed a run that nobody uses; the next call claims the one after it.
-    fn open_run(&self, job: &JobId) -> impl Future<Output = Result<Restored, StoreError>> + Send;
+    fn open_run(&self, job: &JobId) -> impl Future<Output = Result<OpenRun, StoreError>> + Send;
 
     /// Makes `manifest` durable.
     ///
@@ -130,6 +122,9 @@ pub enum StoreError {
         /// The run that published it.
         by: RunId,
     },
+    /// The last checkpoint is none that this run can start from.
+    #[error(transparent)]
+    Misplaced(#[from] OpenRunError),
     /// An object is not what was written.
     #[error("`{path}` is damaged: expected {expected}, got {got}; restore it from a copy, or start over without it")]
     Damaged {
@@ -152,7 +147,7 @@ impl StoreError {
 /// The dyn-safe form of [`CheckpointStore`], implemented for every store.
 pub trait DynCheckpointStore: Send + Sync {
     /// [`CheckpointStore::open_run`], boxed.
-    fn open_run_boxed<'a>(&'a self, job: &'a JobId) -> BoxFuture<'a, Result<Restored, StoreError>>;
+    fn open_run_boxed<'a>(&'a self, job: &'a JobId) -> BoxFuture<'a, Result<OpenRun, StoreError>>;
     /// [`CheckpointStore::publish`], boxed.
     fn publish_boxed<'a>(&'a self, manifest: &'a Manifest) -> BoxFuture<'a, Result<(), StoreError>>;
     /// [`CheckpointStore::latest`], boxed.
@@ -160,7 +155,7 @@ pub trait DynCheckpointStore: Send + Sync {
 }
 
 impl<K: CheckpointStore> DynCheckpointStore for K {
-    fn open_run_boxed<'a>(&'a self, job: &'a JobId) -> BoxFuture<'a, Result<Restored, StoreError>> {
+    fn open_run_boxed<'a>(&'a self, job: &'a JobId) -> BoxFuture<'a, Result<OpenRun, StoreError>> {
         Box::pin(self.open_run(job))
     }
 

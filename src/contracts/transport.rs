@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use super::Order;
+use super::{OpenRun, Order, OtherRun};
 use crate::contracts::WorkerId;
 
 /// Carries an order to one worker: in-process, over gRPC, or by a user's own means.
@@ -26,9 +26,22 @@ pub trait Transport: Send + Sync + 'static {
     /// # Cancel safety
     /// The implementer makes it so: see above.
     fn send(&self, worker: WorkerId, order: Order) -> impl Future<Output = Result<(), OrderError>> + Send;
+
+    /// Whether it leads to the workers of that run. A transport that was made for one run says so with [`OpenRun::check`]; one that does
+    /// not know has nothing to say.
+    ///
+    /// # Errors
+    /// [`OtherRun`] when it was made for another one.
+    fn is_for(&self, _open: &OpenRun) -> Result<(), OtherRun> {
+        Ok(())
+    }
 }
 
 impl<T: Transport> Transport for std::sync::Arc<T> {
+    fn is_for(&self, open: &OpenRun) -> Result<(), OtherRun> {
+        T::is_for(self, open)
+    }
+
     fn send(&self, worker: WorkerId, order: Order) -> impl Future<Output = Result<(), OrderError>> + Send {
         T::send(self, worker, order)
     }

@@ -9,7 +9,7 @@ use super::{
     gate::{Gate, passable},
 };
 use crate::{
-    contracts::{JobId, Order, OrderError, OrderErrorKind, RunId, Transport, WorkerId},
+    contracts::{JobId, OpenRun, Order, OrderError, OrderErrorKind, OtherRun, RunId, Transport, WorkerId},
     worker::Worker,
 };
 
@@ -133,6 +133,10 @@ impl Hosted {
 }
 
 impl Transport for EmbeddedRun {
+    fn is_for(&self, open: &OpenRun) -> Result<(), OtherRun> {
+        open.check(&self.inner.job, self.inner.run)
+    }
+
     /// Hands `order` to the worker, at once unless it is [frozen](EmbeddedRun::freeze_worker).
     ///
     /// # Errors

@@ -58,7 +58,7 @@ const LOCK_EVERY: Duration = Duration::from_millis(5);
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let (folder, scheduler) = (tempfile::tempdir()?, Nothing);
 /// let journal = FileJournal::open(folder.path().join("journal"))?;
-/// let builder = JobContext::builder("words", RunId::new(1)).journal(journal.clone());
+/// let builder = JobContext::builder(&OpenRun::without_store("words", RunId::new(1))).journal(journal.clone());
 /// let (mut job, running) = builder.build(Detached, scheduler);
 /// let AfterForce::Stopped(_stopped) = running.force(&mut job)?.next(&mut job).await?;
 ///

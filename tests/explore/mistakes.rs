@@ -69,7 +69,7 @@ impl Subject for Mistaken {
         let mistake = self.mistake;
         let wire = Wire { world: setup.world.clone(), mistake, one_by_one: Arc::default(), sent: Arc::default() };
         let store = Store { world: setup.world.clone(), mistake };
-        let builder = ClusterController::builder(setup.job, setup.run, setup.topology, Arc::new(wire));
+        let builder = ClusterController::builder(&setup.open, setup.topology, Arc::new(wire));
         let builder = builder.limits(setup.limits).store(Arc::new(store));
         let builder = setup.epochs_after.into_iter().fold(builder, ClusterBuilder::epochs_after);
         let inner = match setup.final_epoch {
@@ -257,7 +257,7 @@ impl Journal for Notebook {
 
     async fn write(&self, record: &PhaseRecord) -> Result<(), JournalError> {
         let record = match self.mistake {
-            Mistake::RecordForgetsRequest if record.revision > 2 => {
+            Mistake::RecordForgetsRequest if record.revision() > 2 => {
                 Some(PhaseRecord { requested: None, ..record.clone() })
             }
             Mistake::JournalAfterEffect => self.behind.lock().unwrap().replace(record.clone()),

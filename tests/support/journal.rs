@@ -36,7 +36,7 @@ impl Notebook {
     }
 
     pub(crate) fn phases(&self) -> Vec<PhaseKind> {
-        let mut phases: Vec<_> = self.written.lock().unwrap().iter().map(|written| written.record.phase).collect();
+        let mut phases: Vec<_> = self.written.lock().unwrap().iter().map(|written| written.record.phase()).collect();
         phases.dedup();
         phases
     }

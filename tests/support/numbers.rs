@@ -135,7 +135,7 @@ impl Scene {
         let world = World::default();
         let tasks = Arc::clone(&world);
         let hosted = cluster
-            .start(job_id(), run, &topology, None, line.clone(), move |ctx| {
+            .start(&OpenRun::without_store(job_id(), run), &topology, line.clone(), move |ctx| {
                 count(ctx, Arc::clone(&tasks), commits, ending)
             })
             .unwrap();
@@ -149,12 +149,7 @@ impl Scene {
 
     fn controller(&self, rehydrated: Option<&Rehydrated>) -> ClusterController<Watched<EmbeddedRun>> {
         let run = self.hosted.run();
-        let builder = ClusterController::builder(
-            job_id(),
-            run,
-            self.topology.clone(),
-            Arc::new(self.watched(self.hosted.clone())),
-        )
+        let builder = ClusterController::builder(&OpenRun::without_store(job_id(), run), self.topology.clone(), Arc::new(self.watched(self.hosted.clone())))
         .limits(self.limits.clone())
         .store(Arc::new(self.watched(Arc::clone(&self.store))));
         match rehydrated {
@@ -168,13 +163,13 @@ impl Scene {
         let mailbox = Mailbox::new(64);
         self.line.0.send_replace(Some(mailbox.sender()));
         let (limits, scheduler) = (self.limits.clone(), self.watched(self.cluster.clone()));
-        let builder = JobContext::builder(job_id(), self.hosted.run())
+        let builder = JobContext::builder(&OpenRun::without_store(job_id(), self.hosted.run())).simulated()
             .limits(limits.clone())
             .mailbox(mailbox)
             .journal(self.watched(self.notebook.clone()));
         let (job, phase) = match self.notebook.load(&job_id()).await.unwrap() {
             None => {
-                let (job, running) = builder.build(self.controller(None), scheduler);
+                let (job, running) = builder.build(self.controller(None), scheduler).unwrap();
                 (job, running.into())
             }
             Some(record) => {
@@ -197,7 +192,7 @@ impl Scene {
     pub(crate) async fn check(&self, receipt: &Receipt) {
         assert_eq!(self.cluster.workers_for_job(&job_id(), None).await.unwrap(), [], "I2");
         assert!(self.final_epochs().len() <= 1, "more than one final epoch: {:?}", self.final_epochs());
-        if let AnyStopped::Checkpointed(stopped) = &receipt.stopped {
+        if let AnyStopped::Checkpointed(stopped) = &receipt.stopped() {
             let manifest = self.store.latest(&job_id()).await.unwrap().unwrap();
             assert_eq!((manifest.epoch, manifest.then_stop), (stopped.evidence().epoch(), true), "I3");
             for task in manifest.tasks.iter().filter(|_| self.commits) {
@@ -209,12 +204,12 @@ impl Scene {
         }
         // The record of the end is taken up as the same end.
         let (job, phase) = self.take_up(None).await;
-        assert_eq!((phase.kind(), job.phase()), (receipt.stopped.kind(), receipt.stopped.kind()));
+        assert_eq!((phase.kind(), job.phase()), (receipt.stopped().kind(), receipt.stopped().kind()));
     }
 
     fn final_epochs(&self) -> Vec<Epoch> {
         let written = self.notebook.written.lock().unwrap();
-        let mut epochs: Vec<_> = written.iter().filter_map(|written| written.record.final_epoch).collect();
+        let mut epochs: Vec<_> = written.iter().filter_map(|written| written.record.final_epoch()).collect();
         epochs.dedup();
         epochs
     }

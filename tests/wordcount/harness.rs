@@ -158,7 +158,7 @@ impl Case {
 
     /// Waits until the journal has this phase.
     pub(crate) fn await_phase(&self, phase: PhaseKind) {
-        self.await_state(phase.name(), |_| self.record().is_some_and(|record| record.phase == phase));
+        self.await_state(phase.name(), |_| self.record().is_some_and(|record| record.phase() == phase));
     }
 
     /// Waits until a worker process has read its first line.

@@ -52,11 +52,9 @@ pub(crate) trait Runtime: Sized {
 
 /// A run to be started.
 pub(crate) struct NewRun<'a> {
-    pub(crate) job: &'a JobId,
-    pub(crate) run: RunId,
+    /// Its names, and the checkpoint that it starts from.
+    pub(crate) open: &'a OpenRun,
     pub(crate) topology: Arc<Topology>,
-    /// The checkpoint that it starts from.
-    pub(crate) manifest: Option<&'a Manifest>,
     pub(crate) plan: &'a Plan,
     pub(crate) limits: &'a Limits,
     /// Where workers report.

@@ -77,7 +77,7 @@ struct Shared {
 /// controller.on(Told::FinalCheckpoint, Duration::from_secs(5), Does::CompleteFinal);
 /// controller.on(Told::FinalCheckpoint, Duration::from_secs(6), Does::Finish);
 ///
-/// let (mut job, running) = JobContext::new("wordcount", RunId::new(1), controller.clone(), scheduler);
+/// let (mut job, running) = JobContext::new(&OpenRun::without_store("wordcount", RunId::new(1)), controller.clone(), scheduler)?;
 /// let stopping = running.stop_with_checkpoint(&mut job)?;
 /// let receipt = drive(stopping, &mut job, &Policy::give_back()).await?;
 /// assert_eq!(receipt.stopped.epoch(), Some(ScriptedController::FINAL));

@@ -48,7 +48,7 @@ impl Book {
 /// let journal = ScriptedJournal::default();
 /// journal.answers([JournalAnswer::WritesAndFails, JournalAnswer::Writes]);
 ///
-/// let builder = JobContext::builder("wordcount", RunId::new(1)).journal(journal.clone());
+/// let builder = JobContext::builder(&OpenRun::without_store("wordcount", RunId::new(1))).journal(journal.clone());
 /// let (mut job, running) = builder.build(ScriptedController::new(4), ScriptedScheduler::new([1, 2]));
 /// let stopping = running.force(&mut job)?;
 /// let _receipt = drive(stopping, &mut job, &Policy::escalate()).await?;

@@ -59,7 +59,7 @@ struct Fleet {
 /// let scheduler = ScriptedScheduler::new([1, 2]);
 /// scheduler.answers(Call::Kill, [SchedulerAnswer::Unavailable, SchedulerAnswer::ObeysAfter(Duration::from_secs(3))]);
 ///
-/// let (mut job, running) = JobContext::new("wordcount", RunId::new(1), ScriptedController::new(4), scheduler.clone());
+/// let (mut job, running) = JobContext::new(&OpenRun::without_store("wordcount", RunId::new(1)), ScriptedController::new(4), scheduler.clone())?;
 /// let stopping = running.force(&mut job)?;
 /// let receipt = drive(stopping, &mut job, &Policy::escalate()).await?;
 /// assert_eq!((receipt.stopped.name(), receipt.retries), ("killed", 1));
