@@ -21,7 +21,7 @@ use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::sync::mpsc;
 use winddown::{
     CheckpointStore, ClusterController, Command, DynCheckpointStore, Event, JobContext, JobId, Limits,
-    ObjectStoreCheckpoints, Order, OrderError, Policy, Role, RunId, Running, Scheduler, SchedulerError, TaskId,
+    ObjectStoreCheckpoints, OpenRun, Order, OrderError, Policy, Role, RunId, Running, Scheduler, SchedulerError, TaskId,
     Topology, Transport, WorkerEvent, WorkerId, drive,
 };
 

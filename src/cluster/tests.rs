@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use self::scripted::{Answer, Store, Workers};
 use super::ClusterController;
 use crate::{
-    contracts::{
+    contracts::{OpenRun, 
         Command, ControllerError, Epoch, Event, JobController, OrderErrorKind, Role, RunId, TaskId, Topology,
         WorkerEvent, WorkerId, WorkerStopMode,
     },

@@ -102,6 +102,15 @@ impl OpenRun {
     }
 }
 
+/// The same run of the same job, from the same checkpoint.
+impl PartialEq for OpenRun {
+    fn eq(&self, other: &Self) -> bool {
+        (self.job(), self.run(), self.manifest()) == (other.job(), other.run(), other.manifest())
+    }
+}
+
+impl Eq for OpenRun {}
+
 /// Without the manifest's contents.
 impl fmt::Debug for OpenRun {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

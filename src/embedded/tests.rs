@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use super::{EmbeddedCluster, EmbeddedRun};
 use crate::{
     contracts::{
-        Command, Epoch, Event, JobId, Manifest, Order, OrderErrorKind, Role, RunId, Scheduler, TaskCommit, TaskError,
+        Command, Epoch, Event, JobId, Manifest, OpenRun, Order, OrderErrorKind, Role, RunId, Scheduler, TaskCommit, TaskError,
         TaskId, TaskSnapshot, Topology, Transport, WorkerId, WorkerStopMode,
     },
     worker::{

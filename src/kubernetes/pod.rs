@@ -147,6 +147,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::contracts::OpenRun;
 
     fn pod(node: Option<&str>, states: &Value) -> Pod {
         let names = ["work", "side"];

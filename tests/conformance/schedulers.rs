@@ -207,7 +207,7 @@ mod process {
                     Manners::EndsLate => ENDS_LATE,
                     _ => return Hook::Unsupported,
                 };
-                let env = winddown::WorkerEnv::new(&OpenRun::without_store(job.clone(), run), *worker, "");
+                let env = winddown::WorkerEnv::new(&winddown::OpenRun::without_store(job.clone(), run), *worker, "");
                 let process = self.scheduler.start(env, self.stage.sh(script)).await.unwrap();
                 self.stage.file(&format!("up-{}", worker.get())).await;
                 let placed = Placed { job: job.clone(), run, worker: *worker };

@@ -45,9 +45,9 @@ impl TransportSubject for Embedded {
     type Transport = EmbeddedRun;
 
     async fn start(&self, run: TransportRun) -> EmbeddedRun {
-        let TransportRun { job, run, topology, workers, events, .. } = run;
+        let TransportRun { open, topology, workers, events, .. } = run;
         let task = move |ctx| workers.clone().task(ctx);
-        let hosted = self.0.start(&OpenRun::without_store(job, run), &topology, events, task).unwrap();
+        let hosted = self.0.start(&open, &topology, events, task).unwrap();
         self.1.lock().unwrap().insert(hosted).clone()
     }
 

@@ -83,8 +83,8 @@ impl Store {
 }
 
 impl CheckpointStore for Store {
-    async fn open_run(&self, _: &JobId) -> Result<Restored, StoreError> {
-        Ok(Restored { run: RUN, manifest: self.last() })
+    async fn open_run(&self, job: &JobId) -> Result<OpenRun, StoreError> {
+        Ok(OpenRun::new(job.clone(), RUN.next(), self.last())?)
     }
 
     async fn publish(&self, manifest: &Manifest) -> Result<(), StoreError> {

@@ -123,8 +123,8 @@ impl Store {
 }
 
 impl CheckpointStore for Store {
-    async fn open_run(&self, _: &JobId) -> Result<OpenRun, StoreError> {
-        Ok(OpenRun::without_store(JOB, RUN))
+    async fn open_run(&self, job: &JobId) -> Result<OpenRun, StoreError> {
+        Ok(OpenRun::without_store(job.clone(), RUN))
     }
 
     async fn publish(&self, manifest: &Manifest) -> Result<(), StoreError> {

@@ -161,7 +161,10 @@ impl Hosted {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{contracts::Role, mailbox::Mailbox};
+    use crate::{
+        contracts::{OpenRun, Role},
+        mailbox::Mailbox,
+    };
 
     /// So memory is bounded however many calls come in.
     #[tokio::test(start_paused = true)]
