@@ -143,7 +143,7 @@ impl Job {
             receipt = drive(stopping, &mut self.context, &policy) => receipt?,
             () = deliver => return Err("the workers are gone".into()),
         };
-        if receipt.stopped.name() != "checkpointed" {
+        if receipt.stopped().name() != "checkpointed" {
             return Err(format!("expected a final checkpoint, got {receipt}").into());
         }
         Ok(Took { orders: self.workers.orders.load(Ordering::Relaxed), messages })

@@ -136,7 +136,7 @@ impl Bench {
     /// One run. The fault strikes worker 1 at `fault_at`, the request comes at `stop_at`.
     async fn run(&self, stop: Option<(StopRequest, Duration)>, (fault, fault_at): (Fault, Duration)) -> Receipt {
         let job_id = JobId::from(JOB);
-        let Restored { run, manifest } = self.store.open_run(&job_id).await.unwrap();
+        let open = self.store.open_run(&job_id).await.unwrap();
         let topology =
             Topology::builder().operator("count", Role::Source, (1..=WORKERS).map(WorkerId::new)).build().unwrap();
         let mailbox = Mailbox::new(64);
@@ -145,17 +145,14 @@ impl Bench {
         let fail_at = fail_at.and_then(|at| u64::try_from(at).ok());
         let hosted = self
             .cluster
-            .start(job_id.clone(), run, &topology, manifest.as_ref(), mailbox.sender(), move |ctx| {
+            .start(&open, &topology, mailbox.sender(), move |ctx| {
                 count(ctx, world.clone(), fail_at)
             })
             .unwrap();
-        let mut controller = ClusterController::builder(&OpenRun::without_store(job_id, run), topology, Arc::new(hosted.clone()))
+        let controller = ClusterController::builder(&open, topology, Arc::new(hosted.clone()))
             .limits(limits())
             .store(Arc::clone(&self.store) as Arc<dyn DynCheckpointStore>);
-        if let Some(manifest) = &manifest {
-            controller = controller.restored(manifest);
-        }
-        let (mut job, running) = JobContext::builder(&OpenRun::without_store(JOB, run)).simulated()
+        let (mut job, running) = JobContext::builder(&open).simulated()
             .limits(limits())
             .mailbox(mailbox)
             .build(controller.build(), self.cluster.clone()).unwrap();

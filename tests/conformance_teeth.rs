@@ -7,6 +7,8 @@
 mod controller;
 #[path = "conformance_teeth/journal.rs"]
 mod journal;
+#[path = "support/records.rs"]
+mod records;
 #[path = "conformance_teeth/scheduler.rs"]
 mod scheduler;
 #[path = "conformance_teeth/store.rs"]

@@ -168,8 +168,9 @@ async fn stopped(step: impl FnOnce(Running, &mut Job) -> AnyPhase) -> AnyPhase {
     }
     let (mut job, running) = parts.job(Limits::default());
     let phase = step(running, &mut job);
-    match drive(phase, &mut job, &Policy::escalate()).await.unwrap().stopped {
+    match drive(phase, &mut job, &Policy::escalate()).await.unwrap().into_stopped() {
         AnyStopped::Checkpointed(stopped) => stopped.into(),
+        AnyStopped::Completed(stopped) => stopped.into(),
         AnyStopped::Drained(stopped) => stopped.into(),
         AnyStopped::Halted(stopped) => stopped.into(),
         AnyStopped::Killed(stopped) => stopped.into(),

@@ -4,6 +4,8 @@
 
 #[path = "explore/mistakes.rs"]
 mod mistakes;
+#[path = "support/records.rs"]
+mod records;
 
 use mistakes::{Mistake, Mistaken};
 use winddown::testing::explore::{Explorer, OurController, Subject};

@@ -237,7 +237,7 @@ async fn keep_trying_without_retries_lets_others_run() {
     let stopping = running.stop_with_checkpoint(&mut job).unwrap();
     let receipt = drive(stopping, &mut job, &Policy::keep_trying()).await;
     assert!(others_ran.load(Ordering::Relaxed));
-    assert_eq!(receipt.unwrap().stopped.name(), "halted");
+    assert_eq!(receipt.unwrap().stopped().name(), "halted");
     assert!(controller.script().refuse_checkpoint > 999_000, "no more tries than the backoff lets through");
 }
 

@@ -26,7 +26,7 @@ fn job(number: u64) -> (Job, Running) {
     let topology = Topology::builder().operator("source", Role::Source, [worker]).build().unwrap();
     let cluster = EmbeddedCluster::new(WorkerOptions::default());
     let sink = Nobody(mpsc::unbounded_channel().0);
-    let hosted = cluster.start(&OpenRun::without_store("job".into(), run), &topology, sink, |_| async { Ok(()) }).unwrap();
+    let hosted = cluster.start(&OpenRun::without_store("job", run), &topology, sink, |_| async { Ok(()) }).unwrap();
     let controller = ClusterController::builder(&OpenRun::without_store("job", run), topology, hosted.into()).build();
     JobContext::builder(&OpenRun::without_store("job", run)).simulated().build(controller, cluster).unwrap()
 }

@@ -66,7 +66,7 @@ fn kill_and_resume(runtime: &str, rounds: u32, enough: usize, random: &mut Rando
             let report = end.report();
             assert!(report["run"].as_u64().unwrap() > killed, "a new run follows: {end:?}");
             assert_eq!((&report["evidence"], &report["workers_left"]), (&"halted".into(), &0.into()), "{end:?}");
-            assert!(case.record().unwrap().phase.is_terminal());
+            assert!(case.record().unwrap().phase().is_terminal());
             let resumed = report.get("resumed_shutdown");
             assert_eq!(resumed.is_some(), left.is_some(), "{left:?} {end:?}");
             if let (Some(resumed), Some(record)) = (resumed, left) {
@@ -117,7 +117,7 @@ fn i7_a_resumed_shutdown_may_be_killed_as_well() {
         let second = kill_after(&case, line, "that shutdown is finished first", moment(tried, &mut random));
         let end = case.run(&format!("{line} --stop immediate@0ms"));
         assert_eq!(end.report().get("resumed_shutdown").is_some(), second.is_some(), "{second:?} {end:?}");
-        if let Some(second) = second.filter(|second| (second.run, second.attempt) == (first.run, 2)) {
+        if let Some(second) = second.filter(|second| (second.run(), second.attempt()) == (first.run(), 2)) {
             assert_resumed(&end.report()["resumed_shutdown"], &second, "checkpointed");
             hit = true;
             break;

@@ -11,7 +11,7 @@ use std::{
 use tokio::{runtime::Runtime, sync::mpsc};
 use winddown::{
     AfterRunning, Applied, CheckpointStart, ControllerError, Event, JobContext, JobController, JobSender, Mailbox,
-    Rejection, RunFailure, RunId, RunStatus, StopRequest, WorkerEvent, WorkerId, WorkerStopMode,
+    OpenRun, Rejection, RunFailure, RunId, RunStatus, StopRequest, WorkerEvent, WorkerId, WorkerStopMode,
 };
 
 use super::{

@@ -8,7 +8,7 @@ use std::{
 use futures_util::future::join_all;
 use nix::sys::resource::UsageWho;
 use tokio::runtime::Runtime;
-use winddown::{ClusterController, JobController, Limits, Topology, WorkerId, WorkerStopMode, grpc::GrpcTransport};
+use winddown::{ClusterController, JobController, Limits, OpenRun, Topology, WorkerId, WorkerStopMode, grpc::GrpcTransport};
 
 use super::{
     Scale,

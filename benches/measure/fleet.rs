@@ -11,7 +11,7 @@ use std::{
 
 use tokio::{net::TcpListener, runtime, sync::oneshot, time::sleep};
 use winddown::{
-    Role, RunId, Topology, WorkerId,
+    OpenRun, Role, RunId, Topology, WorkerId,
     grpc::{
         CallOptions, GrpcTransport,
         proto::arroyo_rpc::{

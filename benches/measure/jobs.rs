@@ -3,7 +3,7 @@
 use std::{future::pending, time::Instant};
 
 use winddown::{
-    Applied, CheckpointStart, ControllerError, Count, Epoch, JobContext, JobController, JobId, Rejection, RunFailure,
+    Applied, CheckpointStart, ControllerError, Count, Epoch, JobContext, JobController, JobId, OpenRun, Rejection, RunFailure,
     RunId, RunStatus, Running, Scheduler, SchedulerError, WorkerEvent, WorkerId, WorkerStopMode,
 };
 

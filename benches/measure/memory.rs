@@ -14,7 +14,7 @@ use object_store::memory::InMemory;
 use tokio::{runtime::Runtime, task::JoinSet, time::sleep};
 use winddown::{
     AnyPhase, Attachment, ClusterController, Command, DynCheckpointStore, EmbeddedCluster, EmbeddedRun, Epoch,
-    JobContext, JobController, JobId, Limits, Mailbox, ObjectStoreCheckpoints, Order, PhaseKind, Policy, RunId,
+    JobContext, JobController, JobId, Limits, Mailbox, ObjectStoreCheckpoints, OpenRun, Order, PhaseKind, Policy, RunId,
     Running, Scheduler, StopRequest, TaskContext, TaskError, TaskOrder, Transport, WorkerId, drive,
 };
 

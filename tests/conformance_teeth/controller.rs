@@ -172,7 +172,7 @@ struct Store {
 }
 
 impl CheckpointStore for Store {
-    async fn open_run(&self, job: &JobId) -> Result<Restored, StoreError> {
+    async fn open_run(&self, job: &JobId) -> Result<OpenRun, StoreError> {
         self.inner.open_run_boxed(job).await
     }
 

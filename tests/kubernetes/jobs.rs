@@ -72,9 +72,10 @@ impl Bench {
     }
 
     async fn run(&self, scheduler: &KubernetesScheduler, pace: u64, script: impl AsyncFnOnce(&Live)) -> Receipt {
-        let Restored { run, manifest } = self.store.open_run(&job()).await.unwrap();
+        let open = self.store.open_run(&job()).await.unwrap();
+        let (run, manifest) = (open.run(), open.manifest());
         let topology = Arc::new(topology(WORKERS));
-        let transport = Arc::new(GrpcTransport::new(&OpenRun::without_store(job(), run), Arc::clone(&topology)).options(calls()));
+        let transport = Arc::new(GrpcTransport::new(&open, Arc::clone(&topology)).options(calls()));
         let mailbox = Mailbox::new(64);
         let server = ControllerServer::new(ControllerOptions { drain: ms(100), ..ControllerOptions::default() });
         let registration = server.register(Arc::clone(&transport), mailbox.sender()).unwrap();
@@ -87,17 +88,14 @@ impl Bench {
 
         for number in 1..=WORKERS {
             let restored = manifest.iter().flat_map(|it| &it.tasks).find(|it| it.task == counting::task_of(number));
-            let env = WorkerEnv::new(&OpenRun::without_store(job(), run), WorkerId::new(number), address.to_string());
+            let env = WorkerEnv::new(&open, WorkerId::new(number), address.to_string());
             scheduler.start(env, self.worker(pace, restored)).await.unwrap();
         }
         let following = tokio::spawn(tell_ends(scheduler.follow(job(), run), run, mailbox.sender()));
-        let mut controller = ClusterController::builder(&OpenRun::without_store(job(), run), topology, transport)
+        let controller = ClusterController::builder(&open, topology, transport)
             .limits(limits())
             .store(Arc::clone(&self.store) as Arc<dyn DynCheckpointStore>);
-        if let Some(manifest) = &manifest {
-            controller = controller.restored(manifest);
-        }
-        let builder = JobContext::builder(&OpenRun::without_store(job(), run)).simulated().limits(limits()).mailbox(mailbox);
+        let builder = JobContext::builder(&open).simulated().limits(limits()).mailbox(mailbox);
         let (mut context, running) = builder.build(controller.build(), scheduler.clone()).unwrap();
         let live = Live { progress: context.progress(), sender: context.sender(), leaving: registration.leaving() };
         let policy = Policy::escalate();

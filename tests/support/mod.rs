@@ -4,6 +4,7 @@
 pub(crate) mod crash_points;
 pub(crate) mod journal;
 pub(crate) mod numbers;
+pub(crate) mod records;
 
 use std::{
     future::pending,

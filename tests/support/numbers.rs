@@ -114,6 +114,7 @@ pub(crate) type Job = JobContext<ClusterController<Watched<EmbeddedRun>>, Watche
 
 pub(crate) struct Scene {
     pub(crate) cluster: EmbeddedCluster,
+    open: OpenRun,
     hosted: EmbeddedRun,
     topology: Topology,
     store: Arc<ObjectStoreCheckpoints>,
@@ -128,55 +129,52 @@ pub(crate) struct Scene {
 impl Scene {
     pub(crate) async fn new(commits: bool, ending: Ending, limits: Limits) -> Self {
         let store = Arc::new(ObjectStoreCheckpoints::new(Arc::new(InMemory::new()), ""));
-        let run = store.open_run(&job_id()).await.unwrap().run;
+        let open = store.open_run(&job_id()).await.unwrap();
         let placement = (1..=WORKERS).map(WorkerId::new);
         let topology = Topology::builder().operator("count", Role::Source, placement).build().unwrap();
         let (cluster, line) = (EmbeddedCluster::default(), Line(watch::Sender::new(None)));
         let world = World::default();
         let tasks = Arc::clone(&world);
         let hosted = cluster
-            .start(&OpenRun::without_store(job_id(), run), &topology, line.clone(), move |ctx| {
+            .start(&open, &topology, line.clone(), move |ctx| {
                 count(ctx, Arc::clone(&tasks), commits, ending)
             })
             .unwrap();
         let (notebook, watch) = (Notebook::default(), Watch::default());
-        Self { cluster, hosted, topology, store, notebook, line, world, limits, commits, watch }
+        Self { cluster, open, hosted, topology, store, notebook, line, world, limits, commits, watch }
     }
 
     fn watched<T>(&self, collaborator: T) -> Watched<T> {
         Watched(collaborator, self.watch.clone())
     }
 
-    fn controller(&self, rehydrated: Option<&Rehydrated>) -> ClusterController<Watched<EmbeddedRun>> {
-        let run = self.hosted.run();
-        let builder = ClusterController::builder(&OpenRun::without_store(job_id(), run), self.topology.clone(), Arc::new(self.watched(self.hosted.clone())))
-        .limits(self.limits.clone())
-        .store(Arc::new(self.watched(Arc::clone(&self.store))));
-        match rehydrated {
-            Some(rehydrated) => builder.resume(rehydrated).build(),
-            None => builder.build(),
-        }
+    fn controller(&self, open: &OpenRun) -> ClusterController<Watched<EmbeddedRun>> {
+        ClusterController::builder(open, self.topology.clone(), Arc::new(self.watched(self.hosted.clone())))
+            .limits(self.limits.clone())
+            .store(Arc::new(self.watched(Arc::clone(&self.store))))
+            .build()
     }
 
     /// A new controller takes the job up, from the journal or from the start. It dies at `fatal`.
     pub(crate) async fn take_up(&self, fatal: Option<Place>) -> (Job, AnyPhase) {
         let mailbox = Mailbox::new(64);
         self.line.0.send_replace(Some(mailbox.sender()));
+        self.watch.rest();
         let (limits, scheduler) = (self.limits.clone(), self.watched(self.cluster.clone()));
-        let builder = JobContext::builder(&OpenRun::without_store(job_id(), self.hosted.run())).simulated()
-            .limits(limits.clone())
-            .mailbox(mailbox)
-            .journal(self.watched(self.notebook.clone()));
-        let (job, phase) = match self.notebook.load(&job_id()).await.unwrap() {
+        let journal = self.watched(self.notebook.clone());
+        let store: Arc<dyn DynCheckpointStore> = Arc::clone(&self.store) as _;
+        let checkpoints = Some((store, &self.topology));
+        let found = rehydrate(&job_id(), journal.clone(), scheduler.clone(), checkpoints, limits.clone()).await.unwrap();
+        let (job, phase) = match found {
             None => {
-                let (job, running) = builder.build(self.controller(None), scheduler).unwrap();
+                let builder = JobContext::builder(&self.open).simulated().limits(limits).mailbox(mailbox);
+                let builder = builder.journal(journal);
+                let (job, running) = builder.build(self.controller(&self.open), scheduler).unwrap();
                 (job, running.into())
             }
-            Some(record) => {
-                let store: &dyn DynCheckpointStore = &*self.store;
-                let rehydrated = rehydrate(record, &job_id(), &self.cluster, Some(store), &limits).await.unwrap();
-                let controller = self.controller(Some(&rehydrated));
-                rehydrated.build(builder, controller, scheduler)
+            Some(rehydrated) => {
+                let controller = self.controller(rehydrated.open());
+                rehydrated.simulated().mailbox(mailbox).build(controller).await.unwrap()
             }
         };
         self.watch.begin(&job, fatal);
