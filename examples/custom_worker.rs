@@ -79,11 +79,11 @@ async fn controller() -> Outcome {
         Process::new(std::env::current_exe()?).arg(listener.local_addr()?.to_string()).kill_on_drop(true).spawn()?;
     let folder = tempfile::tempdir()?; // where checkpoints become durable
     let store = Arc::new(ObjectStoreCheckpoints::local(folder.path())?);
-    store.open_run(&JOB.into()).await?; // fences out older controllers
+    let open = store.open_run(&JOB.into()).await?; // the run's number, and what it starts from; fences out older controllers
 
-    let transport = Arc::new(GrpcTransport::new(JOB, RUN, topology()?)); // carries orders to the workers
-    let cluster = ClusterController::builder(JOB, RUN, topology()?, Arc::clone(&transport)).store(store).build();
-    let (mut job, running) = JobContext::new(JOB, RUN, cluster, OneProcess(Mutex::new(worker)));
+    let transport = Arc::new(GrpcTransport::new(&open, topology()?)); // carries orders to the workers
+    let cluster = ClusterController::builder(&open, topology()?, Arc::clone(&transport)).store(store).build();
+    let (mut job, running) = JobContext::new(&open, cluster, OneProcess(Mutex::new(worker)))?;
     let server = ControllerServer::default(); // carries reports into the job's mailbox
     let _registration = server.register(transport, job.sender())?;
     tokio::spawn(async move { server.serve(listener, pending()).await });
@@ -94,6 +94,6 @@ async fn controller() -> Outcome {
         requests.request(StopRequest::Checkpoint)
     });
     let receipt = drive(running, &mut job, &Policy::escalate()).await?; // every phase, to the end
-    println!("controller: {:?}", receipt.stopped);
+    println!("controller: {:?}", receipt.stopped());
     Ok(())
 }

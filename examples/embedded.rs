@@ -3,7 +3,7 @@
 use std::{error::Error, sync::Arc, time::Duration};
 use winddown::{
     Barrier, CheckpointStore, ClusterController, EmbeddedCluster, JobContext, Mailbox, ObjectStoreCheckpoints, Policy,
-    Restored, Role, StopRequest, TaskContext, TaskError, TaskOrder, Topology, WorkerId, drive,
+    Role, StopRequest, TaskContext, TaskError, TaskOrder, Topology, WorkerId, drive,
 };
 
 /// A task: it counts, and its snapshot is where it has got to.
@@ -31,16 +31,13 @@ async fn count(mut ctx: TaskContext) -> Result<(), TaskError> {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let store = Arc::new(ObjectStoreCheckpoints::local("counter-checkpoints")?);
-    let Restored { run, manifest } = store.open_run(&"counter".into()).await?; // the last complete checkpoint
+    let open = store.open_run(&"counter".into()).await?; // the run's names, and the checkpoint that it starts from
     let topology = Topology::builder().operator("count", Role::Source, [WorkerId::new(1)]).build()?;
     let (cluster, mailbox) = (EmbeddedCluster::default(), Mailbox::new(1024));
-    let workers = cluster.start("counter".into(), run, &topology, manifest.as_ref(), mailbox.sender(), count)?;
-    let mut controller = ClusterController::builder("counter", run, topology, Arc::new(workers)).store(store);
-    if let Some(manifest) = &manifest {
-        controller = controller.restored(manifest); // epochs go on after it
-    }
-    let (mut job, running) = JobContext::builder("counter", run).mailbox(mailbox).build(controller.build(), cluster);
+    let workers = cluster.start(&open, &topology, mailbox.sender(), count)?;
+    let controller = ClusterController::builder(&open, topology, Arc::new(workers)).store(store).build();
 
+    let (mut job, running) = JobContext::builder(&open).mailbox(mailbox).build(controller, cluster)?;
     job.hear_of_ends(); // a worker that dies is heard of at once, and not by its silence
     let requests = job.sender(); // also for the API server, the scheduler's notice…
     tokio::spawn(async move {

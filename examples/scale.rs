@@ -21,8 +21,8 @@ use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::sync::mpsc;
 use winddown::{
     CheckpointStore, ClusterController, Command, DynCheckpointStore, Event, JobContext, JobId, Limits,
-    ObjectStoreCheckpoints, Order, OrderError, Policy, Role, RunId, Running, Scheduler, SchedulerError, TaskId,
-    Topology, Transport, WorkerEvent, WorkerId, drive,
+    ObjectStoreCheckpoints, OpenRun, Order, OrderError, Policy, Role, RunId, Running, Scheduler, SchedulerError,
+    TaskId, Topology, Transport, WorkerEvent, WorkerId, drive,
 };
 
 type Failure = Box<dyn std::error::Error>;
@@ -118,10 +118,11 @@ impl Job {
     fn new(id: JobId, topology: Arc<Topology>, store: Arc<dyn DynCheckpointStore>, limits: Limits) -> Self {
         let (sender, events) = mpsc::unbounded_channel();
         let workers = Workers::of(&topology, sender);
-        let controller = ClusterController::builder(id.clone(), RunId::new(1), topology, Arc::new(workers.clone()));
+        let open = OpenRun::without_store(id, RunId::new(1));
+        let controller = ClusterController::builder(&open, topology, Arc::new(workers.clone()));
         let controller = controller.limits(limits.clone()).store(store).build();
-        let (context, running) =
-            JobContext::builder(id, RunId::new(1)).limits(limits).build(controller, workers.clone());
+        let built = JobContext::builder(&open).limits(limits).build(controller, workers.clone());
+        let (context, running) = built.expect("each job has a name of its own");
         Self { context, running, workers, events }
     }
 
@@ -142,7 +143,7 @@ impl Job {
             receipt = drive(stopping, &mut self.context, &policy) => receipt?,
             () = deliver => return Err("the workers are gone".into()),
         };
-        if receipt.stopped.name() != "checkpointed" {
+        if receipt.stopped().name() != "checkpointed" {
             return Err(format!("expected a final checkpoint, got {receipt}").into());
         }
         Ok(Took { orders: self.workers.orders.load(Ordering::Relaxed), messages })

@@ -68,7 +68,7 @@ use self::{
     log::{Log, Put},
 };
 use crate::{
-    contracts::{CheckpointStore, JobId, Manifest, Restored, RunId, StoreError},
+    contracts::{CheckpointStore, JobId, Manifest, OpenRun, RunId, StoreError},
     envelope::Mismatch,
 };
 
@@ -174,7 +174,7 @@ impl ObjectStoreCheckpoints {
 }
 
 impl CheckpointStore for ObjectStoreCheckpoints {
-    async fn open_run(&self, job: &JobId) -> Result<Restored, StoreError> {
+    async fn open_run(&self, job: &JobId) -> Result<OpenRun, StoreError> {
         let log = self.log(job)?;
         for _ in 0..ATTEMPTS {
             let tail = log.look().await?;
@@ -189,7 +189,7 @@ impl CheckpointStore for ObjectStoreCheckpoints {
             let run = run_after(&log, tail.as_ref())?;
             if self.claim(&log, job, run, tail.as_ref()).await? == Appended::Last {
                 tracing::debug!(%job, %run, epoch = manifest.as_ref().map(|m| m.epoch.get()), "claimed a run");
-                return Ok(Restored { run, manifest });
+                return Ok(OpenRun::new(job.clone(), run, manifest)?);
             }
         }
         Err(too_many_writers(job))

@@ -23,10 +23,9 @@ use std::{
 use self::{courier::Courier, fan_out::FanOut, periodic::Periodic, publication::Publication};
 use crate::{
     contracts::{
-        Applied, CheckpointStart, Command, ControllerError, DynCheckpointStore, Epoch, Event, JobController, JobId,
-        Manifest, Rejection, RunFailure, RunId, RunStatus, Topology, Transport, WorkerEvent, WorkerId, WorkerStopMode,
+        Applied, CheckpointStart, Command, ControllerError, DynCheckpointStore, Event, JobController, JobId, OpenRun,
+        OtherRun, Rejection, RunFailure, RunStatus, Topology, Transport, WorkerEvent, WorkerId, WorkerStopMode,
     },
-    drive::Rehydrated,
     limits::Limits,
     model::{Action, RunModel},
 };
@@ -72,17 +71,16 @@ pub struct ClusterBuilder<T: Transport + ?Sized> {
 }
 
 impl<T: Transport + ?Sized> ClusterController<T> {
-    /// Starts to build the controller of a run of `job` whose workers are reached over `transport`. The workers'
-    /// heartbeats are counted from now on.
-    pub fn builder(
-        job: impl Into<JobId>,
-        run: RunId,
-        topology: impl Into<Arc<Topology>>,
-        transport: Arc<T>,
-    ) -> ClusterBuilder<T> {
+    /// Starts to build the controller of a run whose workers are reached over `transport`. The workers' heartbeats are counted from now on.
+    ///
+    /// What the run starts from is part of `open`: epochs go on after the last complete checkpoint, a task that ends without a snapshot is
+    /// carried with the one that it started from, and in a run that was taken up after a crash the final checkpoint goes on under its number.
+    pub fn builder(open: &OpenRun, topology: impl Into<Arc<Topology>>, transport: Arc<T>) -> ClusterBuilder<T> {
         let limits = Limits::default();
-        let model = RunModel::new(topology.into(), run, limits.heartbeat, None, now());
-        ClusterBuilder { model, courier: Courier::new(transport, job.into(), run, &limits), store: None, limits }
+        let mut model = RunModel::new(topology.into(), open.run(), limits.heartbeat, None, now());
+        model.open(open);
+        let courier = Courier::new(transport, open.job().clone(), open.run(), &limits);
+        ClusterBuilder { model, courier, store: None, limits }
     }
 
     /// The job.
@@ -111,42 +109,6 @@ impl<T: Transport + ?Sized> ClusterBuilder<T> {
         self
     }
 
-    /// The last complete checkpoint of the job's earlier runs; epochs go on after it.
-    pub fn last_complete(mut self, epoch: Option<Epoch>) -> Self {
-        self.model.set_last_complete(epoch);
-        self
-    }
-
-    /// The checkpoint that this run starts from: [`last_complete`](Self::last_complete), and the state of each task, so
-    /// that a task which ends without a snapshot in this run is carried with the one it started from.
-    pub fn restored(mut self, manifest: &Manifest) -> Self {
-        self.model.restore(manifest);
-        self
-    }
-
-    /// A controller before this one has crashed: this one goes on with its final checkpoint if it had started one, and gives its own
-    /// checkpoints numbers that no controller before it can have used.
-    pub fn resume(self, rehydrated: &Rehydrated) -> Self {
-        let resumed = self.last_complete(rehydrated.last_complete()).epochs_after(rehydrated.epochs_after());
-        match rehydrated.final_epoch() {
-            Some(epoch) => resumed.resume_final(epoch),
-            None => resumed,
-        }
-    }
-
-    /// Controllers before this one may have given out epochs up to this one: its own come after it. Part of [`resume`](Self::resume).
-    pub fn epochs_after(mut self, epoch: Epoch) -> Self {
-        self.model.epochs_after(epoch);
-        self
-    }
-
-    /// A controller before this one started the final checkpoint of this run, as `epoch`: this one goes on with it. Part of
-    /// [`resume`](Self::resume).
-    pub fn resume_final(mut self, epoch: Epoch) -> Self {
-        self.model.resume_final(epoch);
-        self
-    }
-
     /// The controller. It sends nothing until [`progress`](JobController::progress) is polled.
     pub fn build(self) -> ClusterController<T> {
         let Self { model, courier, store, limits } = self;
@@ -169,6 +131,11 @@ impl<T: Transport + ?Sized> ClusterBuilder<T> {
 
 #[diagnostic::do_not_recommend]
 impl<T: Transport + ?Sized> JobController for ClusterController<T> {
+    fn is_for(&self, open: &OpenRun) -> Result<(), OtherRun> {
+        open.check(self.job(), self.model.run())?;
+        self.courier.transport().is_for(open)
+    }
+
     fn status(&self) -> RunStatus {
         let outstanding = [&self.orders, &self.commits].into_iter().flatten().map(FanOut::outstanding).sum::<usize>();
         RunStatus { orders_outstanding: u32::try_from(outstanding).unwrap_or(u32::MAX), ..self.model.status() }

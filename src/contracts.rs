@@ -5,6 +5,7 @@
 mod event;
 mod ids;
 mod job_controller;
+mod open_run;
 mod order;
 mod request;
 mod scheduler;
@@ -18,13 +19,17 @@ pub use ids::{Epoch, JobId, RunId, TaskId, WorkerId};
 pub use job_controller::{
     Applied, BoxController, CheckpointStart, ControllerError, Detached, DynJobController, JobController, Rejection,
 };
+pub use open_run::{OpenRun, OpenRunError, OtherRun};
 pub use order::{Command, Order, TaskCommit, WorkerStopMode};
 pub use request::{ParseStopRequestError, StopRequest};
 pub use scheduler::{BoxScheduler, ConfirmedBy, DynScheduler, Scheduler, SchedulerError};
 pub use status::{CheckpointStage, Count, FinalCheckpoint, RunFailure, RunStatus};
-pub use store::{BoxStore, CheckpointStore, DynCheckpointStore, Manifest, Restored, StoreError, TaskSnapshot};
+pub use store::{BoxStore, CheckpointStore, DynCheckpointStore, Manifest, StoreError, TaskSnapshot};
 pub use topology::{Operator, Role, Topology, TopologyBuilder, TopologyError};
 pub use transport::{BoxTransport, DynTransport, OrderError, OrderErrorKind, OrderReport, Transport};
+
+pub(crate) use job_controller::Attach;
+pub(crate) use open_run::TakenUp;
 
 /// A boxed future, as the dyn-safe forms of the contracts return it.
 pub type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -114,7 +114,7 @@ fn after_spent<C: Attachment, S: Scheduler>(
         AnyPhase::CheckpointStopping(phase) if phase.complete().is_none() => {
             after_spent_checkpoint(phase, failure, job, policy)
         }
-        AnyPhase::Finishing(phase) => {
+        AnyPhase::Finishing(phase) if phase.complete().is_none() => {
             C::give_up(phase.into(), &failure, job).map_err(|phase| DriveError::new(phase, failure))
         }
         phase => Err(DriveError::new(phase, failure)),
@@ -157,6 +157,7 @@ impl<C: Attachment, S: Scheduler> Parking<'_, C, S> {
         let Some(phase) = self.phase.take() else { return Stepped::On };
         match C::step(phase, self.job).await {
             Ok(AnyPhase::StoppedCheckpointed(stopped)) => Stepped::Stopped(AnyStopped::Checkpointed(stopped)),
+            Ok(AnyPhase::StoppedCompleted(stopped)) => Stepped::Stopped(AnyStopped::Completed(stopped)),
             Ok(AnyPhase::StoppedDrained(stopped)) => Stepped::Stopped(AnyStopped::Drained(stopped)),
             Ok(AnyPhase::StoppedHalted(stopped)) => Stepped::Stopped(AnyStopped::Halted(stopped)),
             Ok(AnyPhase::StoppedKilled(stopped)) => Stepped::Stopped(AnyStopped::Killed(stopped)),

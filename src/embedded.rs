@@ -22,18 +22,19 @@
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let (job, run, worker) = (JobId::from("words"), RunId::new(1), WorkerId::new(1));
+//! let (open, worker) = (OpenRun::without_store("words", RunId::new(1)), WorkerId::new(1));
 //! let topology = Topology::builder().operator("source", Role::Source, [worker]).build()?;
 //! let cluster = EmbeddedCluster::new(WorkerOptions::default());
 //! let (sink, mut events) = mpsc::channel(8);
-//! let hosted = cluster.start(job.clone(), run, &topology, None, Events(sink), until_stopped)?;
+//! let hosted = cluster.start(&open, &topology, Events(sink), until_stopped)?;
+//! let (job, run) = (open.job(), open.run());
 //!
 //! hosted.send(worker, Order { run, command: Command::Stop(WorkerStopMode::Graceful) }).await?;
 //! while !matches!(events.recv().await.unwrap().event, Event::TaskFinished { .. }) {}
-//! assert_eq!(cluster.workers_for_job(&job, Some(run)).await?, [worker], "it has not left yet");
+//! assert_eq!(cluster.workers_for_job(job, Some(run)).await?, [worker], "it has not left yet");
 //!
-//! cluster.stop_workers(&job, Some(run), false).await?;
-//! assert_eq!(cluster.workers_for_job(&job, Some(run)).await?, []);
+//! cluster.stop_workers(job, Some(run), false).await?;
+//! assert_eq!(cluster.workers_for_job(job, Some(run)).await?, []);
 //! # Ok(())
 //! # }
 //! ```
@@ -51,7 +52,7 @@ use self::{
     run::{Hosted, JobRuns},
 };
 use crate::{
-    contracts::{JobId, Manifest, RunId, Scheduler, SchedulerError, TaskError, Topology, WorkerId},
+    contracts::{JobId, OpenRun, RunId, Scheduler, SchedulerError, TaskError, Topology, WorkerId},
     mailbox::JobSender,
     worker::{EventSink, Prepared, TaskContext, WorkerOptions, lock},
 };
@@ -87,19 +88,16 @@ impl EmbeddedCluster {
         Self { inner: Arc::new(Inner { options, jobs: Mutex::default() }) }
     }
 
-    /// Starts run `run` of `job` on the current runtime (which needs its timer enabled): calls `factory` once for each task,
-    /// worker by worker, and runs what it returns. Each task gets its own part of `restored`. A panic of the factory starts
-    /// nothing.
+    /// Starts a run on the current runtime (which needs its timer enabled): calls `factory` once for each task, worker by worker, and runs what it
+    /// returns. Each task gets its own part of the checkpoint that the run starts from. A panic of the factory starts nothing.
     ///
     /// # Errors
     /// [`StartError`]: the run is not newer than every run of the job known here, the checkpoint does not fit
     /// the topology, or there is no runtime.
     pub fn start<S, F, Fut>(
         &self,
-        job: JobId,
-        run: RunId,
+        open: &OpenRun,
         topology: &Topology,
-        restored: Option<&Manifest>,
         sink: S,
         mut factory: F,
     ) -> Result<EmbeddedRun, StartError>
@@ -109,9 +107,10 @@ impl EmbeddedCluster {
         Fut: Future<Output = Result<(), TaskError>> + Send + 'static,
     {
         let runtime = Handle::try_current().map_err(|_| StartError::NoRuntime)?;
+        let (job, run) = (open.job(), open.run());
         // Asked first so that the factory is not called in vain, and again below, where nothing can come in between.
-        lock(&self.inner.jobs).get(&job).map_or(Ok(()), |runs| runs.admit(&job, run))?;
-        let specs = plan::plan(&job, run, topology, restored)?;
+        lock(&self.inner.jobs).get(job).map_or(Ok(()), |runs| runs.admit(job, run))?;
+        let specs = plan::plan(open, topology)?;
         let options = self.inner.options;
         let prepare =
             |spec: crate::worker::WorkerSpec| (spec.worker, Prepared::new(spec, options, &runtime, &mut factory));
@@ -119,7 +118,7 @@ impl EmbeddedCluster {
 
         // Started and listed in one step: a scheduler that is asked in between would say that nothing is alive.
         let mut jobs = lock(&self.inner.jobs);
-        jobs.get(&job).map_or(Ok(()), |runs| runs.admit(&job, run))?;
+        jobs.get(job).map_or(Ok(()), |runs| runs.admit(job, run))?;
         let sink = Arc::new(sink);
         let start = |(worker, prepared): (WorkerId, Prepared)| {
             let gate = watch::Sender::new(Gate::Open);
@@ -128,7 +127,7 @@ impl EmbeddedCluster {
         };
         let workers = prepared.into_iter().map(start).collect();
         let hosted = EmbeddedRun::new(job.clone(), run, options.grace, workers);
-        jobs.entry(job).or_default().insert(hosted.clone());
+        jobs.entry(job.clone()).or_default().insert(hosted.clone());
         Ok(hosted)
     }
 

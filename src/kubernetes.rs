@@ -3,20 +3,20 @@
 //!
 //! ```no_run
 //! use k8s_openapi::api::core::v1::PodTemplateSpec;
-//! use winddown::{KubernetesScheduler, RunId, Scheduler, WorkerEnv, WorkerId, kubernetes::client};
+//! use winddown::{KubernetesScheduler, OpenRun, RunId, Scheduler, WorkerEnv, WorkerId, kubernetes::client};
 //!
 //! # async fn control(template: &str) -> Result<(), Box<dyn std::error::Error>> {
 //! // From KUBECONFIG, ~/.kube/config, or the service account of the pod that this runs in.
 //! let client = client(kube::Config::infer().await?)?;
 //! let scheduler = KubernetesScheduler::builder(client).build();
 //! let template: PodTemplateSpec = serde_json::from_str(template)?;
-//! let run = RunId::new(1);
+//! let open = OpenRun::without_store("words", RunId::new(1)); // or what `CheckpointStore::open_run` gives
 //! for number in 1..=4 {
-//!     let worker = WorkerEnv::new("words", run, WorkerId::new(number), "http://words-controller:7000");
+//!     let worker = WorkerEnv::new(&open, WorkerId::new(number), "http://words-controller:7000");
 //!     scheduler.start(worker, template.clone()).await?;
 //! }
-//! scheduler.stop_workers(&"words".into(), Some(run), true).await?;
-//! assert_eq!(scheduler.workers_for_job(&"words".into(), Some(run)).await?, []);
+//! scheduler.stop_workers(open.job(), Some(open.run()), true).await?;
+//! assert_eq!(scheduler.workers_for_job(open.job(), Some(open.run())).await?, []);
 //! # Ok(())
 //! # }
 //! ```

@@ -7,7 +7,9 @@
 mod define;
 mod context;
 mod failure;
+mod held;
 mod journaling;
+mod live;
 mod modes;
 pub(crate) mod phases;
 mod progress;
@@ -18,10 +20,11 @@ mod trail;
 
 pub use context::{JobBuilder, JobContext};
 pub use failure::{Failed, Failure, WrongJob};
+pub use live::BuildError;
 pub use modes::{Force, Graceful, Immediate, StopBehavior, StopMode, WeakerThan};
 pub use phases::{
-    AnyStopped, CheckpointStopping, Checkpointed, Drained, Evidence, Finishing, Halted, Killed, Recovering, Running,
-    Stopped, Stopping,
+    AnyStopped, CheckpointStopping, Checkpointed, Completed, Drained, Evidence, Finishing, Halted, Killed,
+    NothingToReplay, Recovering, Running, Stopped, Stopping,
 };
 pub use progress::{Progress, ProgressReport};
 pub use reason::{Reason, ReasonKind};
@@ -32,6 +35,7 @@ pub use table::{
 };
 pub use trail::{Phases, Visit};
 
+pub(crate) use held::Held;
 pub(crate) use phases::{NothingAlive, Replay, hold, listed, pause, replay, step_for};
 
 use self::phases::{HealthWatch, sealed};
@@ -90,7 +94,14 @@ pub const fn edge<From: Phase, To: SuccessorOf<From>>() -> Edge {
 impl PhaseKind {
     /// Whether nothing follows: one of the `Stopped` phases.
     pub const fn is_terminal(self) -> bool {
-        matches!(self, Self::StoppedCheckpointed | Self::StoppedDrained | Self::StoppedHalted | Self::StoppedKilled)
+        matches!(
+            self,
+            Self::StoppedCheckpointed
+                | Self::StoppedCompleted
+                | Self::StoppedDrained
+                | Self::StoppedHalted
+                | Self::StoppedKilled
+        )
     }
 
     /// Whether the machine has an edge from this phase to `to`.

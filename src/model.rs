@@ -62,8 +62,8 @@ use self::{
     workers::Workers,
 };
 use crate::contracts::{
-    Applied, Count, Epoch, Event, FinalCheckpoint, Manifest, Rejection, RunFailure, RunId, RunStatus, TaskError,
-    TaskId, Topology, WorkerEvent, WorkerId, WorkerStopMode,
+    Applied, Count, Epoch, Event, FinalCheckpoint, Manifest, OpenRun, Rejection, RunFailure, RunId, RunStatus,
+    TaskError, TaskId, Topology, WorkerEvent, WorkerId, WorkerStopMode,
 };
 
 /// The books of one run: its tasks, checkpoints, commits, heartbeats and failures.
@@ -156,6 +156,20 @@ impl RunModel {
             if let Some(at) = self.tasks.locate(task.task) {
                 self.tasks.restore(at, task.snapshot.clone());
             }
+        }
+    }
+
+    /// What the run starts from, and what is known of the controllers before this one.
+    pub(crate) fn open(&mut self, open: &OpenRun) {
+        self.set_last_complete(open.last_complete());
+        if let Some(manifest) = open.manifest() {
+            self.restore(manifest);
+        }
+        if let Some(epoch) = open.epochs_after() {
+            self.epochs_after(epoch);
+        }
+        if let Some(epoch) = open.final_epoch() {
+            self.resume_final(epoch);
         }
     }
 

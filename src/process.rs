@@ -5,7 +5,7 @@
 //!
 //! ```no_run
 //! use std::process::Command;
-//! use winddown::{ProcessScheduler, RunId, Scheduler, WorkerEnv, WorkerId};
+//! use winddown::{OpenRun, ProcessScheduler, RunId, Scheduler, WorkerEnv, WorkerId};
 //!
 //! fn main() -> Result<(), Box<dyn std::error::Error>> {
 //!     winddown::process::init(); // first: the watchdog is this program, started a second time
@@ -22,13 +22,13 @@
 //!
 //! async fn control() -> Result<(), Box<dyn std::error::Error>> {
 //!     let scheduler = ProcessScheduler::open("state").await?;
-//!     let run = RunId::new(1);
+//!     let open = OpenRun::without_store("words", RunId::new(1)); // or what `CheckpointStore::open_run` gives
 //!     for number in 1..=4 {
-//!         let worker = WorkerEnv::new("words", run, WorkerId::new(number), "http://127.0.0.1:7000");
+//!         let worker = WorkerEnv::new(&open, WorkerId::new(number), "http://127.0.0.1:7000");
 //!         scheduler.start(worker, Command::new(std::env::current_exe()?)).await?;
 //!     }
-//!     scheduler.stop_workers(&"words".into(), Some(run), true).await?;
-//!     assert_eq!(scheduler.workers_for_job(&"words".into(), Some(run)).await?, []);
+//!     scheduler.stop_workers(open.job(), Some(open.run()), true).await?;
+//!     assert_eq!(scheduler.workers_for_job(open.job(), Some(open.run())).await?, []);
 //!     scheduler.close().await;
 //!     Ok(())
 //! }

@@ -2,7 +2,7 @@
 
 use std::{env, ffi::OsString};
 
-use crate::contracts::{JobId, RunId, WorkerId};
+use crate::contracts::{JobId, OpenRun, RunId, WorkerId};
 
 /// The variable that names the job.
 pub const JOB: &str = "WINDDOWN_JOB";
@@ -49,10 +49,10 @@ pub struct WorkerEnv {
 
 impl WorkerEnv {
     /// A worker to be started.
-    pub fn new(job: impl Into<JobId>, run: RunId, worker: WorkerId, controller: impl Into<String>) -> Self {
+    pub fn new(open: &OpenRun, worker: WorkerId, controller: impl Into<String>) -> Self {
         Self {
-            job: job.into(),
-            run,
+            job: open.job().clone(),
+            run: open.run(),
             worker,
             controller: controller.into(),
             #[cfg(all(feature = "process", target_os = "linux"))]
@@ -129,7 +129,8 @@ mod tests {
 
     #[test]
     fn what_the_scheduler_passes_is_what_the_worker_reads() {
-        let sent = WorkerEnv::new("words", RunId::new(7), WorkerId::new(3), "http://127.0.0.1:1");
+        let sent =
+            WorkerEnv::new(&OpenRun::without_store("words", RunId::new(7)), WorkerId::new(3), "http://127.0.0.1:1");
         assert_eq!(read("7", ""), Ok(Some(sent)));
         assert_eq!(read("7", WORKER), Ok(None), "no worker");
     }

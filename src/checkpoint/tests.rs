@@ -77,8 +77,8 @@ async fn object(store: &dyn ObjectStore, path: &str) -> Bytes {
 async fn a_new_job_starts_with_run_1_and_nothing_to_restore() {
     for (_folder, store) in places() {
         assert_eq!(store.latest(&job()).await.unwrap(), None);
-        assert_eq!(store.open_run(&job()).await.unwrap(), Restored { run: RunId::new(1), manifest: None });
-        assert_eq!(store.open_run(&job()).await.unwrap(), Restored { run: RunId::new(2), manifest: None });
+        assert_eq!(store.open_run(&job()).await.unwrap(), OpenRun::new(job(), RunId::new(1), None).unwrap());
+        assert_eq!(store.open_run(&job()).await.unwrap(), OpenRun::new(job(), RunId::new(2), None).unwrap());
     }
 }
 
@@ -90,10 +90,10 @@ async fn a_new_run_starts_from_the_last_manifest() {
             store.publish(&manifest(1, epoch)).await.unwrap();
             assert_eq!(store.latest(&job()).await.unwrap(), Some(manifest(1, epoch)));
         }
-        let expected = Restored { run: RunId::new(2), manifest: Some(manifest(1, 5)) };
+        let expected = OpenRun::new(job(), RunId::new(2), Some(manifest(1, 5))).unwrap();
         assert_eq!(store.open_run(&job()).await.unwrap(), expected);
         // A run that ends without a checkpoint hides nothing.
-        let expected = Restored { run: RunId::new(3), manifest: Some(manifest(1, 5)) };
+        let expected = OpenRun::new(job(), RunId::new(3), Some(manifest(1, 5))).unwrap();
         assert_eq!(store.open_run(&job()).await.unwrap(), expected);
         assert_eq!(store.latest(&job()).await.unwrap(), Some(manifest(1, 5)));
     }
@@ -156,7 +156,7 @@ async fn a_run_with_a_number_of_its_own_enters_with_its_first_manifest() {
         store.publish(&manifest(40, 1)).await.unwrap();
         let error = store.publish(&manifest(39, 2)).await.unwrap_err();
         assert!(matches!(error, StoreError::Fenced { newer, .. } if newer == RunId::new(40)), "{error}");
-        let expected = Restored { run: RunId::new(41), manifest: Some(manifest(40, 1)) };
+        let expected = OpenRun::new(job(), RunId::new(41), Some(manifest(40, 1))).unwrap();
         assert_eq!(store.open_run(&job()).await.unwrap(), expected);
         store.publish(&manifest(50, 2)).await.unwrap();
         let error = store.publish(&manifest(41, 3)).await.unwrap_err();
@@ -179,7 +179,7 @@ async fn only_the_last_manifests_are_kept() {
         }
         // Claims without a checkpoint, as a job in a crash loop makes them, don't add up either.
         for _ in 0..5 {
-            assert_eq!(store.open_run(&job()).await.unwrap().manifest, Some(manifest(3, 35)));
+            assert_eq!(store.open_run(&job()).await.unwrap().manifest(), Some(&manifest(3, 35)));
             assert_eq!(objects(&*memory).await.len(), keep + 1);
         }
     }
@@ -211,7 +211,7 @@ async fn jobs_do_not_see_each_other() {
         for (position, name) in names.iter().enumerate() {
             let epoch = Epoch::new(position as u64 + 1);
             let manifest = Manifest { job: JobId::new(*name), epoch, ..manifest(1, 0) };
-            assert_eq!(store.open_run(&manifest.job).await.unwrap().run, RunId::new(1), "{name:?}");
+            assert_eq!(store.open_run(&manifest.job).await.unwrap().run(), RunId::new(1), "{name:?}");
             store.publish(&manifest).await.unwrap();
         }
         for (position, name) in names.iter().enumerate() {

@@ -27,6 +27,10 @@ impl<T: Transport + ?Sized> Courier<T> {
         self.backoff = backoff(limits);
     }
 
+    pub(super) fn transport(&self) -> &T {
+        &self.transport
+    }
+
     pub(super) fn job(&self) -> &JobId {
         &self.job
     }

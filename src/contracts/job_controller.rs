@@ -2,7 +2,9 @@
 
 use std::time::Instant;
 
-use super::{BoxError, BoxFuture, OrderReport, RunFailure, RunStatus, StoreError, WorkerEvent, WorkerStopMode};
+use super::{
+    BoxError, BoxFuture, OpenRun, OrderReport, OtherRun, RunFailure, RunStatus, StoreError, WorkerEvent, WorkerStopMode,
+};
 use crate::contracts::{Epoch, RunId, TaskId, WorkerId};
 
 /// Talks to the workers of one run, and keeps the books of it.
@@ -32,6 +34,15 @@ use crate::contracts::{Epoch, RunId, TaskId, WorkerId};
     note = "a job without a controller (`Detached`) can only be stopped by force: `phase.force(&mut job)?`, then `Stopping<Force>::next`"
 )]
 pub trait JobController: Send {
+    /// Whether it controls that run: asked when a job's context is built. A controller that was made for one run says so with
+    /// [`OpenRun::check`]; one that does not know has nothing to say.
+    ///
+    /// # Errors
+    /// [`OtherRun`] when it was made for another one.
+    fn is_for(&self, _open: &OpenRun) -> Result<(), OtherRun> {
+        Ok(())
+    }
+
     /// What is known of the run.
     fn status(&self) -> RunStatus;
 
@@ -98,6 +109,11 @@ pub trait JobController: Send {
 
 /// The dyn-safe form of [`JobController`], implemented for every controller. Use it through [`BoxController`].
 pub trait DynJobController: Send {
+    /// [`JobController::is_for`].
+    ///
+    /// # Errors
+    /// [`OtherRun`] when it was made for another run.
+    fn is_for_dyn(&self, open: &OpenRun) -> Result<(), OtherRun>;
     /// [`JobController::status`].
     fn status_dyn(&self) -> RunStatus;
     /// [`JobController::failure`].
@@ -131,6 +147,10 @@ pub trait DynJobController: Send {
 }
 
 impl<C: JobController> DynJobController for C {
+    fn is_for_dyn(&self, open: &OpenRun) -> Result<(), OtherRun> {
+        self.is_for(open)
+    }
+
     fn status_dyn(&self) -> RunStatus {
         self.status()
     }
@@ -217,6 +237,10 @@ pub type BoxController = Box<dyn DynJobController>;
 
 #[diagnostic::do_not_recommend]
 impl JobController for BoxController {
+    fn is_for(&self, open: &OpenRun) -> Result<(), OtherRun> {
+        (**self).is_for_dyn(open)
+    }
+
     fn status(&self) -> RunStatus {
         (**self).status_dyn()
     }
@@ -381,3 +405,27 @@ impl ControllerError {
 /// anything, so the scheduler kills them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Detached;
+
+/// What a job's context may be built with: a controller, or none.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a job controller, so no job can be built with it",
+    label = "expected a `JobController`, or `Detached` for a job that nobody controls"
+)]
+pub trait Attach {
+    /// Whether it is for that run.
+    fn attaches(&self, open: &OpenRun) -> Result<(), OtherRun>;
+}
+
+#[diagnostic::do_not_recommend]
+impl<C: JobController> Attach for C {
+    fn attaches(&self, open: &OpenRun) -> Result<(), OtherRun> {
+        self.is_for(open)
+    }
+}
+
+#[diagnostic::do_not_recommend]
+impl Attach for Detached {
+    fn attaches(&self, _: &OpenRun) -> Result<(), OtherRun> {
+        Ok(())
+    }
+}

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{BoxError, BoxFuture};
+use super::{BoxError, BoxFuture, OpenRun, OpenRunError};
 use crate::contracts::{Epoch, JobId, RunId, TaskId};
 
 /// The record that makes a checkpoint: whoever has it can start a new run from it.
@@ -36,15 +36,6 @@ pub struct TaskSnapshot {
     pub finished: bool,
 }
 
-/// What a new run finds when it opens a store.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Restored {
-    /// The number of this run: one more than the highest that the store has seen.
-    pub run: RunId,
-    /// The last complete checkpoint of any earlier run.
-    pub manifest: Option<Manifest>,
-}
-
 /// Makes manifests durable, and fences out controllers of older runs.
 ///
 /// # What an implementer must keep
@@ -58,14 +49,15 @@ pub struct Restored {
 ///
 /// `testing::conformance::store` (feature `testing`) checks this.
 pub trait CheckpointStore: Send + Sync {
-    /// Claims the next run of `job`, and gives the checkpoint that it starts from.
+    /// Claims the next run of `job`: one more than the highest that the store has seen, and the last complete checkpoint of any earlier run
+    /// ([`OpenRun::new`]). Everything of the run is made from what this gives.
     ///
     /// # Errors
     /// [`StoreError::Damaged`] when the last manifest can't be trusted; others when the store can't be used.
     ///
     /// # Cancel safety
     /// A dropped call may have claimed a run that nobody uses; the next call claims the one after it.
-    fn open_run(&self, job: &JobId) -> impl Future<Output = Result<Restored, StoreError>> + Send;
+    fn open_run(&self, job: &JobId) -> impl Future<Output = Result<OpenRun, StoreError>> + Send;
 
     /// Makes `manifest` durable.
     ///
@@ -134,6 +126,9 @@ pub enum StoreError {
         /// The run that published it.
         by: RunId,
     },
+    /// The last checkpoint is none that this run can start from.
+    #[error(transparent)]
+    Misplaced(#[from] OpenRunError),
     /// An object is not what was written.
     #[error("`{path}` is damaged: expected {expected}, got {got}; restore it from a copy, or start over without it")]
     Damaged {
@@ -156,7 +151,7 @@ impl StoreError {
 /// The dyn-safe form of [`CheckpointStore`], implemented for every store. Use it through [`BoxStore`].
 pub trait DynCheckpointStore: Send + Sync {
     /// [`CheckpointStore::open_run`], boxed.
-    fn open_run_boxed<'a>(&'a self, job: &'a JobId) -> BoxFuture<'a, Result<Restored, StoreError>>;
+    fn open_run_boxed<'a>(&'a self, job: &'a JobId) -> BoxFuture<'a, Result<OpenRun, StoreError>>;
     /// [`CheckpointStore::publish`], boxed.
     fn publish_boxed<'a>(&'a self, manifest: &'a Manifest) -> BoxFuture<'a, Result<(), StoreError>>;
     /// [`CheckpointStore::latest`], boxed.
@@ -164,7 +159,7 @@ pub trait DynCheckpointStore: Send + Sync {
 }
 
 impl<K: CheckpointStore> DynCheckpointStore for K {
-    fn open_run_boxed<'a>(&'a self, job: &'a JobId) -> BoxFuture<'a, Result<Restored, StoreError>> {
+    fn open_run_boxed<'a>(&'a self, job: &'a JobId) -> BoxFuture<'a, Result<OpenRun, StoreError>> {
         Box::pin(self.open_run(job))
     }
 
@@ -181,7 +176,7 @@ impl<K: CheckpointStore> DynCheckpointStore for K {
 pub type BoxStore = Arc<dyn DynCheckpointStore>;
 
 impl CheckpointStore for dyn DynCheckpointStore {
-    async fn open_run(&self, job: &JobId) -> Result<Restored, StoreError> {
+    async fn open_run(&self, job: &JobId) -> Result<OpenRun, StoreError> {
         self.open_run_boxed(job).await
     }
 
@@ -195,7 +190,7 @@ impl CheckpointStore for dyn DynCheckpointStore {
 }
 
 impl<K: CheckpointStore + ?Sized> CheckpointStore for Arc<K> {
-    fn open_run(&self, job: &JobId) -> impl Future<Output = Result<Restored, StoreError>> + Send {
+    fn open_run(&self, job: &JobId) -> impl Future<Output = Result<OpenRun, StoreError>> + Send {
         K::open_run(self, job)
     }
 

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use super::{BoxFuture, Order};
+use super::{BoxFuture, OpenRun, Order, OtherRun};
 use crate::contracts::WorkerId;
 
 /// Carries an order to one worker: in-process, over gRPC, or by a user's own means.
@@ -26,9 +26,22 @@ pub trait Transport: Send + Sync + 'static {
     /// # Cancel safety
     /// The implementer makes it so: see above.
     fn send(&self, worker: WorkerId, order: Order) -> impl Future<Output = Result<(), OrderError>> + Send;
+
+    /// Whether it leads to the workers of that run. A transport that was made for one run says so with [`OpenRun::check`]; one that does
+    /// not know has nothing to say.
+    ///
+    /// # Errors
+    /// [`OtherRun`] when it was made for another one.
+    fn is_for(&self, _open: &OpenRun) -> Result<(), OtherRun> {
+        Ok(())
+    }
 }
 
 impl<T: Transport + ?Sized> Transport for Arc<T> {
+    fn is_for(&self, open: &OpenRun) -> Result<(), OtherRun> {
+        T::is_for(self, open)
+    }
+
     fn send(&self, worker: WorkerId, order: Order) -> impl Future<Output = Result<(), OrderError>> + Send {
         T::send(self, worker, order)
     }
@@ -38,11 +51,20 @@ impl<T: Transport + ?Sized> Transport for Arc<T> {
 pub trait DynTransport: Send + Sync + 'static {
     /// [`Transport::send`], boxed.
     fn send_boxed(&self, worker: WorkerId, order: Order) -> BoxFuture<'_, Result<(), OrderError>>;
+    /// [`Transport::is_for`].
+    ///
+    /// # Errors
+    /// [`OtherRun`] when it was made for another run.
+    fn is_for_dyn(&self, open: &OpenRun) -> Result<(), OtherRun>;
 }
 
 impl<T: Transport> DynTransport for T {
     fn send_boxed(&self, worker: WorkerId, order: Order) -> BoxFuture<'_, Result<(), OrderError>> {
         Box::pin(self.send(worker, order))
+    }
+
+    fn is_for_dyn(&self, open: &OpenRun) -> Result<(), OtherRun> {
+        self.is_for(open)
     }
 }
 
@@ -54,6 +76,10 @@ pub type BoxTransport = Arc<dyn DynTransport>;
 impl Transport for dyn DynTransport {
     async fn send(&self, worker: WorkerId, order: Order) -> Result<(), OrderError> {
         self.send_boxed(worker, order).await
+    }
+
+    fn is_for(&self, open: &OpenRun) -> Result<(), OtherRun> {
+        self.is_for_dyn(open)
     }
 }
 

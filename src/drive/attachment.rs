@@ -70,6 +70,7 @@ pub(super) mod sealed {
                 AnyPhase::StoppingImmediate(phase) => phase.run(job).await,
                 AnyPhase::StoppingForce(phase) => phase.run(job).await,
                 AnyPhase::StoppedCheckpointed(phase) => job.check(phase),
+                AnyPhase::StoppedCompleted(phase) => job.check(phase),
                 AnyPhase::StoppedDrained(phase) => job.check(phase),
                 AnyPhase::StoppedHalted(phase) => job.check(phase),
                 AnyPhase::StoppedKilled(phase) => job.check(phase),
@@ -81,13 +82,13 @@ pub(super) mod sealed {
             job: &mut JobContext<Self, S>,
         ) -> Result<AnyPhase, Failed<AnyPhase>> {
             match phase {
-                AnyPhase::Running(phase) => phase.next(job).await.map(Into::into).map_err(any),
-                AnyPhase::Finishing(phase) => phase.next(job).await.map(Into::into).map_err(any),
+                AnyPhase::Running(phase) => phase.proceed(job).await.map(Into::into).map_err(any),
+                AnyPhase::Finishing(phase) => phase.proceed(job).await.map(Into::into).map_err(any),
                 AnyPhase::Recovering(phase) => phase.next(job).await.map(Into::into).map_err(any),
-                AnyPhase::CheckpointStopping(phase) => phase.next(job).await.map(Into::into).map_err(any),
-                AnyPhase::StoppingGraceful(phase) => phase.next(job).await.map(Into::into).map_err(any),
-                AnyPhase::StoppingImmediate(phase) => phase.next(job).await.map(Into::into).map_err(any),
-                AnyPhase::StoppingForce(phase) => phase.next(job).await.map(Into::into).map_err(any),
+                AnyPhase::CheckpointStopping(phase) => phase.proceed(job).await.map(Into::into).map_err(any),
+                AnyPhase::StoppingGraceful(phase) => phase.proceed(job).await.map(Into::into).map_err(any),
+                AnyPhase::StoppingImmediate(phase) => phase.proceed(job).await.map(Into::into).map_err(any),
+                AnyPhase::StoppingForce(phase) => phase.proceed(job).await.map(Into::into).map_err(any),
                 stopped => Ok(stopped),
             }
         }
@@ -126,6 +127,7 @@ pub(super) mod sealed {
             match phase {
                 AnyPhase::StoppingForce(phase) => phase.run(job).await,
                 AnyPhase::StoppedCheckpointed(phase) => job.check(phase),
+                AnyPhase::StoppedCompleted(phase) => job.check(phase),
                 AnyPhase::StoppedDrained(phase) => job.check(phase),
                 AnyPhase::StoppedHalted(phase) => job.check(phase),
                 AnyPhase::StoppedKilled(phase) => job.check(phase),
@@ -139,7 +141,7 @@ pub(super) mod sealed {
             job: &mut JobContext<Self, S>,
         ) -> Result<AnyPhase, Failed<AnyPhase>> {
             match phase {
-                AnyPhase::StoppingForce(phase) => phase.next(job).await.map(Into::into).map_err(any),
+                AnyPhase::StoppingForce(phase) => phase.proceed(job).await.map(Into::into).map_err(any),
                 phase => force(phase, ReasonKind::NoController.into(), job),
             }
         }
@@ -191,7 +193,7 @@ pub(super) mod sealed {
         pub(in crate::drive) fn deadline_before(&self, at: Instant) -> Instant {
             let entry = match self {
                 Self::CheckpointStopping(phase) if phase.complete().is_none() => phase.entry(),
-                Self::Finishing(phase) => phase.entry(),
+                Self::Finishing(phase) if phase.complete().is_none() => phase.entry(),
                 _ => return at,
             };
             entry.deadline.map_or(at, |deadline| deadline.min(at))

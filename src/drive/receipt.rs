@@ -11,21 +11,14 @@ use crate::{
 #[derive(Debug)]
 #[must_use = "it holds the evidence of how the job stopped"]
 pub struct Receipt {
-    /// The job.
-    pub job: JobId,
-    /// The run.
-    pub run: RunId,
-    /// The evidence: match on it to get the typed `Stopped<_>`.
-    pub stopped: AnyStopped,
-    /// The phases walked, the terminal one last, since the job's context was made.
-    pub legs: Vec<Leg>,
-    /// The strongest stop request that was made.
-    pub requested: Option<StopRequest>,
+    job: JobId,
+    run: RunId,
+    stopped: AnyStopped,
+    legs: Vec<Leg>,
+    requested: Option<StopRequest>,
     may_restart: bool,
-    /// Retries used by this drive.
-    pub retries: u32,
-    /// The last error on the way, even if a retry got past it.
-    pub last_error: Option<Arc<str>>,
+    retries: u32,
+    last_error: Option<Arc<str>>,
 }
 
 /// One phase of the way.
@@ -56,6 +49,46 @@ impl Receipt {
             retries,
             last_error: job.progress_now().last_error,
         }
+    }
+
+    /// The job.
+    pub fn job(&self) -> &JobId {
+        &self.job
+    }
+
+    /// The run.
+    pub fn run(&self) -> RunId {
+        self.run
+    }
+
+    /// The evidence: match on it to see the typed `Stopped<_>`.
+    pub fn stopped(&self) -> &AnyStopped {
+        &self.stopped
+    }
+
+    /// The evidence: match on it to get the typed `Stopped<_>`.
+    pub fn into_stopped(self) -> AnyStopped {
+        self.stopped
+    }
+
+    /// The phases walked, the terminal one last, since the job's context was made.
+    pub fn legs(&self) -> &[Leg] {
+        &self.legs
+    }
+
+    /// The strongest stop request that was made.
+    pub fn requested(&self) -> Option<StopRequest> {
+        self.requested
+    }
+
+    /// Retries used by this drive.
+    pub fn retries(&self) -> u32 {
+        self.retries
+    }
+
+    /// The last error on the way, even if a retry got past it.
+    pub fn last_error(&self) -> Option<&str> {
+        self.last_error.as_deref()
     }
 
     /// Whether another run of the job may be started: only if nobody asked for a stop (invariant I8), and no newer run or other

@@ -1,19 +1,26 @@
 //! A controller that crashed during a shutdown is followed by one that goes on with it: from the journal's record, checked against the
 //! scheduler and the checkpoint store, back to a phase.
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt, panic::Location, sync::Arc, time::Duration};
 
 use tokio::time::timeout;
 
 use crate::{
-    contracts::{DynCheckpointStore, Epoch, JobId, Manifest, RunId, Scheduler, SchedulerError, StoreError, WorkerId},
+    contracts::{
+        Attach, DynCheckpointStore, Epoch, JobId, Manifest, OpenRun, RunId, Scheduler, SchedulerError, StoreError,
+        TakenUp, TaskId, Topology, WorkerId,
+    },
     limits::Limits,
-    machine::{AnyPhase, JobBuilder, JobContext, NothingAlive, PhaseKind, PhaseRecord, Replay, listed, replay},
+    machine::{
+        AnyPhase, BoxJournal, BuildError, JobContext, Journal, JournalError, NothingAlive, PhaseKind, PhaseRecord,
+        Replay, listed, replay,
+    },
+    mailbox::Mailbox,
     model::EPOCHS_PER_CONTROLLER,
     text::shortened,
 };
 
-/// Checks a record against the world, so that a phase can be made of it.
+/// Loads the record of a job's last run, and checks it against the world, so that a phase can be made of it. `None`: there is no record.
 ///
 /// The record is a claim, and is never believed:
 ///
@@ -22,64 +29,108 @@ use crate::{
 /// | a phase that is not the end | workers are alive | that phase; a final checkpoint goes on under the number that it had |
 /// | a phase that is not the end | nobody is alive | `Stopping<Force>`: what was going on can't be finished; the next run replays from the last complete checkpoint |
 /// | `CheckpointStopping` | nobody is alive, its manifest is durable and has nothing to commit | `Stopped<Checkpointed>` |
-/// | `Stopped<Checkpointed>` | nobody is alive, its manifest is the last one | `Stopped<Checkpointed>` |
+/// | `Finishing` | the same | `Stopped<Completed>` |
+/// | `Stopped<Checkpointed>`, `Stopped<Completed>` | nobody is alive, its manifest is the last one | the same |
 /// | another `Stopped<_>` | nobody is alive | the same |
 ///
 /// A manifest with commits proves that they were ordered, not that they were carried out, so a job whose workers are gone by then is not
-/// `Stopped<Checkpointed>`; the next run carries them out again, which is the same as once.
+/// `Stopped<Checkpointed>`; the next run carries them out again, which is the same as once. A manifest that does not hold every task of the
+/// topology proves nothing.
 ///
-/// `store` is the job's checkpoint store, if it has one. It is asked for the last complete checkpoint, which may be newer than the record: the
-/// next controller's epochs come after it ([`ClusterBuilder::resume`](crate::cluster::ClusterBuilder::resume)). [`Rehydrated::build`] then makes the job and its
-/// phase. While the store is away a job can still be killed: pass `None`, and build with [`Detached`](crate::contracts::Detached).
+/// `checkpoints` is the job's checkpoint store, if it has one, and the topology that it ran with. The store is asked for the last complete checkpoint,
+/// which may be newer than the record: the next controller's epochs come after it. While the store is away a job can still be killed: pass `None`,
+/// and build with [`Detached`](crate::contracts::Detached).
+///
+/// What was asked here is what the job goes on with: [`Rehydrated`] keeps journal and scheduler, and [`Rehydrated::build`] gives the job with these.
 ///
 /// # Errors
-/// [`RehydrateError`] gives the record back, and says what is wrong with it or with the world.
+/// [`RehydrateError`] says what is wrong with the record or with the world.
 ///
 /// # Cancel safety
-/// It only reads; dropped, the record is dropped with it, and can be loaded again.
+/// It only reads.
 pub async fn rehydrate<S: Scheduler>(
-    record: PhaseRecord,
     job: &JobId,
-    scheduler: &S,
-    store: Option<&dyn DynCheckpointStore>,
-    limits: &Limits,
-) -> Result<Rehydrated, RehydrateError> {
-    match check(&record, job, scheduler, store, limits).await {
-        Ok((replay, last_complete)) => Ok(Rehydrated { record, replay, last_complete }),
-        Err(unfit) => Err(RehydrateError { record: Box::new(record), unfit: Box::new(unfit) }),
+    journal: impl Journal + 'static,
+    scheduler: S,
+    checkpoints: Option<(Arc<dyn DynCheckpointStore>, &Topology)>,
+    limits: impl Into<Arc<Limits>>,
+) -> Result<Option<Rehydrated<S>>, RehydrateError> {
+    let (journal, limits): (BoxJournal, Arc<Limits>) = (Arc::new(journal), limits.into());
+    let record = match load(&journal, job, limits.journal).await {
+        Ok(Some(record)) => record,
+        Ok(None) => return Ok(None),
+        Err(error) => return Err(RehydrateError { job: job.clone(), record: None, unfit: Box::new(error.into()) }),
+    };
+    let asked = checkpoints.as_ref().map(|(store, topology)| Asked { store: &**store, topology });
+    match check(&record, job, &scheduler, asked, &limits).await {
+        Ok((replay, manifest)) => {
+            let open = open(&record, manifest);
+            let mailbox = None;
+            Ok(Some(Rehydrated { open, record, replay, scheduler, journal, limits, mailbox, is_simulated: false }))
+        }
+        Err(unfit) => Err(RehydrateError { job: job.clone(), record: Some(Box::new(record)), unfit: Box::new(unfit) }),
     }
+}
+
+async fn load(journal: &BoxJournal, job: &JobId, after: Duration) -> Result<Option<PhaseRecord>, JournalError> {
+    timeout(after, journal.load(job)).await.map_err(|_| JournalError::TimedOut { after })?
+}
+
+/// The run as its next controller takes it up.
+fn open(record: &PhaseRecord, manifest: Option<Manifest>) -> OpenRun {
+    let last_complete = record.last_complete.max(manifest.as_ref().map(|manifest| manifest.epoch));
+    // Each controller gives out a bounded share of numbers above the last complete one.
+    let skipped = EPOCHS_PER_CONTROLLER.saturating_mul(u64::from(record.attempt));
+    let epochs_after = Epoch::new(last_complete.map_or(0, Epoch::get).saturating_add(skipped));
+    let taken_up = TakenUp { final_epoch: record.final_epoch, last_complete, epochs_after };
+    OpenRun::taken_up(record.job.clone(), record.run, manifest, taken_up)
+}
+
+/// The store, and what a complete manifest in it has to hold.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    store: &'a dyn DynCheckpointStore,
+    topology: &'a Topology,
 }
 
 async fn check<S: Scheduler>(
     record: &PhaseRecord,
     job: &JobId,
     scheduler: &S,
-    store: Option<&dyn DynCheckpointStore>,
+    asked: Option<Asked<'_>>,
     limits: &Limits,
-) -> Result<(Replay, Option<Epoch>), Unfit> {
+) -> Result<(Replay, Option<Manifest>), Unfit> {
     if record.job != *job {
         return Err(Unfit::ForeignJob { expected: job.clone(), got: record.job.clone() });
     }
-    let mut last_complete = record.last_complete;
-    let replay = match (record.phase, listed(scheduler, record, limits.kill).await?) {
+    let open = OpenRun::without_store(record.job.clone(), record.run);
+    let replay = match (record.phase, listed(scheduler, &open, record.killed_workers, limits.kill).await?) {
         (phase, Err(alive)) if phase.is_terminal() => return Err(Unfit::StillAlive { phase, alive }),
         (phase, Err(_)) => {
-            if let Some(store) = store.filter(|_| takes_checkpoints(phase)) {
-                last_complete = last_complete.max(latest(record, store, limits).await?.map(|manifest| manifest.epoch));
+            let manifest = match asked.filter(|_| takes_checkpoints(phase)) {
+                Some(asked) => latest(record, asked, limits).await?,
+                None => None,
+            };
+            if let Some(newer) = manifest.as_ref().filter(|manifest| manifest.run > record.run) {
+                return Err(Unfit::NewerRun { got: newer.run });
             }
-            Replay::Phase(phase)
+            return Ok((Replay::Phase(phase), manifest));
         }
         (PhaseKind::StoppedCheckpointed, Ok(gone)) => {
-            let (epoch, _) = final_manifest(record, store, limits).await?;
-            Replay::Checkpointed(epoch, gone)
+            Replay::Checkpointed(final_manifest(record, asked, limits).await?.0, gone)
+        }
+        (PhaseKind::StoppedCompleted, Ok(gone)) => {
+            Replay::Completed(final_manifest(record, asked, limits).await?.0, gone)
         }
         (PhaseKind::StoppedDrained, Ok(gone)) => Replay::Drained(gone),
         (PhaseKind::StoppedHalted, Ok(gone)) => Replay::Halted(gone),
         (PhaseKind::StoppedKilled, Ok(gone)) => Replay::Killed(gone),
-        (PhaseKind::CheckpointStopping, Ok(gone)) => after_the_last_worker(record, store, limits, gone).await?,
+        (phase @ (PhaseKind::CheckpointStopping | PhaseKind::Finishing), Ok(gone)) => {
+            after_the_last_worker(record, phase, asked, limits, gone).await?
+        }
         (_, Ok(_)) => Replay::Phase(PhaseKind::StoppingForce),
     };
-    Ok((replay, last_complete))
+    Ok((replay, None))
 }
 
 fn takes_checkpoints(phase: PhaseKind) -> bool {
@@ -87,28 +138,34 @@ fn takes_checkpoints(phase: PhaseKind) -> bool {
 }
 
 /// The last complete checkpoint, as the store has it.
-async fn latest(
-    record: &PhaseRecord,
-    store: &dyn DynCheckpointStore,
-    limits: &Limits,
-) -> Result<Option<Manifest>, StoreError> {
-    timeout(limits.kill, store.latest_boxed(&record.job))
-        .await
-        .map_err(|_| StoreError::Unavailable(format!("no answer within {:?}", limits.kill).into()))?
+async fn latest(record: &PhaseRecord, asked: Asked<'_>, limits: &Limits) -> Result<Option<Manifest>, Unfit> {
+    let manifest = timeout(limits.kill, asked.store.latest_boxed(&record.job)).await.map_err(|_| {
+        StoreError::Unavailable(format!("no answer within {}", humantime::format_duration(limits.kill)).into())
+    })??;
+    match manifest {
+        Some(manifest) if manifest.job != record.job => {
+            Err(Unfit::ForeignManifest { expected: record.job.clone(), got: manifest.job })
+        }
+        manifest => Ok(manifest),
+    }
 }
 
 /// A final checkpoint whose workers are gone: is it proven by what is durable?
 async fn after_the_last_worker(
     record: &PhaseRecord,
-    store: Option<&dyn DynCheckpointStore>,
+    phase: PhaseKind,
+    asked: Option<Asked<'_>>,
     limits: &Limits,
     gone: NothingAlive,
 ) -> Result<Replay, Unfit> {
-    match final_manifest(record, store, limits).await {
+    match final_manifest(record, asked, limits).await {
+        Ok((epoch, Commits::None)) if phase == PhaseKind::Finishing => Ok(Replay::Completed(epoch, gone)),
         Ok((epoch, Commits::None)) => Ok(Replay::Checkpointed(epoch, gone)),
-        Ok((_, Commits::Some)) | Err(Unfit::NoManifest { .. } | Unfit::NoFinalEpoch) => {
+        Ok((_, Commits::Some)) | Err(Unfit::NoManifest { .. } | Unfit::NoFinalEpoch | Unfit::NotEveryTask { .. }) => {
             Ok(Replay::Phase(PhaseKind::StoppingForce))
         }
+        // A job that ends by itself may have no store: then nothing is claimed of it.
+        Err(Unfit::NoStore) if phase == PhaseKind::Finishing => Ok(Replay::Phase(PhaseKind::StoppingForce)),
         Err(unfit) => Err(unfit),
     }
 }
@@ -121,14 +178,17 @@ enum Commits {
 /// The final checkpoint that the record speaks of, as the store has it.
 async fn final_manifest(
     record: &PhaseRecord,
-    store: Option<&dyn DynCheckpointStore>,
+    asked: Option<Asked<'_>>,
     limits: &Limits,
 ) -> Result<(Epoch, Commits), Unfit> {
     let epoch = record.final_epoch.ok_or(Unfit::NoFinalEpoch)?;
-    let store = store.ok_or(Unfit::NoStore)?;
-    match latest(record, store, limits).await? {
+    let asked = asked.ok_or(Unfit::NoStore)?;
+    match latest(record, asked, limits).await? {
         Some(manifest) if manifest.run > record.run => Err(Unfit::NewerRun { got: manifest.run }),
         Some(manifest) if manifest.run == record.run && manifest.epoch == epoch && manifest.then_stop => {
+            if let Some(task) = missing(asked.topology, &manifest) {
+                return Err(Unfit::NotEveryTask { epoch, task });
+            }
             let commits = manifest.tasks.iter().any(|task| task.commit.is_some());
             Ok((epoch, if commits { Commits::Some } else { Commits::None }))
         }
@@ -136,16 +196,42 @@ async fn final_manifest(
     }
 }
 
-/// A record that has been checked.
-#[derive(Debug)]
-#[must_use = "call `build` to get the job and its phase"]
-pub struct Rehydrated {
-    record: PhaseRecord,
-    replay: Replay,
-    last_complete: Option<Epoch>,
+/// The first task that only one of the two has.
+fn missing(topology: &Topology, manifest: &Manifest) -> Option<TaskId> {
+    let held: BTreeSet<_> = manifest.tasks.iter().map(|task| task.task).collect();
+    let of_topology: BTreeSet<_> = topology.task_ids().collect();
+    held.symmetric_difference(&of_topology).next().copied()
 }
 
-impl Rehydrated {
+/// A record that has been checked, and what it was checked with.
+#[must_use = "call `build` to get the job and its phase"]
+pub struct Rehydrated<S> {
+    open: OpenRun,
+    record: PhaseRecord,
+    replay: Replay,
+    scheduler: S,
+    journal: BoxJournal,
+    limits: Arc<Limits>,
+    mailbox: Option<Mailbox>,
+    is_simulated: bool,
+}
+
+impl<S> fmt::Debug for Rehydrated<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rehydrated")
+            .field("open", &self.open)
+            .field("record", &self.record)
+            .field("phase", &self.phase())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S> Rehydrated<S> {
+    /// The run that is taken up: its controller, say, is made from it, and so goes on where the one before has come to.
+    pub fn open(&self) -> &OpenRun {
+        &self.open
+    }
+
     /// What was checked.
     pub fn record(&self) -> &PhaseRecord {
         &self.record
@@ -156,57 +242,95 @@ impl Rehydrated {
         match self.replay {
             Replay::Phase(kind) => kind,
             Replay::Checkpointed(..) => PhaseKind::StoppedCheckpointed,
+            Replay::Completed(..) => PhaseKind::StoppedCompleted,
             Replay::Drained(_) => PhaseKind::StoppedDrained,
             Replay::Halted(_) => PhaseKind::StoppedHalted,
             Replay::Killed(_) => PhaseKind::StoppedKilled,
         }
     }
 
-    /// The final checkpoint that was under way, for the new controller
-    /// ([`ClusterBuilder::resume`](crate::cluster::ClusterBuilder::resume)): there is at most one final epoch in a run.
-    pub fn final_epoch(&self) -> Option<Epoch> {
-        self.record.final_epoch
+    /// A mailbox made before, as for [`JobBuilder::mailbox`](crate::machine::JobBuilder::mailbox).
+    pub fn mailbox(mut self, mailbox: Mailbox) -> Self {
+        self.mailbox = Some(mailbox);
+        self
     }
 
-    /// The last complete checkpoint: the newer one of what the record and the store say.
-    pub fn last_complete(&self) -> Option<Epoch> {
-        self.last_complete
+    /// As [`JobBuilder::simulated`](crate::machine::JobBuilder::simulated), for tests.
+    pub fn simulated(mut self) -> Self {
+        self.is_simulated = true;
+        self
     }
 
-    /// Controllers before the new one may have ordered checkpoints up to this one. The new one's numbers are above it: a worker that has
-    /// the number of another checkpoint refuses the order, or takes it for an old one.
-    pub fn epochs_after(&self) -> Epoch {
-        // Each controller gives out a bounded share of numbers above the last complete one.
-        let skipped = EPOCHS_PER_CONTROLLER.saturating_mul(u64::from(self.record.attempt));
-        let complete = self.last_complete.map_or(0, Epoch::get);
-        Epoch::new(complete.saturating_add(skipped))
+    /// The job and its phase, with the scheduler, the journal and the limits that it was checked with. The stop request of the record is in force
+    /// again. With [`Detached`](crate::contracts::Detached) as the controller, drive it to the kill.
+    ///
+    /// Where the job has stopped, the scheduler is asked once more: a worker may have appeared since.
+    ///
+    /// # Errors
+    /// [`Unfit`]: a worker has appeared, the scheduler could not be asked, or the job's context could not be built ([`BuildError`]).
+    ///
+    /// # Cancel safety
+    /// It only reads; the record stays in the journal.
+    #[track_caller]
+    pub fn build<C: Attach>(self, controller: C) -> impl Future<Output = Result<(JobContext<C, S>, AnyPhase), Unfit>>
+    where
+        S: Scheduler,
+    {
+        let place = Location::caller();
+        self.build_at(place, controller)
     }
 
-    /// The job and its phase. Set limits, mailbox and journal on `builder` ([`JobContext::builder`]); its job and run are the record's. The
-    /// stop request of the record is in force again. With [`Detached`](crate::contracts::Detached) as the controller, drive it to the kill.
-    pub fn build<C, S>(self, builder: JobBuilder, controller: C, scheduler: S) -> (JobContext<C, S>, AnyPhase) {
-        let Self { record, replay: to, .. } = self;
-        let (mut job, running) = builder.build_after(Some(&record), controller, scheduler);
+    async fn build_at<C: Attach>(
+        self,
+        place: &'static Location<'static>,
+        controller: C,
+    ) -> Result<(JobContext<C, S>, AnyPhase), Unfit>
+    where
+        S: Scheduler,
+    {
+        let to = self.look_again().await?;
+        let Self { open, record, scheduler, journal, limits, mailbox, is_simulated, .. } = self;
+        let builder = JobContext::builder(&open).limits(limits).boxed_journal(journal);
+        let builder = mailbox.into_iter().fold(builder, crate::machine::JobBuilder::mailbox);
+        let builder = if is_simulated { builder.simulated() } else { builder };
+        let (mut job, running) = builder.build_after(Some(&record), place, controller, scheduler)?;
         if let Some(request) = record.requested {
             // The context holds the mailbox, so the lane is open.
             let _ = job.sender().request(request);
         }
         let phase = replay(running, to, &record, &mut job);
-        (job, phase)
+        Ok((job, phase))
+    }
+
+    /// At the last moment: `Stopped` is not made of an answer that is not of now.
+    async fn look_again(&self) -> Result<Replay, Unfit>
+    where
+        S: Scheduler,
+    {
+        let gone = match self.replay {
+            Replay::Phase(_) => return Ok(self.replay),
+            Replay::Checkpointed(_, gone) | Replay::Completed(_, gone) => gone,
+            Replay::Drained(gone) | Replay::Halted(gone) | Replay::Killed(gone) => gone,
+        };
+        match listed(&self.scheduler, &self.open, gone.forced(), self.limits.kill).await? {
+            Ok(gone) => Ok(self.replay.on_the_word_of(gone)),
+            Err(alive) => Err(Unfit::StillAlive { phase: self.phase(), alive }),
+        }
     }
 }
 
-/// A record that no phase can be made of. It gives the record back.
+/// No phase can be made of what the journal has.
 #[derive(Debug)]
 pub struct RehydrateError {
-    record: Box<PhaseRecord>,
+    job: JobId,
+    record: Option<Box<PhaseRecord>>,
     unfit: Box<Unfit>,
 }
 
 impl RehydrateError {
-    /// The record.
-    pub fn into_record(self) -> PhaseRecord {
-        *self.record
+    /// The record, if it could be read.
+    pub fn record(&self) -> Option<&PhaseRecord> {
+        self.record.as_deref()
     }
 
     /// What is wrong.
@@ -216,22 +340,22 @@ impl RehydrateError {
 
     /// Whether the same may succeed later.
     pub fn is_retryable(&self) -> bool {
-        match &*self.unfit {
-            Unfit::Scheduler(error) => error.is_retryable(),
-            Unfit::Store(error) => error.is_retryable(),
-            _ => false,
-        }
+        self.unfit.is_retryable()
     }
 }
 
 impl fmt::Display for RehydrateError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let PhaseRecord { job, run, phase, revision, .. } = &*self.record;
-        write!(
-            f,
-            "the record of job `{job}`, run {run} ({phase}, revision {revision}) can't be taken up: {}",
-            self.unfit
-        )
+        let Self { job, record, unfit } = self;
+        match record.as_deref() {
+            Some(PhaseRecord { run, phase, revision, .. }) => {
+                write!(
+                    f,
+                    "the record of job `{job}`, run {run} ({phase}, revision {revision}) can't be taken up: {unfit}"
+                )
+            }
+            None => write!(f, "the record of job `{job}` can't be read: {unfit}"),
+        }
     }
 }
 
@@ -271,6 +395,25 @@ pub enum Unfit {
         /// The last one in the store.
         latest: Option<Epoch>,
     },
+    /// The final checkpoint's manifest is not one of the whole job.
+    #[error(
+        "expected exactly the tasks of the topology in the manifest of the final checkpoint ({epoch}), but only one of the two has {task}: pass the \
+         topology that the run had; if you did, the manifest proves nothing"
+    )]
+    NotEveryTask {
+        /// The final checkpoint.
+        epoch: Epoch,
+        /// The first task that only one of them has.
+        task: TaskId,
+    },
+    /// The store gave another job's manifest.
+    #[error("expected a manifest of job `{expected}`, got one of job `{got}`: look at how checkpoints are stored")]
+    ForeignManifest {
+        /// The job that was to be taken up.
+        expected: JobId,
+        /// The manifest's job.
+        got: JobId,
+    },
     /// It says that the final checkpoint is complete, and not which one that was.
     #[error("expected the final checkpoint's epoch in the record, got none: no winddown writes such a record")]
     NoFinalEpoch,
@@ -285,12 +428,30 @@ pub enum Unfit {
         /// The newer run.
         got: RunId,
     },
+    /// The journal could not be read, or its record can't be trusted.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The job's context could not be built.
+    #[error(transparent)]
+    Build(#[from] BuildError),
     /// The scheduler could not be asked.
     #[error(transparent)]
     Scheduler(#[from] SchedulerError),
     /// The store could not be asked, or is damaged.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl Unfit {
+    /// Whether the same may succeed later.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Journal(error) => error.is_retryable(),
+            Self::Scheduler(error) => error.is_retryable(),
+            Self::Store(error) => error.is_retryable(),
+            _ => false,
+        }
+    }
 }
 
 struct Latest(Option<Epoch>);

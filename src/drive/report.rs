@@ -68,19 +68,19 @@ pub struct LegReport {
 impl Receipt {
     /// The same to send or to store, without the typed evidence.
     pub fn report(&self) -> ReceiptReport {
-        let legs = self.legs.iter();
+        let legs = self.legs().iter();
         ReceiptReport {
-            job: self.job.clone(),
-            run: self.run,
-            stopped: self.stopped.kind(),
-            epoch: self.stopped.epoch(),
-            killed_workers: self.stopped.killed_workers(),
-            confirmed_by: self.stopped.confirmed_by(),
+            job: self.job().clone(),
+            run: self.run(),
+            stopped: self.stopped().kind(),
+            epoch: self.stopped().epoch(),
+            killed_workers: self.stopped().killed_workers(),
+            confirmed_by: self.stopped().confirmed_by(),
             legs: legs.map(|leg| LegReport { phase: leg.phase, reason: leg.reason.clone(), took: leg.took }).collect(),
-            requested: self.requested,
+            requested: self.requested(),
             may_restart: self.may_restart(),
-            retries: self.retries,
-            last_error: self.last_error.clone(),
+            retries: self.retries(),
+            last_error: self.last_error().map(Into::into),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::{
-    contracts::{JobId, Manifest, RunId, TaskId, TaskSnapshot, Topology},
+    contracts::{JobId, Manifest, OpenRun, RunId, TaskId, TaskSnapshot, Topology},
     worker::{TaskSpec, WorkerSpec},
 };
 
@@ -28,14 +28,6 @@ pub enum StartError {
         /// The run that was to be started.
         got: RunId,
     },
-    /// The checkpoint is of another job.
-    #[error("expected a checkpoint of job `{expected}`, got one of job `{got}`")]
-    OtherJob {
-        /// The job to be started.
-        expected: JobId,
-        /// The job of the checkpoint.
-        got: JobId,
-    },
     /// The checkpoint holds a task that the topology does not have: its state would be lost.
     #[error(
         "the checkpoint holds task {0}, which the topology does not have: its state would be lost; restore with the old topology"
@@ -49,13 +41,9 @@ pub enum StartError {
 }
 
 /// The workers of a run, in the order of the topology.
-pub(super) fn plan(
-    job: &JobId,
-    run: RunId,
-    topology: &Topology,
-    restored: Option<&Manifest>,
-) -> Result<Vec<WorkerSpec>, StartError> {
-    let mut snapshots = restored.map_or_else(|| Ok(HashMap::new()), |manifest| check(job, run, topology, manifest))?;
+pub(super) fn plan(open: &OpenRun, topology: &Topology) -> Result<Vec<WorkerSpec>, StartError> {
+    let (run, restored) = (open.run(), open.manifest());
+    let mut snapshots = restored.map_or_else(|| Ok(HashMap::new()), |manifest| check(open, topology, manifest))?;
     let spec = |worker: &_| WorkerSpec { run, worker: *worker, tasks: Vec::new() };
     let mut workers: Vec<_> = topology.workers().iter().map(spec).collect();
     for task in topology.task_ids() {
@@ -71,16 +59,13 @@ pub(super) fn plan(
 
 /// A checkpoint restores a topology if no state of it is lost, and if an operator is in it whole or not at all (a new one).
 fn check(
-    job: &JobId,
-    run: RunId,
+    open: &OpenRun,
     topology: &Topology,
     manifest: &Manifest,
 ) -> Result<HashMap<TaskId, TaskSnapshot>, StartError> {
-    if manifest.job != *job {
-        return Err(StartError::OtherJob { expected: job.clone(), got: manifest.job.clone() });
-    }
-    if run <= manifest.run {
-        return Err(StartError::RunNotNewer { job: job.clone(), newest: manifest.run, got: run });
+    // A run that was taken up after a crash may have taken its last checkpoint itself. Its workers are not started anew.
+    if open.run() <= manifest.run {
+        return Err(StartError::RunNotNewer { job: open.job().clone(), newest: manifest.run, got: open.run() });
     }
     let snapshots: HashMap<_, _> = manifest.tasks.iter().map(|snapshot| (snapshot.task, snapshot.clone())).collect();
     if let Some(unknown) = snapshots.keys().filter(|task| topology.worker_index_of(**task).is_none()).min() {

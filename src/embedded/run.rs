@@ -9,7 +9,9 @@ use super::{
     gate::{Gate, passable},
 };
 use crate::{
-    contracts::{Event, JobId, Order, OrderError, OrderErrorKind, RunId, Transport, WorkerEvent, WorkerId},
+    contracts::{
+        Event, JobId, OpenRun, Order, OrderError, OrderErrorKind, OtherRun, RunId, Transport, WorkerEvent, WorkerId,
+    },
     mailbox::JobSender,
     worker::Worker,
 };
@@ -151,6 +153,10 @@ impl Hosted {
 }
 
 impl Transport for EmbeddedRun {
+    fn is_for(&self, open: &OpenRun) -> Result<(), OtherRun> {
+        open.check(&self.inner.job, self.inner.run)
+    }
+
     /// Hands `order` to the worker, at once unless it is [frozen](EmbeddedRun::freeze_worker).
     ///
     /// # Errors

@@ -46,7 +46,7 @@ const LOCK_EVERY: Duration = Duration::from_millis(5);
 /// Cheap to clone. All I/O is done on tokio's threads for blocking work.
 ///
 /// ```
-/// use winddown::{AfterForce, Detached, FileJournal, JobContext, Journal, RunId};
+/// use winddown::{AfterForce, Detached, FileJournal, JobContext, Journal, OpenRun, RunId};
 /// # use winddown::{JobId, Scheduler, SchedulerError, WorkerId};
 /// # struct Nothing;
 /// # impl Scheduler for Nothing {
@@ -58,12 +58,12 @@ const LOCK_EVERY: Duration = Duration::from_millis(5);
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let (folder, scheduler) = (tempfile::tempdir()?, Nothing);
 /// let journal = FileJournal::open(folder.path().join("journal"))?;
-/// let builder = JobContext::builder("words", RunId::new(1)).journal(journal.clone());
-/// let (mut job, running) = builder.build(Detached, scheduler);
+/// let builder = JobContext::builder(&OpenRun::without_store("words", RunId::new(1))).journal(journal.clone());
+/// let (mut job, running) = builder.build(Detached, scheduler)?;
 /// let AfterForce::Stopped(_stopped) = running.force(&mut job)?.next(&mut job).await?;
 ///
 /// let record = journal.load(&"words".into()).await?.ok_or("it was written down")?;
-/// assert_eq!(record.phase.tag(), "stopped-killed");
+/// assert_eq!(record.phase().tag(), "stopped-killed");
 /// # Ok(())
 /// # }
 /// ```

@@ -8,54 +8,20 @@
 //! Phases and requests are written by their stable tags. A field or a tag more is a new [`PhaseRecord::VERSION`]: what this version does not
 //! know is not passed over, since it may be what forbids a step.
 
-use std::{borrow::Cow, fmt::Write as _, time::SystemTime};
-
-use serde::{Deserialize, Serialize};
+use std::fmt::Write as _;
 
 use crate::{
-    contracts::{Epoch, JobId, RunId, StopRequest},
+    contracts::JobId,
     envelope::{Envelope, Mismatch, Unsound},
-    machine::{JournalError, PhaseKind, PhaseRecord},
+    machine::{JournalError, PhaseRecord},
 };
 
 const ENVELOPE: Envelope = Envelope::new("winddown-journal", PhaseRecord::VERSION);
 
-/// The last second that RFC 3339 can name, 9999-12-31T23:59:59Z, in seconds since 1970.
-const LAST_SECOND: u64 = 253_402_300_799;
-
-/// [`PhaseRecord`] as JSON.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Body<'a> {
-    job: JobId,
-    run: RunId,
-    revision: u64,
-    #[serde(borrow)]
-    phase: Cow<'a, str>,
-    requested: Option<Cow<'a, str>>,
-    final_epoch: Option<Epoch>,
-    last_complete: Option<Epoch>,
-    killed_workers: bool,
-    attempt: u32,
-    at: String,
-}
-
 /// The record as text.
 pub(super) fn encode(record: &PhaseRecord) -> Result<String, JournalError> {
     let unavailable = |error| JournalError::Unavailable(error);
-    let body = Body {
-        job: record.job.clone(),
-        run: record.run,
-        revision: record.revision,
-        phase: record.phase.tag().into(),
-        requested: record.requested.map(|request| request.name().into()),
-        final_epoch: record.final_epoch,
-        last_complete: record.last_complete,
-        killed_workers: record.killed_workers,
-        attempt: record.attempt,
-        at: time_as_text(record.at)?,
-    };
-    let mut body = serde_json::to_vec(&body).map_err(|error| unavailable(error.into()))?;
+    let mut body = serde_json::to_vec(record).map_err(|error| unavailable(error.into()))?;
     // So that a terminal shows it as a line.
     body.push(b'\n');
     String::from_utf8(ENVELOPE.seal(&body)).map_err(|error| unavailable(error.into()))
@@ -64,39 +30,12 @@ pub(super) fn encode(record: &PhaseRecord) -> Result<String, JournalError> {
 /// The record of `job` that `text` is.
 pub(super) fn decode(text: &[u8], job: &JobId) -> Result<PhaseRecord, Unsound> {
     let body = ENVELOPE.open(text)?;
-    let body: Body<'_> = serde_json::from_slice(body)
+    let record: PhaseRecord = serde_json::from_slice(body)
         .map_err(|error| Mismatch::new("a phase record as JSON", format!("JSON that is none: {error}")))?;
-    if body.job != *job {
-        return Err(Mismatch::new(format!("a record of job `{job}`"), format!("one of job `{}`", body.job)).into());
+    if record.job != *job {
+        return Err(Mismatch::new(format!("a record of job `{job}`"), format!("one of job `{}`", record.job)).into());
     }
-    let phase = PhaseKind::from_tag(&body.phase)
-        .ok_or_else(|| Mismatch::new("the tag of a phase", format!("`{}`", body.phase.escape_debug())))?;
-    let requested = body.requested.map(|name| name.parse::<StopRequest>()).transpose();
-    let requested = requested.map_err(|error| Mismatch::new("a stop request or null", error.to_string()))?;
-    let at = humantime::parse_rfc3339(&body.at)
-        .map_err(|error| Mismatch::new("a time after RFC 3339", format!("`{}`: {error}", body.at.escape_debug())))?;
-    Ok(PhaseRecord {
-        job: body.job,
-        run: body.run,
-        revision: body.revision,
-        phase,
-        requested,
-        final_epoch: body.final_epoch,
-        last_complete: body.last_complete,
-        killed_workers: body.killed_workers,
-        attempt: body.attempt,
-        at,
-    })
-}
-
-/// To the nanosecond: a record that is read back is the one that was written.
-fn time_as_text(at: SystemTime) -> Result<String, JournalError> {
-    let nameable = at.duration_since(SystemTime::UNIX_EPOCH).is_ok_and(|since| since.as_secs() <= LAST_SECOND);
-    if !nameable {
-        let error = format!("expected a time between the years 1970 and 9999, got {at:?}: set the controller's clock");
-        return Err(JournalError::Unavailable(error.into()));
-    }
-    Ok(humantime::format_rfc3339_nanos(at).to_string())
+    Ok(record)
 }
 
 /// What is said of a record that can't be trusted.

@@ -147,6 +147,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::contracts::OpenRun;
 
     fn pod(node: Option<&str>, states: &Value) -> Pod {
         let names = ["work", "side"];
@@ -187,7 +188,7 @@ mod tests {
             ] }] },
         }))
         .unwrap();
-        let env = WorkerEnv::new("eu/words", RunId::new(7), WorkerId::new(3), "http://c:1");
+        let env = WorkerEnv::new(&OpenRun::without_store("eu/words", RunId::new(7)), WorkerId::new(3), "http://c:1");
         let pod = make(template, &env, &Common::default(), "s");
         assert_eq!(worker_of(&pod, &"eu/words".into()), Some((RunId::new(7), WorkerId::new(3))));
         assert_eq!(worker_of(&pod, &"words".into()), None);

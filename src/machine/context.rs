@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    panic::Location,
     sync::{
         Arc, LazyLock,
         atomic::{AtomicU64, Ordering},
@@ -11,14 +12,15 @@ use std::{
 use tokio::{sync::watch, time::Instant};
 
 use super::{
-    Phases, Progress, Reason, ReasonKind, Visit, journaling::Journaling, progress::LiveProgress, trail::LiveTrail,
+    Phases, Progress, Reason, ReasonKind, Visit, journaling::Journaling, live::Live, progress::LiveProgress,
+    trail::LiveTrail,
 };
 use crate::{
-    contracts::{Detached, JobController, JobId, RunId, RunStatus, Scheduler, StopRequest},
+    contracts::{Attach, Detached, JobController, JobId, OpenRun, RunId, RunStatus, Scheduler, StopRequest},
     limits::Limits,
     machine::{
-        AnyPhase, BoxJournal, Failure, HealthWatch, Journal, Phase, PhaseKind, PhaseRecord, Running, SuccessorOf,
-        WrongJob,
+        AnyPhase, BoxJournal, BuildError, Failure, Force, HealthWatch, Journal, Phase, PhaseKind, PhaseRecord, Running,
+        Stopping, SuccessorOf, WrongJob,
         phases::sealed::{Entry, Mint},
     },
     mailbox::{JobSender, Mailbox},
@@ -43,21 +45,22 @@ pub struct JobContext<C, S> {
     identity: u64,
     trail: LiveTrail,
     pub(crate) progress: LiveProgress,
+    live: Live,
 }
 
 /// Collects what a [`JobContext`] is made of.
 #[must_use = "call `build` to get the job and its `Running` phase"]
 pub struct JobBuilder {
-    id: JobId,
-    run: RunId,
+    open: OpenRun,
     limits: Arc<Limits>,
     mailbox: Option<Mailbox>,
     journal: Option<BoxJournal>,
+    is_simulated: bool,
 }
 
 impl fmt::Debug for JobBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("JobBuilder").field("id", &self.id).field("run", &self.run).finish_non_exhaustive()
+        f.debug_struct("JobBuilder").field("open", &self.open).finish_non_exhaustive()
     }
 }
 
@@ -80,27 +83,44 @@ impl JobBuilder {
         self
     }
 
+    pub(crate) fn boxed_journal(mut self, journal: BoxJournal) -> Self {
+        self.journal = Some(journal);
+        self
+    }
+
+    /// For tests: this context stands for one in another process or another world, so it may live beside another one of the same run.
+    ///
+    /// Tests of one program share a process. Give each a job of its own name, or say this.
+    pub fn simulated(mut self) -> Self {
+        self.is_simulated = true;
+        self
+    }
+
     /// The job, and the only `Running` that it will ever have.
-    pub fn build<C, S>(self, controller: C, scheduler: S) -> (JobContext<C, S>, Running) {
-        self.build_after(None, controller, scheduler)
+    ///
+    /// # Errors
+    /// [`BuildError`]: the controller is another run's, or the run has a context in this process already.
+    #[track_caller]
+    pub fn build<C: Attach, S>(self, controller: C, scheduler: S) -> Result<(JobContext<C, S>, Running), BuildError> {
+        self.build_after(None, Location::caller(), controller, scheduler)
     }
 
     /// The same, where a controller before this one has written `last` into the journal.
-    pub(crate) fn build_after<C, S>(
+    pub(crate) fn build_after<C: Attach, S>(
         self,
         last: Option<&PhaseRecord>,
+        place: &'static Location<'static>,
         controller: C,
         scheduler: S,
-    ) -> (JobContext<C, S>, Running) {
-        // Identities are never reused within a process, so a phase can't be taken for another job's.
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let Self { id, run, limits, mailbox, journal } = self;
-        let (id, run) = last.map_or((id, run), |last| (last.job.clone(), last.run));
+    ) -> Result<(JobContext<C, S>, Running), BuildError> {
+        let Self { open, limits, mailbox, journal, is_simulated } = self;
+        controller.attaches(&open)?;
+        let live = if is_simulated { Live::elsewhere() } else { Live::claim(&open, place)? };
         let now = Instant::now();
-        let entry = Entry::new(NEXT.fetch_add(1, Ordering::Relaxed), now, Running::budget(&limits));
+        let entry = Entry::new(new_identity(), now, Running::budget(&limits));
         let job = JobContext {
-            id,
-            run,
+            id: open.job().clone(),
+            run: open.run(),
             controller,
             scheduler,
             mailbox: mailbox.unwrap_or_else(|| Mailbox::new(limits.mailbox_capacity)),
@@ -112,24 +132,39 @@ impl JobBuilder {
             identity: entry.identity,
             trail: LiveTrail::new(Visit::new(PhaseKind::Running, now, ReasonKind::Started.into())),
             progress: LiveProgress::new(Progress::new(PhaseKind::Running, now, entry.deadline)),
+            live,
         };
-        (job, Running::mint(entry, ()))
+        Ok((job, Running::mint(entry, ())))
     }
 }
 
+/// Identities are never reused within a process, so a phase can't be taken for another job's.
+fn new_identity() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
 impl JobContext<Detached, ()> {
-    /// Starts to put a job together, with limits or a mailbox of your own.
-    pub fn builder(id: impl Into<JobId>, run: RunId) -> JobBuilder {
+    /// Starts to put the job of a run together, with limits, a mailbox or a journal of your own.
+    pub fn builder(open: &OpenRun) -> JobBuilder {
         // One for all jobs that are content with them.
         static DEFAULT: LazyLock<Arc<Limits>> = LazyLock::new(Arc::default);
-        JobBuilder { id: id.into(), run, limits: Arc::clone(&DEFAULT), mailbox: None, journal: None }
+        let (open, limits) = (open.clone(), Arc::clone(&DEFAULT));
+        JobBuilder { open, limits, mailbox: None, journal: None, is_simulated: false }
     }
 }
 
 impl<C, S> JobContext<C, S> {
     /// A running job with default [`Limits`], and the only `Running` that it will ever have.
-    pub fn new(id: impl Into<JobId>, run: RunId, controller: C, scheduler: S) -> (Self, Running) {
-        JobContext::builder(id, run).build(controller, scheduler)
+    ///
+    /// # Errors
+    /// [`BuildError`]: the controller is another run's, or the run has a context in this process already.
+    #[track_caller]
+    pub fn new(open: &OpenRun, controller: C, scheduler: S) -> Result<(Self, Running), BuildError>
+    where
+        C: Attach,
+    {
+        JobContext::builder(open).build(controller, scheduler)
     }
 
     /// The job's name.
@@ -225,14 +260,61 @@ impl<C, S> JobContext<C, S> {
         self.scheduler.report_ends(&self.id, self.run, self.sender());
     }
 
-    /// The phase of a [`drive`](crate::drive::drive) that was dropped before its end: go on with it.
+    /// The phase of a [`drive`](crate::drive::drive) or a `next` that was dropped before its end: go on with it.
     pub fn take_parked(&mut self) -> Option<AnyPhase> {
         self.parked.take().map(|phase| *phase)
     }
 
-    /// The same job without its controller, which is handed back. What is left is to kill the workers.
+    /// The same job without its controller, which is handed back. What is left is to kill the workers. A parked phase goes along.
     pub fn detach(self) -> (JobContext<Detached, S>, C) {
+        self.replace_controller(Detached)
+    }
+
+    /// Has the scheduler kill the workers, whatever has become of the phase: for a job whose phase was dropped. A phase of it that is still
+    /// somewhere can't be used any more.
+    ///
+    /// # Errors
+    /// The job itself, if it has stopped already.
+    pub fn force(mut self) -> Result<(JobContext<Detached, S>, Stopping<Force>, C), Box<Self>> {
+        let from = self.phase();
+        if from.is_terminal() {
+            return Err(Box::new(self));
+        }
+        if from == PhaseKind::Running {
+            // As `Running::force` does; the context holds the mailbox, so the lane is open.
+            let _ = self.sender().request(StopRequest::Force);
+        }
+        self.parked = None;
+        self.identity = new_identity();
+        let entry = Entry::new(self.identity, Instant::now(), None);
+        // Every phase that is not the end has an edge to force, unless it is force.
+        if from != PhaseKind::StoppingForce {
+            let reason = Reason::from(StopRequest::Force);
+            self.log_step(from, PhaseKind::StoppingForce, &reason);
+            self.note_entered(PhaseKind::StoppingForce, entry, reason);
+        }
+        let (job, controller) = self.detach();
+        Ok((job, Stopping::mint(entry, ()), controller))
+    }
+
+    fn replace_controller<D>(self, controller: D) -> (JobContext<D, S>, C) {
         let Self {
+            id,
+            run,
+            controller: before,
+            scheduler,
+            mailbox,
+            limits,
+            parked,
+            health,
+            journaling,
+            superseded,
+            identity,
+            trail,
+            progress,
+            live,
+        } = self;
+        let job = JobContext {
             id,
             run,
             controller,
@@ -246,23 +328,9 @@ impl<C, S> JobContext<C, S> {
             identity,
             trail,
             progress,
-        } = self;
-        let controller_less = JobContext {
-            id,
-            run,
-            controller: Detached,
-            scheduler,
-            mailbox,
-            limits,
-            parked,
-            health,
-            journaling,
-            superseded,
-            identity,
-            trail,
-            progress,
+            live,
         };
-        (controller_less, controller)
+        (job, before)
     }
 
     /// The run-time half of the proof: the phase belongs to this job, and the job is in it.
@@ -297,20 +365,23 @@ impl<C, S> JobContext<C, S> {
         reason: Reason,
         budget: Option<std::time::Duration>,
     ) -> T {
-        let now = Instant::now();
-        let entry = Entry::new(from.entry().identity, now, budget);
+        let entry = Entry::new(from.entry().identity, Instant::now(), budget);
         self.log_step(F::KIND, T::KIND, &reason);
-        self.trail.push(Visit::new(T::KIND, now, reason.clone()));
+        self.note_entered(T::KIND, entry, reason);
+        T::mint(entry, proof)
+    }
+
+    fn note_entered(&mut self, phase: PhaseKind, entry: Entry, reason: Reason) {
+        self.trail.push(Visit::new(phase, entry.since, reason.clone()));
         let requested = self.requested();
         self.progress.change(|progress| {
-            progress.phase = T::KIND;
-            progress.since = now;
+            progress.phase = phase;
+            progress.since = entry.since;
             progress.deadline = entry.deadline;
             progress.requested = requested;
             progress.reason = reason;
             true
         });
-        T::mint(entry, proof)
     }
 
     /// An escalation is a warning: somebody asked for a milder stop. Nothing is put into words unless somebody listens.

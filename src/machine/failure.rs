@@ -83,6 +83,15 @@ pub enum Failure {
         /// How far it came.
         status: RunStatus,
     },
+    /// The scheduler had listed no worker, and lists some when it is asked once more before the job is called stopped.
+    #[error(
+        "expected no worker to be alive any more, but {} appeared after the last had gone; run the phase again, which kills them",
+        shortened(workers.iter())
+    )]
+    Appeared {
+        /// Who has appeared.
+        workers: Vec<WorkerId>,
+    },
     /// The scheduler still lists workers after they were killed.
     #[error(
         "expected no worker to be alive {} after the kill order, got {} ({}); look at what keeps them alive, then try again",
@@ -106,7 +115,7 @@ impl Failure {
             Self::Controller(error) => error.is_retryable(),
             Self::Scheduler(error) => error.is_retryable(),
             Self::Journal(error) => error.is_retryable(),
-            Self::StillAlive { .. } => true,
+            Self::StillAlive { .. } | Self::Appeared { .. } => true,
             Self::Run(_) | Self::BudgetSpent { .. } | Self::WrongJob(_) => false,
         }
     }
@@ -122,7 +131,7 @@ impl Failure {
 
     /// Whether it is the killing of workers that failed, and not the stopping of tasks.
     pub(crate) fn is_schedulers(&self) -> bool {
-        matches!(self, Self::Scheduler(_) | Self::StillAlive { .. })
+        matches!(self, Self::Scheduler(_) | Self::StillAlive { .. } | Self::Appeared { .. })
     }
 }
 

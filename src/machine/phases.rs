@@ -5,7 +5,8 @@
 //!
 //! - `phase.next(&mut job).await` gives the successor, or a [`Failed`](crate::machine::Failed) that holds the phase.
 //! - `phase.run(&mut job).await` does the same work by `&mut`, so that a `timeout` or `select!` around it leaves you the phase. Once it
-//!   has returned `Ok`, the outcome is kept in the phase, and `next` returns at once.
+//!   has returned `Ok`, the outcome is kept in the phase, and `next` steps; before it calls a job stopped, it asks the scheduler again.
+//! - A `next` that is dropped before its end leaves the phase in the job: [`JobContext::take_parked`](crate::machine::JobContext::take_parked).
 
 mod checkpoint_stopping;
 mod finishing;
@@ -24,7 +25,7 @@ pub use finishing::Finishing;
 pub use recovering::Recovering;
 pub use running::Running;
 pub(crate) use running::step_for;
-pub use stopped::{AnyStopped, Checkpointed, Drained, Evidence, Halted, Killed, Stopped};
+pub use stopped::{AnyStopped, Checkpointed, Completed, Drained, Evidence, Halted, Killed, NothingToReplay, Stopped};
 pub use stopping::Stopping;
 
 pub(crate) use release::{NothingAlive, listed};

@@ -175,7 +175,9 @@ impl Reason {
             Failure::Run(failure) | Failure::Controller(ControllerError::Run(failure)) => failure.into(),
             Failure::Controller(error) => error.into(),
             Failure::BudgetSpent { .. } => about(ReasonKind::Deadline, waits_for()),
-            Failure::StillAlive { workers, .. } => about(ReasonKind::NotLeft, workers.clone()),
+            Failure::StillAlive { workers, .. } | Failure::Appeared { workers } => {
+                about(ReasonKind::NotLeft, workers.clone())
+            }
             Failure::Scheduler(_) => about(ReasonKind::SchedulerFailed, vec![]),
             Failure::Journal(_) => about(ReasonKind::JournalFailed, vec![]),
             Failure::WrongJob(_) => about(ReasonKind::Program, vec![]),

@@ -1,6 +1,12 @@
 //! Where a shutdown is written down, so that it survives the crash of its controller.
 
-use std::{fmt, sync::Arc, time::SystemTime};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use serde::{Deserialize, Serialize};
 
 use crate::{
     contracts::{BoxError, BoxFuture, Epoch, JobId, RunId, StopRequest},
@@ -9,35 +15,165 @@ use crate::{
 
 /// What is written before a phase's first effect (invariant I7).
 ///
-/// It is a claim, not a proof: [`rehydrate`](crate::drive::rehydrate) checks it against the checkpoint store and the scheduler before a phase comes
-/// of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// It is a claim, not a proof: [`rehydrate`](crate::drive::rehydrate) loads it from the journal, and checks it against the checkpoint store and the
+/// scheduler before a phase comes of it. Only a job's context makes one; a [`Journal`] of your own keeps it by way of serde, whose form stays the
+/// same within a [`VERSION`](Self::VERSION):
+///
+/// ```
+/// /// use winddown::PhaseRecord;
+///
+/// let text = r#"{"job":"words","run":3,"revision":2,"phase":"checkpoint-stopping","requested":"checkpoint","final_epoch":7,
+///     "last_complete":6,"killed_workers":false,"attempt":1,"at":"2026-01-01T00:00:00.000000000Z"}"#;
+/// let record: PhaseRecord = serde_json::from_str(text)?;
+/// assert_eq!((record.job().as_str(), record.revision()), ("words", 2));
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "Body", try_from = "Body")]
 pub struct PhaseRecord {
-    /// The job.
-    pub job: JobId,
-    /// The run.
-    pub run: RunId,
-    /// Grows by one with every record of a run; the first is 1. [`Journal::write`] compares it.
-    pub revision: u64,
-    /// The phase that is about to act, or the terminal one that has been proven.
-    pub phase: PhaseKind,
-    /// The strongest stop request so far.
-    pub requested: Option<StopRequest>,
-    /// The final checkpoint's epoch, once it is known.
-    pub final_epoch: Option<Epoch>,
-    /// The last complete checkpoint that the controller knew of.
-    pub last_complete: Option<Epoch>,
-    /// Whether workers had to be killed; meaningful for terminal phases.
-    pub killed_workers: bool,
-    /// How many controllers have driven this run: 1, and one more with each rehydration.
-    pub attempt: u32,
-    /// When it was written, by the controller's clock; for people.
-    pub at: SystemTime,
+    pub(crate) job: JobId,
+    pub(crate) run: RunId,
+    pub(crate) revision: u64,
+    pub(crate) phase: PhaseKind,
+    pub(crate) requested: Option<StopRequest>,
+    pub(crate) final_epoch: Option<Epoch>,
+    pub(crate) last_complete: Option<Epoch>,
+    pub(crate) killed_workers: bool,
+    pub(crate) attempt: u32,
+    pub(crate) at: SystemTime,
 }
 
 impl PhaseRecord {
     /// The version of the record's meaning. A journal stores it, and refuses a newer one.
     pub const VERSION: u32 = 1;
+
+    /// The job.
+    pub fn job(&self) -> &JobId {
+        &self.job
+    }
+
+    /// The run.
+    pub fn run(&self) -> RunId {
+        self.run
+    }
+
+    /// Grows by one with every record of a run; the first is 1. [`Journal::write`] compares it.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// The phase that is about to act, or the terminal one that has been proven.
+    pub fn phase(&self) -> PhaseKind {
+        self.phase
+    }
+
+    /// The strongest stop request so far.
+    pub fn requested(&self) -> Option<StopRequest> {
+        self.requested
+    }
+
+    /// The final checkpoint's epoch, once it is known.
+    pub fn final_epoch(&self) -> Option<Epoch> {
+        self.final_epoch
+    }
+
+    /// The last complete checkpoint that the controller knew of.
+    pub fn last_complete(&self) -> Option<Epoch> {
+        self.last_complete
+    }
+
+    /// Whether workers had to be killed; meaningful for terminal phases.
+    pub fn killed_workers(&self) -> bool {
+        self.killed_workers
+    }
+
+    /// How many controllers have driven this run: 1, and one more with each rehydration.
+    pub fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
+    /// When it was written, by the controller's clock; for people.
+    pub fn at(&self) -> SystemTime {
+        self.at
+    }
+}
+
+/// [`PhaseRecord`] as it is written: phases and requests by their stable tags. A field or a tag more is a new [`PhaseRecord::VERSION`]: what this
+/// version does not know is not passed over, since it may be what forbids a step.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Body {
+    job: JobId,
+    run: RunId,
+    revision: u64,
+    phase: String,
+    requested: Option<String>,
+    final_epoch: Option<Epoch>,
+    last_complete: Option<Epoch>,
+    killed_workers: bool,
+    attempt: u32,
+    at: String,
+}
+
+/// The last second that RFC 3339 can name, 9999-12-31T23:59:59Z, in seconds since 1970.
+const LAST_SECOND: u64 = 253_402_300_799;
+
+impl From<PhaseRecord> for Body {
+    fn from(record: PhaseRecord) -> Self {
+        Self {
+            job: record.job,
+            run: record.run,
+            revision: record.revision,
+            phase: record.phase.tag().into(),
+            requested: record.requested.map(|request| request.name().into()),
+            final_epoch: record.final_epoch,
+            last_complete: record.last_complete,
+            killed_workers: record.killed_workers,
+            attempt: record.attempt,
+            // To the nanosecond: a record that is read back is the one that was written.
+            at: humantime::format_rfc3339_nanos(nameable(record.at)).to_string(),
+        }
+    }
+}
+
+/// The time that is nearest to `at` and has a name. It is for people, and a clock that is far off is no reason not to write the record.
+fn nameable(at: SystemTime) -> SystemTime {
+    let first = SystemTime::UNIX_EPOCH;
+    at.clamp(first, first + Duration::from_secs(LAST_SECOND))
+}
+
+/// What is wrong with the parts of a record.
+#[derive(Debug, thiserror::Error)]
+#[error("expected {expected}, got {got}")]
+struct Malformed {
+    expected: &'static str,
+    got: String,
+}
+
+impl TryFrom<Body> for PhaseRecord {
+    type Error = Malformed;
+
+    fn try_from(body: Body) -> Result<Self, Malformed> {
+        let malformed = |expected, got| Malformed { expected, got };
+        let phase = PhaseKind::from_tag(&body.phase)
+            .ok_or_else(|| malformed("the tag of a phase", format!("`{}`", body.phase.escape_debug())))?;
+        let requested = body.requested.map(|name| name.parse::<StopRequest>()).transpose();
+        let requested = requested.map_err(|error| malformed("a stop request or null", error.to_string()))?;
+        let at = humantime::parse_rfc3339(&body.at)
+            .map_err(|error| malformed("a time after RFC 3339", format!("`{}`: {error}", body.at.escape_debug())))?;
+        Ok(Self {
+            job: body.job,
+            run: body.run,
+            revision: body.revision,
+            phase,
+            requested,
+            final_epoch: body.final_epoch,
+            last_complete: body.last_complete,
+            killed_workers: body.killed_workers,
+            attempt: body.attempt,
+            at,
+        })
+    }
 }
 
 /// Keeps the newest [`PhaseRecord`] of each job.

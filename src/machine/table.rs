@@ -3,8 +3,8 @@
 
 use super::{Edge, Force, Graceful, Immediate, Phase, SuccessorOf};
 use crate::machine::{
-    CheckpointStopping, Checkpointed, Drained, Finishing, Halted, Killed, Recovering, Running, Stopped, Stopping,
-    phases::sealed,
+    CheckpointStopping, Checkpointed, Completed, Drained, Finishing, Halted, Killed, Recovering, Running, Stopped,
+    Stopping, phases::sealed,
 };
 
 machine! {
@@ -25,6 +25,8 @@ machine! {
         StoppingForce = Stopping<Force>, "Stopping<Force>", "stopping-force";
         /// Stopped with a complete final checkpoint.
         StoppedCheckpointed = Stopped<Checkpointed>, "Stopped<Checkpointed>", "stopped-checkpointed";
+        /// Ended by itself, with a complete final checkpoint.
+        StoppedCompleted = Stopped<Completed>, "Stopped<Completed>", "stopped-completed";
         /// Stopped after everything that was read had flowed to the end.
         StoppedDrained = Stopped<Drained>, "Stopped<Drained>", "stopped-drained";
         /// Stopped where the tasks were.
@@ -44,7 +46,8 @@ machine! {
         }
         /// What follows [`Finishing`].
         Finishing => AfterFinishing {
-            Graceful(Stopping<Graceful>): "every task has finished after the final checkpoint, or none can be taken: drain and release";
+            Stopped(Stopped<Completed>): "the final checkpoint is durable and committed, every task has finished, nothing is alive";
+            Graceful(Stopping<Graceful>): "no final checkpoint can be taken: the tasks drain";
             Immediate(Stopping<Immediate>): "an immediate stop request, the deadline, or a failure";
             Force(Stopping<Force>): "a force request, a lost worker, or there is no controller";
         }

@@ -32,7 +32,7 @@ async fn with_lives(request: StopRequest, commits: bool, lives: &[Duration]) -> 
     for life in lives.iter().copied().chain([Duration::from_secs(3600)]) {
         receipt = drive_for(&scene, life, asked).await;
         // A user whose request died with the controller that had it asks again.
-        asked = asked.filter(|_| scene.journal.records().last().is_none_or(|record| record.requested.is_none()));
+        asked = asked.filter(|_| scene.journal.records().last().is_none_or(|record| record.requested().is_none()));
         if receipt.is_some() {
             break;
         }
@@ -43,7 +43,7 @@ async fn with_lives(request: StopRequest, commits: bool, lives: &[Duration]) -> 
     let receipt = receipt.unwrap();
     assert!(!receipt.may_restart(), "I8");
     scene.check(&receipt).await;
-    (receipt.stopped.name(), crashes)
+    (receipt.stopped().name(), crashes)
 }
 
 #[tokio::test(start_paused = true)]

@@ -83,6 +83,12 @@ impl Watch {
         state.died = Arc::default();
     }
 
+    /// No controller runs: nothing is noted.
+    pub(crate) fn rest(&self) {
+        let mut state = self.lock();
+        (state.fatal, state.dead, state.progress) = (None, false, None);
+    }
+
     /// The first calls at `point` fail.
     pub(crate) fn fail(&self, point: CrashPoint, times: u32) {
         self.lock().failing = Some((point, times));
@@ -191,7 +197,7 @@ impl<T: Transport> Transport for Watched<T> {
 }
 
 impl<T: CheckpointStore> CheckpointStore for Watched<Arc<T>> {
-    async fn open_run(&self, job: &JobId) -> Result<Restored, StoreError> {
+    async fn open_run(&self, job: &JobId) -> Result<OpenRun, StoreError> {
         self.0.open_run(job).await
     }
 

@@ -109,6 +109,7 @@ pub(crate) type Job = JobContext<ClusterController<Watched<EmbeddedRun>>, Watche
 
 pub(crate) struct Scene {
     pub(crate) cluster: EmbeddedCluster,
+    open: OpenRun,
     hosted: EmbeddedRun,
     topology: Topology,
     store: Arc<ObjectStoreCheckpoints>,
@@ -123,60 +124,51 @@ pub(crate) struct Scene {
 impl Scene {
     pub(crate) async fn new(commits: bool, ending: Ending, limits: Limits) -> Self {
         let store = Arc::new(ObjectStoreCheckpoints::new(Arc::new(InMemory::new()), ""));
-        let run = store.open_run(&job_id()).await.unwrap().run;
+        let open = store.open_run(&job_id()).await.unwrap();
         let placement = (1..=WORKERS).map(WorkerId::new);
         let topology = Topology::builder().operator("count", Role::Source, placement).build().unwrap();
         let (cluster, line) = (EmbeddedCluster::default(), Line(watch::Sender::new(None)));
         let world = World::default();
         let tasks = Arc::clone(&world);
         let hosted = cluster
-            .start(job_id(), run, &topology, None, line.clone(), move |ctx| {
-                count(ctx, Arc::clone(&tasks), commits, ending)
-            })
+            .start(&open, &topology, line.clone(), move |ctx| count(ctx, Arc::clone(&tasks), commits, ending))
             .unwrap();
         let (journal, watch) = (ScriptedJournal::default(), Watch::default());
-        Self { cluster, hosted, topology, store, journal, line, world, limits, commits, watch }
+        Self { cluster, open, hosted, topology, store, journal, line, world, limits, commits, watch }
     }
 
     fn watched<T>(&self, collaborator: T) -> Watched<T> {
         Watched(collaborator, self.watch.clone())
     }
 
-    fn controller(&self, rehydrated: Option<&Rehydrated>) -> ClusterController<Watched<EmbeddedRun>> {
-        let run = self.hosted.run();
-        let builder = ClusterController::builder(
-            job_id(),
-            run,
-            self.topology.clone(),
-            Arc::new(self.watched(self.hosted.clone())),
-        )
-        .limits(self.limits.clone())
-        .store(Arc::new(self.watched(Arc::clone(&self.store))));
-        match rehydrated {
-            Some(rehydrated) => builder.resume(rehydrated).build(),
-            None => builder.build(),
-        }
+    fn controller(&self, open: &OpenRun) -> ClusterController<Watched<EmbeddedRun>> {
+        ClusterController::builder(open, self.topology.clone(), Arc::new(self.watched(self.hosted.clone())))
+            .limits(self.limits.clone())
+            .store(Arc::new(self.watched(Arc::clone(&self.store))))
+            .build()
     }
 
     /// A new controller takes the job up, from the journal or from the start. It dies at `fatal`.
     pub(crate) async fn take_up(&self, fatal: Option<Place>) -> (Job, AnyPhase) {
         let mailbox = Mailbox::new(64);
         self.line.0.send_replace(Some(mailbox.sender()));
+        self.watch.rest();
         let (limits, scheduler) = (self.limits.clone(), self.watched(self.cluster.clone()));
-        let builder = JobContext::builder(job_id(), self.hosted.run())
-            .limits(limits.clone())
-            .mailbox(mailbox)
-            .journal(self.watched(self.journal.clone()));
-        let (job, phase) = match self.journal.load(&job_id()).await.unwrap() {
+        let journal = self.watched(self.journal.clone());
+        let store: Arc<dyn DynCheckpointStore> = Arc::clone(&self.store) as _;
+        let checkpoints = Some((store, &self.topology));
+        let found =
+            rehydrate(&job_id(), journal.clone(), scheduler.clone(), checkpoints, limits.clone()).await.unwrap();
+        let (job, phase) = match found {
             None => {
-                let (job, running) = builder.build(self.controller(None), scheduler);
+                let builder = JobContext::builder(&self.open).simulated().limits(limits).mailbox(mailbox);
+                let builder = builder.journal(journal);
+                let (job, running) = builder.build(self.controller(&self.open), scheduler).unwrap();
                 (job, running.into())
             }
-            Some(record) => {
-                let store: &dyn DynCheckpointStore = &*self.store;
-                let rehydrated = rehydrate(record, &job_id(), &self.cluster, Some(store), &limits).await.unwrap();
-                let controller = self.controller(Some(&rehydrated));
-                rehydrated.build(builder, controller, scheduler)
+            Some(rehydrated) => {
+                let controller = self.controller(rehydrated.open());
+                rehydrated.simulated().mailbox(mailbox).build(controller).await.unwrap()
             }
         };
         self.watch.begin(&job, fatal);
@@ -192,7 +184,7 @@ impl Scene {
     pub(crate) async fn check(&self, receipt: &Receipt) {
         assert_eq!(self.cluster.workers_for_job(&job_id(), None).await.unwrap(), [], "I2");
         assert!(self.final_epochs().len() <= 1, "more than one final epoch: {:?}", self.final_epochs());
-        if let AnyStopped::Checkpointed(stopped) = &receipt.stopped {
+        if let AnyStopped::Checkpointed(stopped) = &receipt.stopped() {
             let manifest = self.store.latest(&job_id()).await.unwrap().unwrap();
             assert_eq!((manifest.epoch, manifest.then_stop), (stopped.evidence().epoch(), true), "I3");
             for task in manifest.tasks.iter().filter(|_| self.commits) {
@@ -204,11 +196,11 @@ impl Scene {
         }
         // The record of the end is taken up as the same end.
         let (job, phase) = self.take_up(None).await;
-        assert_eq!((phase.kind(), job.phase()), (receipt.stopped.kind(), receipt.stopped.kind()));
+        assert_eq!((phase.kind(), job.phase()), (receipt.stopped().kind(), receipt.stopped().kind()));
     }
 
     fn final_epochs(&self) -> Vec<Epoch> {
-        let mut epochs: Vec<_> = self.journal.records().iter().filter_map(|record| record.final_epoch).collect();
+        let mut epochs: Vec<_> = self.journal.records().iter().filter_map(|record| record.final_epoch()).collect();
         epochs.dedup();
         epochs
     }

@@ -134,7 +134,7 @@ impl Bench {
     /// One run. The fault strikes worker 1 at `fault_at`, the request comes at `stop_at`.
     async fn run(&self, stop: Option<(StopRequest, Duration)>, (fault, fault_at): (Fault, Duration)) -> Receipt {
         let job_id = JobId::from(JOB);
-        let Restored { run, manifest } = self.store.open_run(&job_id).await.unwrap();
+        let open = self.store.open_run(&job_id).await.unwrap();
         let topology =
             Topology::builder().operator("count", Role::Source, (1..=WORKERS).map(WorkerId::new)).build().unwrap();
         let mailbox = Mailbox::new(64);
@@ -143,20 +143,17 @@ impl Bench {
         let fail_at = fail_at.and_then(|at| u64::try_from(at).ok());
         let hosted = self
             .cluster
-            .start(job_id.clone(), run, &topology, manifest.as_ref(), mailbox.sender(), move |ctx| {
-                count(ctx, world.clone(), fail_at)
-            })
+            .start(&open, &topology, mailbox.sender(), move |ctx| count(ctx, world.clone(), fail_at))
             .unwrap();
-        let mut controller = ClusterController::builder(job_id, run, topology, Arc::new(hosted.clone()))
+        let controller = ClusterController::builder(&open, topology, Arc::new(hosted.clone()))
             .limits(limits())
             .store(Arc::clone(&self.store) as Arc<dyn DynCheckpointStore>);
-        if let Some(manifest) = &manifest {
-            controller = controller.restored(manifest);
-        }
-        let (mut job, running) = JobContext::builder(JOB, run)
+        let (mut job, running) = JobContext::builder(&open)
+            .simulated()
             .limits(limits())
             .mailbox(mailbox)
-            .build(controller.build(), self.cluster.clone());
+            .build(controller.build(), self.cluster.clone())
+            .unwrap();
 
         let sick = WorkerId::new(1);
         tokio::spawn(async move {
@@ -194,7 +191,7 @@ impl Bench {
     /// Runs until all input is consumed, and checks that every number is published.
     async fn finish(&self) {
         let receipt = self.run(None, (Fault::None, Duration::ZERO)).await;
-        assert_eq!(receipt.stopped.name(), "drained", "{receipt}");
+        assert_eq!(receipt.stopped().name(), "drained", "{receipt}");
         assert_eq!(self.world.published(), WORKERS * TOTAL);
     }
 }
@@ -216,7 +213,7 @@ async fn every_stop_with_every_fault_loses_and_doubles_nothing() {
                         StopRequest::Immediate => "halted",
                         StopRequest::Force => "killed",
                     };
-                    assert_eq!(receipt.stopped.name(), expected, "{request}: {receipt}");
+                    assert_eq!(receipt.stopped().name(), expected, "{request}: {receipt}");
                 }
                 bench.finish().await;
             }
@@ -229,7 +226,7 @@ async fn i3_a_checkpoint_stop_leaves_nothing_to_replay() {
     let bench = Bench::new();
     let receipt =
         bench.run(Some((StopRequest::Checkpoint, Duration::from_secs(2))), (Fault::None, Duration::ZERO)).await;
-    let AnyStopped::Checkpointed(stopped) = receipt.stopped else { panic!() };
+    let AnyStopped::Checkpointed(stopped) = receipt.stopped() else { panic!() };
     let manifest = bench.store.latest(&JobId::from(JOB)).await.unwrap().unwrap();
     assert_eq!((manifest.epoch, manifest.then_stop), (stopped.evidence().epoch(), true));
     assert_eq!(manifest.tasks.len(), 4);
@@ -245,11 +242,11 @@ async fn a_worker_lost_during_the_final_checkpoint_does_not_hang_the_stop() {
     let start = Instant::now();
     let freeze = (Fault::Freeze, Duration::from_millis(1_999));
     let receipt = bench.run(Some((StopRequest::Checkpoint, Duration::from_secs(2))), freeze).await;
-    let walked: Vec<_> = receipt.legs.iter().map(|leg| leg.phase.name()).collect();
+    let walked: Vec<_> = receipt.legs().iter().map(|leg| leg.phase.name()).collect();
     assert_eq!(walked, ["Running", "CheckpointStopping", "Stopping<Force>", "Stopped<Killed>"], "{receipt}");
     let silence = limits().heartbeat + limits().health_every;
     assert!(start.elapsed() <= Duration::from_secs(2) + silence + Duration::from_secs(1), "{:?}", start.elapsed());
-    assert!(receipt.last_error.unwrap().contains("worker 1 is lost"));
+    assert!(receipt.last_error().unwrap().contains("worker 1 is lost"));
     bench.finish().await;
 }
 
@@ -262,7 +259,11 @@ async fn a_failed_run_is_cleaned_up_and_the_next_one_goes_on() {
     ] {
         let bench = Bench::new();
         let receipt = bench.run(None, (fault, Duration::from_millis(1_500))).await;
-        assert_eq!(receipt.legs.iter().map(|leg| leg.phase.name()).collect::<Vec<_>>(), walked, "{fault:?}: {receipt}");
+        assert_eq!(
+            receipt.legs().iter().map(|leg| leg.phase.name()).collect::<Vec<_>>(),
+            walked,
+            "{fault:?}: {receipt}"
+        );
         assert!(receipt.may_restart());
         bench.finish().await;
     }

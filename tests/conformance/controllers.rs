@@ -11,7 +11,7 @@ use winddown::{
 use crate::{assert_kept, transports::Grpc};
 
 fn controller<T: Transport>(setup: RunSetup, transport: T) -> ClusterController<T> {
-    ClusterController::builder(setup.job, setup.run, setup.topology, Arc::new(transport))
+    ClusterController::builder(&setup.open, setup.topology, Arc::new(transport))
         .limits(setup.limits)
         .store(setup.store)
         .build()
@@ -39,9 +39,9 @@ impl ControllerSubject for Embedded {
     type Controller = ClusterController<Around<EmbeddedRun>>;
 
     async fn start(&self, setup: RunSetup) -> Self::Controller {
-        let (job, sink, workers) = (setup.job.clone(), setup.events.clone(), setup.workers.clone());
+        let (sink, workers) = (setup.events.clone(), setup.workers.clone());
         let task = move |ctx| workers.clone().task(ctx);
-        let run = self.0.start(job, setup.run, &setup.topology, None, sink, task).unwrap();
+        let run = self.0.start(&setup.open, &setup.topology, sink, task).unwrap();
         let transport = setup.workers.around(run);
         controller(setup, transport)
     }

@@ -17,6 +17,8 @@ mod place;
 #[cfg(all(feature = "process", target_os = "linux"))]
 #[path = "../support/process.rs"]
 mod processes;
+#[path = "../support/records.rs"]
+mod records;
 mod schedulers;
 mod stores;
 mod teeth;

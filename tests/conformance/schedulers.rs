@@ -96,7 +96,7 @@ impl SchedulerSubject for Embedded {
         let manners: HashMap<_, _> = workers.iter().copied().collect();
         let placement = workers.iter().map(|(worker, _)| *worker);
         let topology = Topology::builder().operator("tasks", Role::Source, placement).build().unwrap();
-        let started = self.cluster.start(job.clone(), run, &topology, None, Nowhere, |ctx| {
+        let started = self.cluster.start(&OpenRun::without_store(job.clone(), run), &topology, Nowhere, |ctx| {
             let placed = Placed { job: job.clone(), run, worker: ctx.worker() };
             self.notes.change(&placed, |note| note.is_running = true);
             let manners = manners[&ctx.worker()];
@@ -207,7 +207,7 @@ mod process {
                     Manners::EndsLate => ENDS_LATE,
                     _ => return Hook::Unsupported,
                 };
-                let env = winddown::WorkerEnv::new(job.clone(), run, *worker, "");
+                let env = winddown::WorkerEnv::new(&winddown::OpenRun::without_store(job.clone(), run), *worker, "");
                 let process = self.scheduler.start(env, self.stage.sh(script)).await.unwrap();
                 self.stage.file(&format!("up-{}", worker.get())).await;
                 let placed = Placed { job: job.clone(), run, worker: *worker };

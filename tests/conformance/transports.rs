@@ -45,9 +45,9 @@ impl TransportSubject for Embedded {
     type Transport = EmbeddedRun;
 
     async fn start(&self, run: TransportRun) -> EmbeddedRun {
-        let TransportRun { job, run, topology, workers, events, .. } = run;
+        let TransportRun { open, topology, workers, events, .. } = run;
         let task = move |ctx| workers.clone().task(ctx);
-        let hosted = self.0.start(job, run, &topology, None, events, task).unwrap();
+        let hosted = self.0.start(&open, &topology, events, task).unwrap();
         self.1.lock().unwrap().insert(hosted).clone()
     }
 
@@ -80,7 +80,7 @@ impl Grpc {
     /// Workers of the run, each of which has registered, and the way to them.
     pub(crate) async fn start_all(&self, setup: TransportRun) -> Arc<GrpcTransport> {
         let port = Port::open().await;
-        let transport = GrpcTransport::new(setup.job.clone(), setup.run, Arc::clone(&setup.topology));
+        let transport = GrpcTransport::new(&setup.open, Arc::clone(&setup.topology));
         let transport = transport.options(patient());
         let transport = Arc::new(transport);
         let registration = port.server.register(Arc::clone(&transport), setup.events.clone()).unwrap();
@@ -97,8 +97,8 @@ impl Grpc {
     async fn add(&self, setup: &TransportRun, worker: WorkerId, controller: String) {
         let mine = setup.topology.task_ids().filter(|task| setup.topology.worker_of(*task) == Some(worker));
         let tasks = mine.map(|task| TaskSpec::new(task, Role::Source)).collect();
-        let spec = WorkerSpec { run: setup.run, worker, tasks };
-        let kit = GrpcWorker::new(setup.job.clone(), spec, Arc::clone(&setup.topology), controller);
+        let spec = WorkerSpec { run: setup.open.run(), worker, tasks };
+        let kit = GrpcWorker::new(setup.open.job().clone(), spec, Arc::clone(&setup.topology), controller);
         // No check is about a controller that is away.
         let worker_options = GrpcWorkerOptions { orphan: LONG, grace: LONG, calls: patient(), ..worker_options() };
         let (kit, workers) = (kit.options(worker_options), setup.workers.clone());

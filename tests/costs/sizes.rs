@@ -24,9 +24,9 @@ fn job(number: u64) -> (Job, Running) {
     let topology = Topology::builder().operator("source", Role::Source, [worker]).build().unwrap();
     let cluster = EmbeddedCluster::new(WorkerOptions::default());
     let sink = Nobody(mpsc::unbounded_channel().0);
-    let hosted = cluster.start("job".into(), run, &topology, None, sink, |_| async { Ok(()) }).unwrap();
-    let controller = ClusterController::builder("job", run, topology, hosted.into()).build();
-    JobContext::builder("job", run).build(controller, cluster)
+    let hosted = cluster.start(&OpenRun::without_store("job", run), &topology, sink, |_| async { Ok(()) }).unwrap();
+    let controller = ClusterController::builder(&OpenRun::without_store("job", run), topology, hosted.into()).build();
+    JobContext::builder(&OpenRun::without_store("job", run)).simulated().build(controller, cluster).unwrap()
 }
 
 #[tokio::test]
@@ -71,10 +71,18 @@ fn a_job_in_flight_fits_into_one_kibibyte() {
 fn a_job_in_flight_holds_no_more_than_that_on_the_heap_too() {
     let id = JobId::from("job");
     // The default limits are there from the first job on.
-    drop(JobContext::new(id.clone(), RunId::new(1), Detached, ()));
+    drop(
+        JobContext::builder(&OpenRun::without_store(id.clone(), RunId::new(1)))
+            .simulated()
+            .build(Detached, ())
+            .unwrap(),
+    );
     let mut resting: Option<(JobContext<Detached, ()>, AnyPhase)> = None;
     let counted = allocation_counter::measure(|| {
-        let (mut job, running) = JobContext::new(id.clone(), RunId::new(1), Detached, ());
+        let (mut job, running) = JobContext::builder(&OpenRun::without_store(id.clone(), RunId::new(1)))
+            .simulated()
+            .build(Detached, ())
+            .unwrap();
         let phase = running.force(&mut job).unwrap().into();
         resting = Some((job, phase));
     });

@@ -37,7 +37,7 @@ impl Desk {
     async fn new() -> Self {
         let port = Port::open().await;
         let mailbox = Mailbox::new(4);
-        let transport = Arc::new(GrpcTransport::new(JOB, RUN, topology(2)).options(calls()));
+        let transport = Arc::new(GrpcTransport::new(&OpenRun::without_store(JOB, RUN), topology(2)).options(calls()));
         let registration = port.server.register(Arc::clone(&transport), mailbox.sender()).unwrap();
         let checkpoint = Command::Checkpoint { epoch: Epoch::new(ORDERED), then_stop: false };
         transport.set_address(worker(1), "127.0.0.1:1").unwrap();
@@ -206,7 +206,7 @@ fn arroyo_rpc_error(retry_hint: i32) -> grpc::proto::arroyo_rpc::TaskError {
 async fn i9_a_full_mailbox_stalls_no_other_job() {
     let mut desk = Desk::new().await;
     let other_mailbox = Mailbox::new(100);
-    let other = Arc::new(GrpcTransport::new("other", RUN, topology(2)));
+    let other = Arc::new(GrpcTransport::new(&OpenRun::without_store("other", RUN), topology(2)));
     let _registered = desk.port.server.register(other, other_mailbox.sender()).unwrap();
     let heartbeat =
         |job: &str| HeartbeatReq { worker_context: Some(WorkerContext { job_id: job.into(), ..context() }), time: 1 };
@@ -234,10 +234,10 @@ async fn a_job_is_known_from_its_registration_until_that_is_dropped() {
     let heartbeat = HeartbeatReq { worker_context: Some(context()), time: 1 };
     desk.say(HEARTBEAT, &heartbeat).await.unwrap();
 
-    let again = Arc::new(GrpcTransport::new(JOB, RUN, topology(2)));
+    let again = Arc::new(GrpcTransport::new(&OpenRun::without_store(JOB, RUN), topology(2)));
     let error = desk.port.server.register(again, desk.mailbox.sender()).unwrap_err();
     assert_eq!(error.to_string(), "expected a run of job `words` after run 3, which is registered, got run 3");
-    let newer = Arc::new(GrpcTransport::new(JOB, RUN.next(), topology(2)));
+    let newer = Arc::new(GrpcTransport::new(&OpenRun::without_store(JOB, RUN.next()), topology(2)));
     let newer = desk.port.server.register(newer, desk.mailbox.sender()).unwrap();
     let status = desk.say(HEARTBEAT, &heartbeat).await.unwrap_err();
     assert_eq!(

@@ -26,11 +26,11 @@ struct End {
 
 impl End {
     fn killed(&self) -> bool {
-        matches!(self.receipt.stopped, AnyStopped::Killed(_))
+        matches!(self.receipt.stopped(), AnyStopped::Killed(_))
     }
 
     fn halted(&self) -> bool {
-        matches!(self.receipt.stopped, AnyStopped::Halted(_))
+        matches!(self.receipt.stopped(), AnyStopped::Halted(_))
     }
 
     /// Whether every task of the healthy worker has finished: it was not held up by the sick one (invariant I9).
@@ -84,7 +84,7 @@ async fn drive_within_bounds(
 async fn original_a_worker_that_never_answers_the_stop_order() {
     for request in [StopRequest::Graceful, StopRequest::Immediate] {
         let end = stop(request, Manners { stop: Does::Hangs, ..Manners::default() }, None).await;
-        assert!(end.killed() && end.healthy_finished(), "{:?}", end.receipt.stopped);
+        assert!(end.killed() && end.healthy_finished(), "{:?}", end.receipt.stopped());
     }
 }
 
@@ -108,7 +108,7 @@ async fn original_a_worker_that_is_already_dead() {
         eventually("both workers to register", both).await;
         bench.fleet.kill(2);
         let (receipt, job) = drive_within_bounds(job, running, request, None).await;
-        assert!(matches!(receipt.stopped, AnyStopped::Killed(_)), "{request:?}: {:?}", receipt.stopped);
+        assert!(matches!(receipt.stopped(), AnyStopped::Killed(_)), "{request:?}: {:?}", receipt.stopped());
         assert!(job.status().tasks.done >= 1 || request == StopRequest::Checkpoint, "{request:?}");
     }
 }
@@ -117,7 +117,7 @@ async fn original_a_worker_that_is_already_dead() {
 async fn original_a_worker_that_dies_or_falls_silent_during_the_final_checkpoint() {
     for does in [Does::Dies, Does::GoesSilent] {
         let end = stop(StopRequest::Checkpoint, Manners { checkpoint: does, ..Manners::default() }, None).await;
-        assert!(end.killed() || end.halted(), "{does:?}: {:?}", end.receipt.stopped);
+        assert!(end.killed() || end.halted(), "{does:?}: {:?}", end.receipt.stopped());
         assert_eq!(end.job.status().last_complete, None, "{does:?}");
         assert!(matches!(end.job.controller().failure(), Some(RunFailure::WorkerLost { .. })), "{does:?}");
     }
@@ -126,13 +126,13 @@ async fn original_a_worker_that_dies_or_falls_silent_during_the_final_checkpoint
 #[tokio::test]
 async fn original_a_worker_that_lives_but_never_completes_the_final_checkpoint() {
     let end = stop(StopRequest::Checkpoint, Manners { checkpoint: Does::Nothing, ..Manners::default() }, None).await;
-    assert!(end.halted(), "the budget is spent, and the workers obey the immediate stop: {:?}", end.receipt.stopped);
+    assert!(end.halted(), "the budget is spent, and the workers obey the immediate stop: {:?}", end.receipt.stopped());
 }
 
 #[tokio::test]
 async fn original_a_failed_task_during_the_final_checkpoint() {
     let end = stop(StopRequest::Checkpoint, Manners { checkpoint: Does::Fails, ..Manners::default() }, None).await;
-    assert!(end.killed() || end.halted(), "{:?}", end.receipt.stopped);
+    assert!(end.killed() || end.halted(), "{:?}", end.receipt.stopped());
     let failure = end.job.controller().failure().unwrap();
     assert_eq!(failure.to_string(), "task 0/1 on worker 2 failed: disk full");
     assert_eq!(end.job.status().last_complete, None);
@@ -145,7 +145,7 @@ async fn original_force_is_heard_in_each_of_these() {
         let manners = Manners { checkpoint: does, stop: does, ..Manners::default() };
         for request in [StopRequest::Checkpoint, StopRequest::Graceful, StopRequest::Immediate] {
             let end = stop(request, manners, Some(ms(100))).await;
-            assert!(end.killed(), "{does:?} {request:?}: {:?}", end.receipt.stopped);
+            assert!(end.killed(), "{does:?} {request:?}: {:?}", end.receipt.stopped());
         }
     }
 }
@@ -164,7 +164,7 @@ async fn a_worker_that_accepts_connections_and_says_nothing() {
             }
         });
         let (receipt, job) = drive_within_bounds(job, running, request, None).await;
-        assert!(matches!(receipt.stopped, AnyStopped::Killed(_)), "{request:?}: {:?}", receipt.stopped);
+        assert!(matches!(receipt.stopped(), AnyStopped::Killed(_)), "{request:?}: {:?}", receipt.stopped());
         assert!(job.status().tasks.done >= 1 || request == StopRequest::Checkpoint, "{request:?}");
     }
 }
@@ -174,7 +174,7 @@ async fn a_worker_that_answers_an_error() {
     for code in [Code::Internal, Code::Unavailable, Code::InvalidArgument, Code::Unimplemented] {
         let manners = Manners { stop: Does::Refuses(code), ..Manners::default() };
         let end = stop(StopRequest::Graceful, manners, None).await;
-        assert!(end.killed(), "{code:?}: {:?}", end.receipt.stopped);
+        assert!(end.killed(), "{code:?}: {:?}", end.receipt.stopped());
         let tries = end.diary.entries().iter().filter(|entry| *entry == "stop Graceful").count();
         let retried = matches!(code, Code::Internal | Code::Unavailable);
         assert_eq!(tries, if retried { 4 } else { 1 }, "{code:?}");
@@ -197,7 +197,7 @@ async fn a_worker_that_finishes_and_stays_alive_is_killed_and_the_evidence_stays
     for does in [Does::Nothing, Does::Hangs, Does::Refuses(Code::Internal)] {
         let manners = Manners { release: does, ..Manners::default() };
         let end = stop(StopRequest::Checkpoint, manners, None).await;
-        let AnyStopped::Checkpointed(stopped) = &end.receipt.stopped else { panic!("{:?}", end.receipt.stopped) };
+        let AnyStopped::Checkpointed(stopped) = &end.receipt.stopped() else { panic!("{:?}", end.receipt.stopped()) };
         assert!(stopped.killed_workers(), "{does:?}");
     }
 }
@@ -206,7 +206,7 @@ async fn a_worker_that_finishes_and_stays_alive_is_killed_and_the_evidence_stays
 async fn i11_a_worker_that_reports_for_another_run_changes_nothing() {
     for generation in [RUN.get() - 1, RUN.get() + 1] {
         let end = stop(StopRequest::Checkpoint, Manners { generation, ..Manners::default() }, None).await;
-        assert!(end.killed(), "{:?}", end.receipt.stopped);
+        assert!(end.killed(), "{:?}", end.receipt.stopped());
         let entries = end.diary.entries();
         assert!(entries.iter().all(|entry| entry.ends_with("FailedPrecondition")), "{entries:?}");
         assert_eq!(end.job.controller().model().counters().rejected.total(), 0, "none of it reached the job");

@@ -69,12 +69,18 @@ impl World {
     /// The controller's side, on the host that it is called on.
     fn job(&self, of: u64) -> (JobContext<ClusterController<GrpcTransport>, Hosts>, Running, Registration) {
         let limits = Limits { checkpoint_every: None, ..Limits::default() };
-        let transport = Arc::new(GrpcTransport::new(JOB, RUN, topology(of)).connect_with(connect()));
-        let controller = ClusterController::builder(JOB, RUN, topology(of), Arc::clone(&transport))
-            .limits(limits.clone())
-            .store(Arc::clone(&self.store) as Arc<_>)
-            .build();
-        let (job, running) = JobContext::builder(JOB, RUN).limits(limits).build(controller, self.hosts.clone());
+        let transport =
+            Arc::new(GrpcTransport::new(&OpenRun::without_store(JOB, RUN), topology(of)).connect_with(connect()));
+        let controller =
+            ClusterController::builder(&OpenRun::without_store(JOB, RUN), topology(of), Arc::clone(&transport))
+                .limits(limits.clone())
+                .store(Arc::clone(&self.store) as Arc<_>)
+                .build();
+        let (job, running) = JobContext::builder(&OpenRun::without_store(JOB, RUN))
+            .simulated()
+            .limits(limits)
+            .build(controller, self.hosts.clone())
+            .unwrap();
         let server = ControllerServer::default();
         let registration = server.register(transport, job.sender()).unwrap();
         serve(&server, PORT);
@@ -106,7 +112,7 @@ fn checkpoint_stop(seed: u64, latency: Duration, fault: impl Future<Output = ()>
 
 /// How long it took.
 fn assert_checkpointed(world: &World, receipt: &Receipt) -> Duration {
-    let AnyStopped::Checkpointed(stopped) = &receipt.stopped else { panic!("{:?}", receipt.stopped) };
+    let AnyStopped::Checkpointed(stopped) = &receipt.stopped() else { panic!("{:?}", receipt.stopped()) };
     assert_eq!(stopped.evidence().epoch(), Epoch::new(1));
     assert_eq!(world.store.last().unwrap().tasks.len(), 3);
     assert_eq!(world.committed.all().len(), 3);
@@ -197,7 +203,7 @@ fn a_partition_that_never_heals_ends_within_the_bounds() {
             let cut = Instant::now();
             job.sender().request(StopRequest::Checkpoint).unwrap();
             let receipt = drive(running, &mut job, &Policy::escalate()).await?;
-            assert!(matches!(receipt.stopped, AnyStopped::Killed(_)), "{:?}", receipt.stopped);
+            assert!(matches!(receipt.stopped(), AnyStopped::Killed(_)), "{:?}", receipt.stopped());
             let bound = limits.heartbeat + limits.health_every + limits.kill;
             assert!(cut.elapsed() <= bound, "{:?}", cut.elapsed());
             Ok(())
@@ -224,7 +230,7 @@ fn a_worker_that_sends_no_pings_is_reached_again_after_a_partition() {
         Ok(())
     });
     sim.client(CONTROLLER, async {
-        let transport = GrpcTransport::new(JOB, RUN, topology(1)).connect_with(connect());
+        let transport = GrpcTransport::new(&OpenRun::without_store(JOB, RUN), topology(1)).connect_with(connect());
         transport.set_address(worker(1), &format!("plain:{PORT}"))?;
         let stop = Order { run: RUN, command: Command::Stop(WorkerStopMode::Graceful) };
         transport.send(worker(1), stop.clone()).await?;
@@ -301,7 +307,8 @@ fn i9_a_thousand_workers_are_told_at_once_whatever_the_others_do() {
         }
     });
     sim.client(CONTROLLER, async move {
-        let transport = GrpcTransport::new(JOB, RUN, topology(WORKERS)).connect_with(connect());
+        let transport =
+            GrpcTransport::new(&OpenRun::without_store(JOB, RUN), topology(WORKERS)).connect_with(connect());
         let transport = transport.options(CallOptions::default());
         turmoil::partition(CONTROLLER, "dark");
         for number in 1..=WORKERS {
@@ -309,7 +316,9 @@ fn i9_a_thousand_workers_are_told_at_once_whatever_the_others_do() {
             let address = format!("http://{host}:{}", if number == nobody { 9 } else { port(number) });
             transport.set_address(worker(number), &address)?;
         }
-        let mut controller = ClusterController::builder(JOB, RUN, topology(WORKERS), Arc::new(transport)).build();
+        let mut controller =
+            ClusterController::builder(&OpenRun::without_store(JOB, RUN), topology(WORKERS), Arc::new(transport))
+                .build();
         sleep(secs(1)).await;
         controller.begin_stop(WorkerStopMode::Graceful);
         let begun = turmoil::sim_elapsed().unwrap();

@@ -49,7 +49,7 @@ async fn graceful_and_immediate_stops_end_in_their_evidence_and_nobody_is_killed
         bench.healthy(2).await;
         job.sender().request(request).unwrap();
         let receipt = drive(running, &mut job, &Policy::give_back()).await.unwrap();
-        match (request, &receipt.stopped) {
+        match (request, &receipt.stopped()) {
             (StopRequest::Graceful, AnyStopped::Drained(stopped)) => assert!(!stopped.killed_workers()),
             (StopRequest::Immediate, AnyStopped::Halted(stopped)) => assert!(!stopped.killed_workers()),
             (request, stopped) => panic!("{request:?} ended in {stopped:?}"),
@@ -96,7 +96,7 @@ async fn arroyo_style_workers_are_stopped_gracefully_and_at_once() {
         let diaries: Vec<_> = (1..=2).map(|number| arroyo(&bench, number, Manners::default())).collect();
         job.sender().request(request).unwrap();
         let receipt = drive(running, &mut job, &Policy::give_back()).await.unwrap();
-        assert!(matches!(receipt.stopped, AnyStopped::Drained(_) | AnyStopped::Halted(_)), "{:?}", receipt.stopped);
+        assert!(matches!(receipt.stopped(), AnyStopped::Drained(_) | AnyStopped::Halted(_)), "{:?}", receipt.stopped());
         for diary in diaries {
             assert!(diary.has(order) && diary.has("finished: Ok") && diary.has("worker finished: Ok"), "{order}");
         }
@@ -157,7 +157,8 @@ async fn i11_a_worker_refuses_the_order_of_another_run_and_goes_on() {
     bench.healthy(1).await;
     let ours = Arc::clone(&bench.transport);
     eventually("the worker to register", || ours.address(worker(1)).is_some()).await;
-    let newer = GrpcTransport::new(JOB, RUN.next(), Arc::clone(&bench.topology)).options(calls());
+    let newer =
+        GrpcTransport::new(&OpenRun::without_store(JOB, RUN.next()), Arc::clone(&bench.topology)).options(calls());
     newer.set_address(worker(1), &ours.address(worker(1)).unwrap()).unwrap();
     let stop = Order { run: RUN.next(), command: Command::Stop(WorkerStopMode::Immediate) };
     let error = newer.send(worker(1), stop).await.unwrap_err();
@@ -184,7 +185,7 @@ async fn sources_that_end_are_drained_with_a_last_checkpoint() {
             .await;
     }
     let receipt = drive(running, &mut job, &Policy::give_back()).await.unwrap();
-    let AnyStopped::Drained(stopped) = &receipt.stopped else { panic!("{:?}", receipt.stopped) };
+    let AnyStopped::Drained(stopped) = &receipt.stopped() else { panic!("{:?}", receipt.stopped()) };
     assert_eq!((stopped.evidence().last_epoch(), stopped.killed_workers()), (Some(FIRST), false));
     assert_eq!(bench.committed.all().len(), 2);
 }

@@ -179,7 +179,7 @@ impl Cluster {
 }
 
 pub(crate) fn env_of(run: RunId, number: u64) -> WorkerEnv {
-    WorkerEnv::new(job(), run, WorkerId::new(number), "http://127.0.0.1:1")
+    WorkerEnv::new(&OpenRun::without_store(job(), run), WorkerId::new(number), "http://127.0.0.1:1")
 }
 
 /// A pod template for a shell script.

@@ -72,9 +72,10 @@ impl Bench {
     }
 
     async fn run(&self, scheduler: &KubernetesScheduler, pace: u64, script: impl AsyncFnOnce(&Live)) -> Receipt {
-        let Restored { run, manifest } = self.store.open_run(&job()).await.unwrap();
+        let open = self.store.open_run(&job()).await.unwrap();
+        let (run, manifest) = (open.run(), open.manifest());
         let topology = Arc::new(topology(WORKERS));
-        let transport = Arc::new(GrpcTransport::new(job(), run, Arc::clone(&topology)).options(calls()));
+        let transport = Arc::new(GrpcTransport::new(&open, Arc::clone(&topology)).options(calls()));
         let mailbox = Mailbox::new(64);
         let server = ControllerServer::new(ControllerOptions { drain: ms(100), ..ControllerOptions::default() });
         let registration = server.register(Arc::clone(&transport), mailbox.sender()).unwrap();
@@ -87,18 +88,15 @@ impl Bench {
 
         for number in 1..=WORKERS {
             let restored = manifest.iter().flat_map(|it| &it.tasks).find(|it| it.task == counting::task_of(number));
-            let env = WorkerEnv::new(job(), run, WorkerId::new(number), address.to_string());
+            let env = WorkerEnv::new(&open, WorkerId::new(number), address.to_string());
             scheduler.start(env, self.worker(pace, restored)).await.unwrap();
         }
         let following = tokio::spawn(tell_ends(scheduler.follow(job(), run), run, mailbox.sender()));
-        let mut controller = ClusterController::builder(job(), run, topology, transport)
+        let controller = ClusterController::builder(&open, topology, transport)
             .limits(limits())
             .store(Arc::clone(&self.store) as Arc<dyn DynCheckpointStore>);
-        if let Some(manifest) = &manifest {
-            controller = controller.restored(manifest);
-        }
-        let builder = JobContext::builder(job(), run).limits(limits()).mailbox(mailbox);
-        let (mut context, running) = builder.build(controller.build(), scheduler.clone());
+        let builder = JobContext::builder(&open).simulated().limits(limits()).mailbox(mailbox);
+        let (mut context, running) = builder.build(controller.build(), scheduler.clone()).unwrap();
         let live = Live { progress: context.progress(), sender: context.sender(), leaving: registration.leaving() };
         let policy = Policy::escalate();
         let (receipt, ()) = tokio::join!(drive(running, &mut context, &policy), script(&live));
@@ -123,7 +121,7 @@ impl Bench {
     /// Runs on to the end of the input, and checks that nothing was lost or doubled.
     async fn finish(self, scheduler: &KubernetesScheduler) {
         let receipt = self.run(scheduler, 1, async |_| {}).await;
-        assert_eq!(receipt.stopped.name(), "drained", "{receipt}");
+        assert_eq!(receipt.stopped().name(), "drained", "{receipt}");
         assert_exact(self.folder.path(), WORKERS);
     }
 }
@@ -151,8 +149,8 @@ async fn a_job_on_pods_stops_in_every_mode_and_goes_on_exactly() {
                 live.sender.request(request).unwrap();
             })
             .await;
-        assert_eq!(receipt.stopped.name(), evidence, "{receipt}");
-        assert_eq!(receipt.stopped.confirmed_by(), ConfirmedBy::Host, "{receipt}");
+        assert_eq!(receipt.stopped().name(), evidence, "{receipt}");
+        assert_eq!(receipt.stopped().confirmed_by(), ConfirmedBy::Host, "{receipt}");
         assert_eq!(scheduler.workers_for_job(&job(), None).await.unwrap(), []);
         bench.finish(&scheduler).await;
     }
@@ -179,7 +177,7 @@ async fn an_evicted_worker_gives_notice_and_the_job_ends_with_a_final_checkpoint
             live.sender.request(StopRequest::Checkpoint).unwrap();
         })
         .await;
-    let AnyStopped::Checkpointed(stopped) = &receipt.stopped else { panic!("{receipt}") };
+    let AnyStopped::Checkpointed(stopped) = &receipt.stopped() else { panic!("{receipt}") };
     assert!(!stopped.killed_workers(), "{receipt}");
     bench.manners.set(Manners::Healthy);
     bench.finish(&scheduler).await;
@@ -209,7 +207,7 @@ async fn i11_a_zombie_worker_that_wakes_up_can_commit_nothing() {
             live.sender.request(StopRequest::Force).unwrap();
         })
         .await;
-    let AnyStopped::Killed(stopped) = &receipt.stopped else { panic!("{receipt}") };
+    let AnyStopped::Killed(stopped) = &receipt.stopped() else { panic!("{receipt}") };
     assert_eq!(stopped.evidence().confirmed_by(), ConfirmedBy::Records, "{receipt}");
 
     let _node = Kubelet::start(&cluster, "n2");
@@ -224,7 +222,7 @@ async fn i11_a_zombie_worker_that_wakes_up_can_commit_nothing() {
             live.sender.request(StopRequest::Checkpoint).unwrap();
         })
         .await;
-    assert_eq!(receipt.stopped.name(), "checkpointed", "{receipt}");
+    assert_eq!(receipt.stopped().name(), "checkpointed", "{receipt}");
     bench.finish(&scheduler).await;
     cluster.end().await;
 }

@@ -23,12 +23,15 @@ async fn stop(scheduler: &KubernetesScheduler, force: bool) -> Result<(), Schedu
 
 /// Stops with force by `drive`, as a job without a controller.
 async fn force(scheduler: &KubernetesScheduler) -> Receipt {
-    let (mut context, running) = JobContext::new(job(), RUN, Detached, scheduler.clone());
+    let (mut context, running) = JobContext::builder(&OpenRun::without_store(job(), RUN))
+        .simulated()
+        .build(Detached, scheduler.clone())
+        .unwrap();
     drive(running, &mut context, &Policy::escalate()).await.unwrap()
 }
 
 fn killed(receipt: &Receipt) -> ConfirmedBy {
-    let AnyStopped::Killed(stopped) = &receipt.stopped else { panic!("{receipt}") };
+    let AnyStopped::Killed(stopped) = &receipt.stopped() else { panic!("{receipt}") };
     stopped.evidence().confirmed_by()
 }
 

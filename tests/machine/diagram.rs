@@ -50,6 +50,7 @@ fn place(kind: PhaseKind) -> (i32, i32) {
         PhaseKind::StoppingGraceful => (2, 2),
         PhaseKind::StoppingImmediate => (2, 3),
         PhaseKind::StoppingForce => (2, 4),
+        PhaseKind::StoppedCompleted => (0, 2),
         PhaseKind::StoppedCheckpointed => (4, 1),
         PhaseKind::StoppedDrained => (4, 2),
         PhaseKind::StoppedHalted => (4, 3),

@@ -38,8 +38,8 @@ async fn a_finishing_run_whose_orders_are_refused_again_and_again_is_stopped_at_
     let (mut job, running) = parts.job(Limits { checkpoint_retries: 2, ..Limits::default() });
     let finishing = running.finish(&mut job).unwrap();
     let receipt = drive(finishing, &mut job, &Policy::give_back()).await.unwrap();
-    assert_eq!((receipt.stopped.name(), receipt.retries), ("halted", 2));
-    let walked: Vec<_> = receipt.legs.iter().map(|leg| leg.phase).collect();
+    assert_eq!((receipt.stopped().name(), receipt.retries()), ("halted", 2));
+    let walked: Vec<_> = receipt.legs().iter().map(|leg| leg.phase).collect();
     let [running, finishing, stopping, stopped] =
         [PhaseKind::Running, PhaseKind::Finishing, PhaseKind::StoppingImmediate, PhaseKind::StoppedHalted];
     assert_eq!(walked, [running, finishing, stopping, stopped]);
@@ -55,7 +55,7 @@ async fn each_phase_has_retries_of_its_own() {
     let (mut job, running) = parts.job(Limits { journal_retries: 1, ..Limits::default() });
     let stopping = running.stop_gracefully(&mut job).unwrap();
     let receipt = drive(stopping, &mut job, &Policy::give_back()).await.unwrap();
-    assert_eq!((receipt.stopped.name(), receipt.retries), ("killed", 2), "{receipt}");
+    assert_eq!((receipt.stopped().name(), receipt.retries()), ("killed", 2), "{receipt}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -70,7 +70,7 @@ async fn a_new_budget_for_the_final_checkpoint_comes_with_new_retries() {
     let (mut job, running) = parts.job(Limits { checkpoint_retries: 1, ..Limits::default() });
     let stopping = running.stop_with_checkpoint(&mut job).unwrap();
     let receipt = drive(stopping, &mut job, &Policy::keep_trying()).await.unwrap();
-    assert_eq!((receipt.stopped.name(), receipt.retries), ("checkpointed", 2), "{receipt}");
+    assert_eq!((receipt.stopped().name(), receipt.retries()), ("checkpointed", 2), "{receipt}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -116,7 +116,7 @@ async fn a_checkpoint_that_is_complete_has_no_budget_left_to_end_a_backoff() {
     let start = Instant::now();
     let stopping = running.stop_with_checkpoint(&mut job).unwrap();
     let receipt = drive(stopping, &mut job, &Policy::escalate()).await.unwrap();
-    assert_eq!((receipt.stopped.name(), receipt.retries), ("checkpointed", 1), "{receipt}");
+    assert_eq!((receipt.stopped().name(), receipt.retries()), ("checkpointed", 1), "{receipt}");
     assert!(start.elapsed() >= secs(9 + 60), "{receipt}");
 }
 
@@ -124,13 +124,16 @@ async fn a_checkpoint_that_is_complete_has_no_budget_left_to_end_a_backoff() {
 async fn i6_a_kill_without_a_controller_is_kept_when_its_drive_is_dropped() {
     let scheduler = ScriptedScheduler::new([1]);
     scheduler.answers(Call::Kill, [SchedulerAnswer::Hangs]);
-    let (mut job, running) = JobContext::new("job", RunId::new(7), Detached, scheduler.clone());
+    let (mut job, running) = JobContext::builder(&OpenRun::without_store("job", RunId::new(7)))
+        .simulated()
+        .build(Detached, scheduler.clone())
+        .unwrap();
     assert!(timeout(secs(1), drive(running, &mut job, &Policy::escalate())).await.is_err());
     let kept = job.take_parked().unwrap();
     assert_eq!(kept.kind(), PhaseKind::StoppingForce);
     scheduler.answers(Call::Kill, [SchedulerAnswer::Obeys]);
     let receipt = drive(kept, &mut job, &Policy::escalate()).await.unwrap();
-    assert_eq!(receipt.stopped.name(), "killed");
+    assert_eq!(receipt.stopped().name(), "killed");
 }
 
 /// How a job stops that is asked to, and whose tasks do as they are told.
@@ -144,8 +147,9 @@ async fn stopped(step: impl FnOnce(Running, &mut Job) -> AnyPhase) -> AnyPhase {
     }
     let (mut job, running) = parts.job(Limits::default());
     let phase = step(running, &mut job);
-    match drive(phase, &mut job, &Policy::escalate()).await.unwrap().stopped {
+    match drive(phase, &mut job, &Policy::escalate()).await.unwrap().into_stopped() {
         AnyStopped::Checkpointed(stopped) => stopped.into(),
+        AnyStopped::Completed(stopped) => stopped.into(),
         AnyStopped::Drained(stopped) => stopped.into(),
         AnyStopped::Halted(stopped) => stopped.into(),
         AnyStopped::Killed(stopped) => stopped.into(),
@@ -168,7 +172,10 @@ async fn i1_the_end_of_one_job_is_not_the_end_of_another() {
         let (mut attached, _running) = Parts::new().job(Limits::default());
         let error = drive(end, &mut attached, &Policy::escalate()).await.unwrap_err();
         assert!(matches!(error.failure(), Failure::WrongJob(_)), "{kind}: {error}");
-        let (mut detached, _running) = JobContext::new("job", RunId::new(7), Detached, ScriptedScheduler::new([1]));
+        let (mut detached, _running) = JobContext::builder(&OpenRun::without_store("job", RunId::new(7)))
+            .simulated()
+            .build(Detached, ScriptedScheduler::new([1]))
+            .unwrap();
         let error = drive(error.into_phase(), &mut detached, &Policy::escalate()).await.unwrap_err();
         assert!(matches!(error.failure(), Failure::WrongJob(_)), "{kind}: {error}");
         assert_eq!(error.into_phase().kind(), kind);

@@ -1,7 +1,6 @@
 //! The explorer, in short; and its teeth: collaborators with known mistakes, each of which it finds.
 
 mod mistakes;
-
 use mistakes::{Mistake, Mistaken};
 use winddown::testing::explore::{Explorer, OurController, Subject};
 

@@ -29,7 +29,7 @@ async fn i5_a_request_that_is_in_force_does_not_use_the_kills_retries_up_in_one_
     let stopping = running.stop_with_checkpoint(&mut job).unwrap();
     let start = Instant::now();
     let receipt = drive(stopping, &mut job, &Policy::escalate().jitter_seed(1)).await.unwrap();
-    assert_eq!((receipt.stopped.name(), receipt.retries), ("checkpointed", 19));
+    assert_eq!((receipt.stopped().name(), receipt.retries()), ("checkpointed", 19));
     assert!(start.elapsed() > secs(300), "{:?}: every retry waits for its backoff", start.elapsed());
 }
 
@@ -91,7 +91,7 @@ async fn i6_force_cuts_through_a_scheduler_that_does_not_say_who_is_alive() {
     let stopping = running.stop_gracefully(&mut job).unwrap();
     let start = Instant::now();
     let receipt = drive(stopping, &mut job, &Policy::escalate()).await.unwrap();
-    assert_eq!((receipt.stopped.name(), receipt.stopped.killed_workers()), ("drained", true));
+    assert_eq!((receipt.stopped().name(), receipt.stopped().killed_workers()), ("drained", true));
     assert_eq!(start.elapsed(), secs(2));
 }
 
@@ -104,7 +104,7 @@ async fn a_request_that_comes_too_late_does_not_throw_away_what_is_proven() {
         controller.now(Does::CompleteFinal).now(Does::Finish);
         job.sender().request(request).unwrap();
         let receipt = drive(stopping, &mut job, &Policy::escalate()).await.unwrap();
-        assert_eq!((receipt.stopped.name(), receipt.stopped.killed_workers()), ("checkpointed", killed));
+        assert_eq!((receipt.stopped().name(), receipt.stopped().killed_workers()), ("checkpointed", killed));
     }
 }
 
@@ -117,7 +117,7 @@ async fn what_has_arrived_by_the_deadline_counts() {
     job.sender().event(heartbeat(1)).await.unwrap();
     advance(secs(3600)).await;
     let receipt = drive(stopping, &mut job, &Policy::escalate()).await.unwrap();
-    assert_eq!((receipt.stopped.name(), receipt.last_error), ("checkpointed", None));
+    assert_eq!((receipt.stopped().name(), receipt.last_error()), ("checkpointed", None));
 
     let (mut job, running, controller, _) = self::job(Limits::default());
     controller.on_event(Does::CompleteFinal).on_event(Does::Finish);
@@ -125,7 +125,7 @@ async fn what_has_arrived_by_the_deadline_counts() {
     job.sender().event(heartbeat(1)).await.unwrap();
     advance(secs(3600)).await;
     let receipt = drive(stopping, &mut job, &Policy::escalate()).await.unwrap();
-    assert_eq!((receipt.stopped.name(), receipt.last_error), ("drained", None));
+    assert_eq!((receipt.stopped().name(), receipt.last_error()), ("drained", None));
 }
 
 #[tokio::test(start_paused = true)]
@@ -146,20 +146,20 @@ async fn i8_a_job_whose_time_is_over_is_not_restarted() {
     let (mut job, running, controller, _) = job(Limits { ttl: Some(secs(5)), ..Limits::default() });
     controller.on(Told::Stop(WorkerStopMode::Immediate), secs(1), Does::Finish);
     let receipt = drive(running, &mut job, &Policy::escalate()).await.unwrap();
-    assert_eq!(receipt.stopped.name(), "halted");
+    assert_eq!(receipt.stopped().name(), "halted");
     assert!(!receipt.may_restart() && !job.may_restart());
 }
 
 #[tokio::test(start_paused = true)]
 async fn i1_the_end_of_another_job_is_refused_without_a_controller_too() {
-    let builder = || JobContext::builder(JOB, RUN);
-    let (mut one, running) = builder().build(Detached, workers());
-    let (mut two, _running) = builder().build(Detached, workers());
+    let builder = || JobContext::builder(&OpenRun::without_store(JOB, RUN)).simulated();
+    let (mut one, running) = builder().build(Detached, workers()).unwrap();
+    let (mut two, _running) = builder().build(Detached, workers()).unwrap();
     let AfterForce::Stopped(stopped) = running.force(&mut one).unwrap().next(&mut one).await.unwrap();
     let error = drive(stopped, &mut two, &Policy::escalate()).await.unwrap_err();
     assert!(matches!(error.failure(), Failure::WrongJob(_)), "{error}");
     let receipt = drive(error.into_phase(), &mut one, &Policy::escalate()).await.unwrap();
-    assert_eq!(receipt.stopped.name(), "killed");
+    assert_eq!(receipt.stopped().name(), "killed");
 }
 
 #[tokio::test(start_paused = true)]
@@ -212,7 +212,7 @@ async fn limits_of_zero_let_others_run() {
     workers.answers(Call::Ask, [SchedulerAnswer::Ignores]);
     let stopping = running.stop_gracefully(&mut job).unwrap();
     let receipt = drive(stopping, &mut job, &Policy::escalate()).await.unwrap();
-    assert_eq!(receipt.stopped.name(), "drained");
+    assert_eq!(receipt.stopped().name(), "drained");
     let asked = asked(&workers).iter().filter(|call| **call == Call::List).count();
     assert!(asked < 1000, "asked {asked} times in 200 ms");
 }
@@ -234,7 +234,7 @@ async fn keep_trying_without_retries_lets_others_run() {
     let stopping = running.stop_with_checkpoint(&mut job).unwrap();
     let receipt = drive(stopping, &mut job, &Policy::keep_trying()).await;
     assert!(others_ran.load(Ordering::Relaxed));
-    assert_eq!(receipt.unwrap().stopped.name(), "halted");
+    assert_eq!(receipt.unwrap().stopped().name(), "halted");
     let tries = controller.count(ControllerCall::BeginCheckpoint);
     assert!(tries < 1000, "{tries}: no more tries than the backoff lets through");
 }
@@ -260,8 +260,8 @@ async fn a_controller_may_go_away_in_any_phase() {
         let (mut job, _controller) = job.detach();
         let Some(parked) = job.take_parked() else { continue };
         let receipt = drive(parked, &mut job, &Policy::give_back()).await.unwrap();
-        assert_eq!(receipt.stopped.name(), "killed", "{entered}");
-        assert_eq!(receipt.legs.last().map(|leg| leg.phase), Some(PhaseKind::StoppedKilled));
+        assert_eq!(receipt.stopped().name(), "killed", "{entered}");
+        assert_eq!(receipt.legs().last().map(|leg| leg.phase), Some(PhaseKind::StoppedKilled));
     }
 }
 
@@ -273,8 +273,8 @@ async fn the_end_of_all_input_without_a_store_drains() {
     controller.later(secs(1), Does::ExhaustSources);
     controller.on(Told::Stop(WorkerStopMode::Graceful), secs(2), Does::Finish);
     let receipt = drive(running, &mut job, &Policy::give_back()).await.unwrap();
-    assert_eq!(names(&receipt.legs), ["Running", "Finishing", "Stopping<Graceful>", "Stopped<Drained>"]);
-    assert_eq!(receipt.stopped.epoch(), Some(Epoch::new(41)), "the last complete checkpoint, and no more");
+    assert_eq!(names(&receipt.legs()), ["Running", "Finishing", "Stopping<Graceful>", "Stopped<Drained>"]);
+    assert_eq!(receipt.stopped().epoch(), Some(Epoch::new(41)), "the last complete checkpoint, and no more");
 }
 
 /// A restart of a fenced run would fence the newer one in its turn.
@@ -284,6 +284,6 @@ async fn i11_a_fenced_run_may_not_be_restarted() {
     controller.later(secs(1), Does::BeFenced);
     controller.on(Told::Stop(WorkerStopMode::Immediate), secs(1), Does::Finish);
     let receipt = drive(running, &mut job, &Policy::escalate()).await.unwrap();
-    assert_eq!(names(&receipt.legs), ["Running", "Recovering", "Stopping<Immediate>", "Stopped<Halted>"]);
-    assert_eq!((receipt.requested, receipt.may_restart(), job.may_restart()), (None, false, false));
+    assert_eq!(names(&receipt.legs()), ["Running", "Recovering", "Stopping<Immediate>", "Stopped<Halted>"]);
+    assert_eq!((receipt.requested(), receipt.may_restart(), job.may_restart()), (None, false, false));
 }

@@ -90,7 +90,7 @@ async fn i2_workers_that_finish_but_stay_are_killed_without_loss_of_evidence() {
         workers.answers(Call::Ask, [answer]);
         let stopping = running.stop_with_checkpoint(&mut job).unwrap();
         let receipt = drive(stopping, &mut job, &Policy::give_back()).await.unwrap();
-        let AnyStopped::Checkpointed(stopped) = receipt.stopped else { panic!("{answer:?}") };
+        let AnyStopped::Checkpointed(stopped) = receipt.stopped() else { panic!("{answer:?}") };
         assert_eq!((stopped.evidence().epoch(), stopped.killed_workers()), (FINAL, true), "{answer:?}");
     }
 }
@@ -229,7 +229,7 @@ async fn i6_a_stop_request_cuts_a_backoff_short() {
     request_later(&job, secs(3), StopRequest::Force);
     let start = Instant::now();
     let receipt = drive(stopping, &mut job, &Policy::give_back()).await.unwrap();
-    assert_eq!((receipt.stopped.name(), start.elapsed()), ("killed", secs(3)));
+    assert_eq!((receipt.stopped().name(), start.elapsed()), ("killed", secs(3)));
 }
 
 /// While drive waits for its next try, messages are taken in: nobody is held back, and no heartbeat goes stale.
@@ -271,7 +271,7 @@ async fn i8_a_job_that_was_asked_to_stop_may_not_be_restarted() {
     controller.later(secs(1), Does::Fail(worker_lost()));
     let receipt = drive(running, &mut job, &Policy::escalate()).await.unwrap();
     assert!(receipt.may_restart());
-    assert_eq!(names(&receipt.legs), ["Running", "Recovering", "Stopping<Force>", "Stopped<Killed>"]);
+    assert_eq!(names(&receipt.legs()), ["Running", "Recovering", "Stopping<Force>", "Stopped<Killed>"]);
 }
 
 /// A request that comes while a failed run is cleaned up counts all the same.
@@ -285,7 +285,7 @@ async fn i8_a_request_during_recovery_prevents_a_restart() {
     );
     request_later(&job, secs(3), StopRequest::Checkpoint);
     let receipt = drive(running, &mut job, &Policy::escalate()).await.unwrap();
-    assert_eq!(receipt.stopped.name(), "halted");
+    assert_eq!(receipt.stopped().name(), "halted");
     assert!(!receipt.may_restart());
 }
 
@@ -336,7 +336,7 @@ async fn i10_a_drive_that_is_dropped_parks_its_phase() {
         drops += 1;
     };
     assert!(drops > 600, "{drops}");
-    assert_eq!(receipt.stopped.name(), "drained");
+    assert_eq!(receipt.stopped().name(), "drained");
     assert!(job.take_parked().is_none());
 }
 

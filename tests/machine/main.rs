@@ -19,6 +19,9 @@ mod operations_page;
 #[cfg(feature = "testing")]
 mod original;
 mod pages;
+#[cfg(feature = "testing")]
+#[path = "../support/records.rs"]
+mod records;
 #[cfg(all(feature = "object-store", feature = "testing"))]
 mod recovery;
 #[cfg(feature = "testing")]

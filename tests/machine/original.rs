@@ -93,7 +93,7 @@ async fn original_3_without_a_controller_straight_to_the_kill() {
     let (job, running, controller, workers) = job(Limits::default());
     let (mut job, _) = job.detach();
     let receipt = drive(running, &mut job, &Policy::give_back()).await.unwrap();
-    assert_eq!(names(&receipt.legs), ["Running", "Stopping<Force>", "Stopped<Killed>"]);
+    assert_eq!(names(&receipt.legs()), ["Running", "Stopping<Force>", "Stopped<Killed>"]);
     assert_eq!(controller.told(), []);
     assert_eq!(asked(&workers), [Call::Kill, Call::List]);
 }
@@ -174,15 +174,15 @@ async fn original_6_stopping_is_entered_from_finishing_and_recovering() {
     controller.on(Told::FinalCheckpoint, secs(1), Does::CompleteFinal).on(Told::FinalCheckpoint, secs(2), Does::Finish);
     let receipt = drive(running, &mut job, &Policy::give_back()).await.unwrap();
     let walked = ["Running", "Finishing", "Stopping<Graceful>", "Stopped<Drained>"];
-    assert_eq!(names(&receipt.legs), walked);
-    assert_eq!(receipt.stopped.epoch(), Some(FINAL), "the final commit of exactly-once sinks is in it");
+    assert_eq!(names(&receipt.legs()), walked);
+    assert_eq!(receipt.stopped().epoch(), Some(FINAL), "the final commit of exactly-once sinks is in it");
 
     let (mut job, running, controller, _) = crate::support::job(Limits::default());
     controller.later(secs(1), Does::Fail(task_failed()));
     controller.on(Told::Stop(IMMEDIATE), secs(1), Does::Finish);
     let receipt = drive(running, &mut job, &Policy::give_back()).await.unwrap();
     let walked = ["Running", "Recovering", "Stopping<Immediate>", "Stopped<Halted>"];
-    assert_eq!(names(&receipt.legs), walked);
+    assert_eq!(names(&receipt.legs()), walked);
 }
 
 #[tokio::test(start_paused = true)]
@@ -211,5 +211,5 @@ async fn original_8_orders_go_to_the_workers_and_kills_to_the_scheduler() {
     let receipt = drive(stopping, &mut job, &Policy::give_back()).await.unwrap();
     assert_eq!(controller.told(), [Told::Stop(GRACEFUL), Told::Stop(IMMEDIATE)]);
     assert_eq!(asked(&workers), [Call::Kill, Call::List]);
-    assert_eq!(receipt.stopped.name(), "killed");
+    assert_eq!(receipt.stopped().name(), "killed");
 }

@@ -2,10 +2,11 @@
 
 use std::{
     sync::{Arc, Mutex},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
-use crate::support::*;
+use crate::{records::altered, support::*};
+use serde_json::json;
 use tokio::time::Instant;
 use winddown::{checkpoint::object_store::memory::InMemory, *};
 
@@ -61,16 +62,16 @@ async fn i7_each_phase_is_written_down_before_its_first_effect() {
     assert_eq!(controller.told(), [Told::FinalCheckpoint, Told::Stop(WorkerStopMode::Immediate)]);
     assert_eq!(asked(&workers), [Call::Kill, Call::List]);
     let written = written.lock().unwrap();
-    let first = |phase| written.iter().find(|it| it.record.phase == phase).unwrap();
+    let first = |phase| written.iter().find(|it| it.record.phase() == phase).unwrap();
     assert_eq!(first(CheckpointStopping).told, 0);
     assert_eq!(first(StoppingImmediate).told, 1, "the checkpoint order, and nothing of the stop");
     assert_eq!(first(StoppingForce).asked, 0, "nobody was killed before it was written");
     assert_eq!(first(StoppedKilled).asked, 2, "the end is written after the proof");
-    let epoch = written.iter().find(|it| it.record.final_epoch == Some(FINAL)).unwrap();
+    let epoch = written.iter().find(|it| it.record.final_epoch() == Some(FINAL)).unwrap();
     assert_eq!(epoch.progressed, 0, "the final epoch was durable before anything was sent");
-    let revisions: Vec<_> = written.iter().map(|it| it.record.revision).collect();
+    let revisions: Vec<_> = written.iter().map(|it| it.record.revision()).collect();
     assert_eq!(revisions, (1..=u64::try_from(written.len()).unwrap()).collect::<Vec<_>>());
-    assert_eq!(written.last().unwrap().record.requested, Some(StopRequest::Force));
+    assert_eq!(written.last().unwrap().record.requested(), Some(StopRequest::Force));
 }
 
 #[tokio::test(start_paused = true)]
@@ -88,7 +89,7 @@ async fn i7_what_can_not_be_written_is_not_done_and_the_phase_comes_back() {
         journal.answers([JournalAnswer::Writes]);
         controller.on(Told::Stop(WorkerStopMode::Graceful), secs(1), Does::Finish);
         let receipt = drive(failed.into_phase(), &mut job, &Policy::give_back()).await.unwrap();
-        assert_eq!(receipt.stopped.name(), "drained");
+        assert_eq!(receipt.stopped().name(), "drained");
     }
 }
 
@@ -102,7 +103,7 @@ async fn i7_drive_gives_the_phase_back_and_an_operator_may_go_on_without_a_journ
     assert_eq!(job.progress_now().retries, Limits::JOURNAL_RETRIES);
     job.set_journal(NoJournal);
     let receipt = drive(error.into_phase(), &mut job, &Policy::escalate()).await.unwrap();
-    assert_eq!(receipt.stopped.name(), "killed");
+    assert_eq!(receipt.stopped().name(), "killed");
 }
 
 /// A record whose answer was lost is written again, the same, and is no conflict with itself.
@@ -112,8 +113,8 @@ async fn i7_a_lost_answer_of_the_journal_is_no_conflict() {
     journal.answers([JournalAnswer::WritesAndHangs, JournalAnswer::Writes]);
     controller.on(Told::Stop(WorkerStopMode::Graceful), secs(1), Does::Finish);
     let receipt = drive(running.stop_gracefully(&mut job).unwrap(), &mut job, &Policy::give_back()).await.unwrap();
-    assert_eq!((receipt.stopped.name(), receipt.retries), ("drained", 1));
-    let revisions: Vec<_> = journal.records().iter().map(|it| (it.revision, it.phase)).collect();
+    assert_eq!((receipt.stopped().name(), receipt.retries()), ("drained", 1));
+    let revisions: Vec<_> = journal.records().iter().map(|it| (it.revision(), it.phase())).collect();
     assert_eq!(
         revisions,
         [(1, PhaseKind::StoppingGraceful), (2, PhaseKind::StoppedDrained)],
@@ -127,15 +128,14 @@ async fn i11_a_controller_that_was_taken_over_stops_acting() {
     let (mut job, running, controller, workers, journal) = journaled(Limits::default());
     let mut stopping = running.stop_with_checkpoint(&mut job).unwrap();
     assert!(tokio::time::timeout(secs(1), stopping.run(&mut job)).await.is_err());
-    let record = journal.load(&JOB.into()).await.unwrap().unwrap();
 
-    let taken_over = rehydrate(record, &JOB.into(), &workers, None, &Limits::default()).await.unwrap();
-    let builder = JobContext::builder(JOB, RUN).journal(journal.clone());
-    let (mut second, phase) = taken_over.build(builder, crate::support::controller(), workers.clone());
+    let taken_over =
+        rehydrate(&JOB.into(), journal.clone(), workers.clone(), None, Limits::default()).await.unwrap().unwrap();
+    let (mut second, phase) = taken_over.simulated().build(crate::support::controller()).await.unwrap();
     assert_eq!(phase.kind(), PhaseKind::CheckpointStopping);
     second.sender().request(StopRequest::Force).unwrap();
     let receipt = drive(phase, &mut second, &Policy::escalate()).await.unwrap();
-    assert_eq!(receipt.stopped.name(), "killed");
+    assert_eq!(receipt.stopped().name(), "killed");
 
     let (calls, told) = (asked(&workers), controller.told());
     job.sender().request(StopRequest::Force).unwrap();
@@ -147,18 +147,49 @@ async fn i11_a_controller_that_was_taken_over_stops_acting() {
 // --- rehydration, phase by phase -----------------------------------------------------------------------------------------------
 
 fn record(phase: PhaseKind) -> PhaseRecord {
-    PhaseRecord {
-        job: JOB.into(),
-        run: RUN,
-        revision: 3,
-        phase,
-        requested: Some(StopRequest::Checkpoint),
-        final_epoch: Some(FINAL),
-        last_complete: Some(Epoch::new(41)),
-        killed_workers: false,
-        attempt: 1,
-        at: SystemTime::UNIX_EPOCH,
+    serde_json::from_value(json!({
+        "job": JOB,
+        "run": RUN,
+        "revision": 3,
+        "phase": phase.tag(),
+        "requested": "checkpoint",
+        "final_epoch": FINAL,
+        "last_complete": 41,
+        "killed_workers": false,
+        "attempt": 1,
+        "at": "1970-01-01T00:00:00Z",
+    }))
+    .unwrap()
+}
+
+/// A journal that holds this record, whatever job is asked for.
+struct Holds(PhaseRecord);
+
+impl Journal for Holds {
+    async fn load(&self, _: &JobId) -> Result<Option<PhaseRecord>, JournalError> {
+        Ok(Some(self.0.clone()))
     }
+
+    async fn write(&self, _: &PhaseRecord) -> Result<(), JournalError> {
+        Ok(())
+    }
+}
+
+/// One task, as in the manifests of [`store`].
+fn topology() -> Topology {
+    Topology::builder().operator("source", Role::Source, [WorkerId::new(1)]).build().unwrap()
+}
+
+async fn taken_up(
+    record: PhaseRecord,
+    workers: &ScriptedScheduler,
+    store: Option<&ObjectStoreCheckpoints>,
+    limits: Limits,
+) -> Result<Rehydrated<ScriptedScheduler>, RehydrateError> {
+    let topology = topology();
+    let asked = store.map(|store| (Arc::new(store.clone()) as Arc<dyn DynCheckpointStore>, &topology));
+    let found = rehydrate(&JOB.into(), Holds(record), workers.clone(), asked, limits).await?;
+    Ok(found.unwrap().simulated())
 }
 
 /// What the store has of the final checkpoint.
@@ -188,17 +219,17 @@ async fn store(stored: Stored) -> ObjectStoreCheckpoints {
 #[tokio::test(start_paused = true)]
 async fn i3_the_next_controller_gives_its_checkpoints_numbers_that_none_before_it_can_have_used() {
     let (workers, limits) = (workers(), Limits::default());
-    let first = Rehydrated::epochs_after(&take_up(Stored::Nothing, 1, &workers, &limits).await);
+    let first = take_up(Stored::Nothing, 1, &workers, &limits).await.epochs_after().unwrap();
     let newer = take_up(Stored::Periodic, 1, &workers, &limits).await;
     assert_eq!(newer.last_complete(), Some(FINAL), "the store knows more than the record");
-    assert!(newer.epochs_after() > first && first > Epoch::new(41));
-    let third = take_up(Stored::Nothing, 2, &workers, &limits).await.epochs_after();
+    assert!(newer.epochs_after() > Some(first) && first > Epoch::new(41));
+    let third = take_up(Stored::Nothing, 2, &workers, &limits).await.epochs_after().unwrap();
     assert_eq!(third.get() - first.get(), first.get() - 41, "as many for each controller");
 }
 
-async fn take_up(stored: Stored, attempt: u32, workers: &ScriptedScheduler, limits: &Limits) -> Rehydrated {
-    let record = PhaseRecord { final_epoch: None, attempt, ..record(PhaseKind::Running) };
-    rehydrate(record, &JOB.into(), workers, Some(&store(stored).await), limits).await.unwrap()
+async fn take_up(stored: Stored, attempt: u32, workers: &ScriptedScheduler, limits: &Limits) -> OpenRun {
+    let record = altered(&record(PhaseKind::Running), json!({ "final_epoch": null, "attempt": attempt }));
+    taken_up(record, workers, Some(&store(stored).await), limits.clone()).await.unwrap().open().clone()
 }
 
 /// Every phase, with workers alive and gone, and every state of the store. A new phase without a row does not compile: see `expected`.
@@ -213,7 +244,7 @@ async fn i7_every_record_is_taken_up_as_what_the_world_proves_or_as_less() {
                     workers.stop_workers(&JOB.into(), Some(RUN), true).await.unwrap();
                 }
                 let store = store(stored).await;
-                let outcome = rehydrate(record(*phase), &JOB.into(), &workers, Some(&store), &Limits::default()).await;
+                let outcome = taken_up(record(*phase), &workers, Some(&store), Limits::default()).await;
                 let found = match &outcome {
                     Ok(rehydrated) => Ok(rehydrated.phase()),
                     Err(error) => Err(match error.unfit() {
@@ -224,14 +255,18 @@ async fn i7_every_record_is_taken_up_as_what_the_world_proves_or_as_less() {
                     }),
                 };
                 assert_eq!(found, expected(*phase, alive, stored), "{phase}, alive: {alive}, {stored:?}");
-                if let Ok(rehydrated) = outcome {
-                    let (job, phase) =
-                        rehydrated.build(JobContext::builder("other", RunId::new(99)), controller(), workers);
-                    assert_eq!((job.id().as_str(), job.run(), job.phase()), (JOB, RUN, phase.kind()));
-                    assert_eq!(job.requested(), Some(StopRequest::Checkpoint), "the request is in force again (I8)");
-                    assert!(!job.may_restart());
-                } else if let Err(error) = outcome {
-                    assert_eq!(error.into_record(), record(*phase), "the record comes back");
+                match outcome {
+                    Ok(rehydrated) => {
+                        let (job, phase) = rehydrated.build(crate::support::controller()).await.unwrap();
+                        assert_eq!((job.id().as_str(), job.run(), job.phase()), (JOB, RUN, phase.kind()));
+                        assert_eq!(
+                            job.requested(),
+                            Some(StopRequest::Checkpoint),
+                            "the request is in force again (I8)"
+                        );
+                        assert!(!job.may_restart());
+                    }
+                    Err(error) => assert_eq!(error.record(), Some(&record(*phase)), "the error tells the record"),
                 }
             }
         }
@@ -241,18 +276,18 @@ async fn i7_every_record_is_taken_up_as_what_the_world_proves_or_as_less() {
 fn expected(phase: PhaseKind, alive: bool, stored: Stored) -> Result<PhaseKind, &'static str> {
     use PhaseKind::*;
     match (phase, alive) {
-        (StoppedCheckpointed | StoppedDrained | StoppedHalted | StoppedKilled, true) => Err("alive"),
-        (Running | Finishing | Recovering | StoppingGraceful | StoppingImmediate | StoppingForce, false) => {
-            Ok(StoppingForce)
-        }
-        (CheckpointStopping, false) => match stored {
+        (StoppedCheckpointed | StoppedCompleted | StoppedDrained | StoppedHalted | StoppedKilled, true) => Err("alive"),
+        (Running | Finishing | CheckpointStopping, true) if stored == Stored::NewerRun => Err("newer run"),
+        (Running | Recovering | StoppingGraceful | StoppingImmediate | StoppingForce, false) => Ok(StoppingForce),
+        (CheckpointStopping | Finishing, false) => match stored {
+            Stored::Final if phase == Finishing => Ok(StoppedCompleted),
             Stored::Final => Ok(StoppedCheckpointed),
             Stored::NewerRun => Err("newer run"),
             // Not durable, or its commits may not have been carried out: less is claimed.
             Stored::Nothing | Stored::Periodic | Stored::FinalWithCommits => Ok(StoppingForce),
         },
-        (StoppedCheckpointed, false) => match stored {
-            Stored::Final | Stored::FinalWithCommits => Ok(StoppedCheckpointed),
+        (StoppedCheckpointed | StoppedCompleted, false) => match stored {
+            Stored::Final | Stored::FinalWithCommits => Ok(phase),
             Stored::NewerRun => Err("newer run"),
             Stored::Nothing | Stored::Periodic => Err("no manifest"),
         },
@@ -271,10 +306,10 @@ async fn records_that_can_not_be_taken_up_say_why() {
     gone.stop_workers(&JOB.into(), Some(RUN), true).await.unwrap();
     let unsure = workers();
     unsure.always(SchedulerAnswer::Unavailable);
-    let no_epoch = PhaseRecord { final_epoch: None, ..record(PhaseKind::StoppedCheckpointed) };
-    let foreign = PhaseRecord { job: "other".into(), ..record(PhaseKind::StoppedKilled) };
+    let no_epoch = altered(&record(PhaseKind::StoppedCheckpointed), json!({ "final_epoch": null }));
+    let foreign = altered(&record(PhaseKind::StoppedKilled), json!({ "job": "other" }));
     let end = record(PhaseKind::StoppedCheckpointed);
-    let with: Option<&dyn DynCheckpointStore> = Some(&nothing);
+    let with = Some(&nothing);
     let cases = [
         (
             foreign,
@@ -304,7 +339,7 @@ async fn records_that_can_not_be_taken_up_say_why() {
         (end, &unsure, with, "the scheduler can't now: scripted"),
     ];
     for (record, workers, store, text) in cases {
-        let error = rehydrate(record, &JOB.into(), workers, store, &Limits::default()).await.unwrap_err();
+        let error = taken_up(record, workers, store, Limits::default()).await.unwrap_err();
         assert_eq!(error.unfit().to_string(), text);
         assert_eq!(error.is_retryable(), text.contains("can't now"));
     }

@@ -20,7 +20,7 @@ async fn i7_the_record_does_not_go_backwards_from_the_end() {
         let (mut job, running) = parts.job(Limits::default());
         let stopping = running.stop_with_checkpoint(&mut job).unwrap();
         let receipt = drive(stopping, &mut job, &Policy::give_back()).await.unwrap();
-        assert_eq!((receipt.stopped.name(), receipt.retries), ("checkpointed", 1), "{lost:?}");
+        assert_eq!((receipt.stopped().name(), receipt.retries()), ("checkpointed", 1), "{lost:?}");
         let mut phases = parts.journal.phases();
         phases.dedup();
         assert_eq!(phases, [PhaseKind::CheckpointStopping, PhaseKind::StoppedCheckpointed], "{lost:?}");
@@ -44,7 +44,7 @@ async fn i7_a_backoff_after_a_failed_record_does_not_poll_the_controller() {
     let start = Instant::now();
     let stopping = running.stop_with_checkpoint(&mut job).unwrap();
     let receipt = drive(stopping, &mut job, &Policy::give_back()).await.unwrap();
-    assert_eq!((receipt.stopped.name(), receipt.retries), ("checkpointed", 1));
+    assert_eq!((receipt.stopped().name(), receipt.retries()), ("checkpointed", 1));
     let polls = controller.calls().into_iter().filter(|(call, _)| *call == ControllerCall::Progress);
     let first = polls.map(|(_, at)| at - start).next().unwrap();
     assert!(first >= Limits::default().backoff_min, "polled {first:?} after the start, in the backoff");
@@ -57,7 +57,7 @@ async fn i7_a_backoff_of_force_does_not_poll_the_controller() {
     scheduler.answers(Call::Kill, [SchedulerAnswer::Unavailable, SchedulerAnswer::Obeys]);
     let stopping = running.force(&mut job).unwrap();
     let receipt = drive(stopping, &mut job, &Policy::escalate()).await.unwrap();
-    assert_eq!((receipt.stopped.name(), receipt.retries), ("killed", 1));
+    assert_eq!((receipt.stopped().name(), receipt.retries()), ("killed", 1));
     assert_eq!(controller.count(ControllerCall::Progress), 0);
 }
 
@@ -72,7 +72,7 @@ async fn a_script_is_followed_and_written_down() {
     let start = Instant::now();
     let stopping = running.stop_gracefully(&mut job).unwrap();
     let receipt = drive(stopping, &mut job, &Policy::escalate()).await.unwrap();
-    assert_eq!(receipt.stopped.name(), "killed");
+    assert_eq!(receipt.stopped().name(), "killed");
     assert_eq!(start.elapsed(), secs(5));
     assert_eq!(controller.failure(), Some(&lost));
     assert_eq!(controller.told_at(Told::Stop(WorkerStopMode::Graceful)), Some(start));

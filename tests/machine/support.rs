@@ -28,8 +28,11 @@ impl Parts {
     }
 
     pub(crate) fn job(&self, limits: Limits) -> (Job, Running) {
-        let builder = JobContext::builder(JOB, RUN).limits(limits).journal(self.journal.clone());
-        builder.build(self.controller.clone(), self.scheduler.clone())
+        let builder = JobContext::builder(&OpenRun::without_store(JOB, RUN))
+            .simulated()
+            .limits(limits)
+            .journal(self.journal.clone());
+        builder.build(self.controller.clone(), self.scheduler.clone()).unwrap()
     }
 }
 

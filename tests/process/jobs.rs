@@ -19,7 +19,7 @@ fn worker_entry() {
 }
 
 fn walked(receipt: &Receipt) -> Vec<&'static str> {
-    receipt.legs.iter().map(|leg| leg.phase.name()).collect()
+    receipt.legs().iter().map(|leg| leg.phase.name()).collect()
 }
 
 const FORCED: [&str; 4] = ["Running", "CheckpointStopping", "Stopping<Force>", "Stopped<Killed>"];
@@ -28,7 +28,7 @@ const FORCED: [&str; 4] = ["Running", "CheckpointStopping", "Stopping<Force>", "
 async fn healthy_workers_stop_in_every_mode() {
     for (request, evidence) in StopRequest::ALL.into_iter().zip(["checkpointed", "drained", "halted", "killed"]) {
         let receipt = Bench::stop_with(Manners::Healthy, request).await;
-        assert_eq!(receipt.stopped.name(), evidence, "{receipt}");
+        assert_eq!(receipt.stopped().name(), evidence, "{receipt}");
     }
 }
 
@@ -42,7 +42,7 @@ async fn a_worker_killed_before_the_final_checkpoint() {
             live.ask(StopRequest::Checkpoint);
         })
         .await;
-    assert_eq!(receipt.stopped.name(), "killed", "{receipt}");
+    assert_eq!(receipt.stopped().name(), "killed", "{receipt}");
     bench.finish().await;
 }
 
@@ -58,7 +58,7 @@ async fn a_worker_killed_during_the_final_checkpoint() {
         })
         .await;
     assert_eq!(walked(&receipt), FORCED, "{receipt}");
-    assert!(receipt.last_error.unwrap().contains("worker 1 left with 1 unfinished tasks"));
+    assert!(receipt.last_error().unwrap().contains("worker 1 left with 1 unfinished tasks"));
     bench.finish().await;
 }
 
@@ -97,7 +97,7 @@ async fn a_worker_that_is_asked_to_leave_and_gives_notice_gets_its_final_checkpo
             live.ask(StopRequest::Checkpoint);
         })
         .await;
-    let AnyStopped::Checkpointed(stopped) = &receipt.stopped else { panic!("{receipt}") };
+    let AnyStopped::Checkpointed(stopped) = &receipt.stopped() else { panic!("{receipt}") };
     assert!(!stopped.killed_workers(), "{receipt}");
     bench.finish().await;
 }
@@ -116,7 +116,7 @@ async fn a_worker_killed_after_the_final_checkpoint() {
             live.strike(Signal::KILL);
         })
         .await;
-    let AnyStopped::Checkpointed(stopped) = &receipt.stopped else { panic!("{receipt}") };
+    let AnyStopped::Checkpointed(stopped) = &receipt.stopped() else { panic!("{receipt}") };
     let manifest = bench.store.latest(&job()).await.unwrap().unwrap();
     assert_eq!((manifest.epoch, manifest.then_stop), (stopped.evidence().epoch(), true));
     bench.finish().await;
@@ -134,7 +134,7 @@ async fn a_worker_frozen_for_ever_in_the_final_checkpoint() {
         })
         .await;
     assert_eq!(walked(&receipt), FORCED, "{receipt}");
-    assert!(receipt.last_error.unwrap().contains("worker 1 is lost: silent for"));
+    assert!(receipt.last_error().unwrap().contains("worker 1 is lost: silent for"));
     bench.finish().await;
 }
 
@@ -169,7 +169,7 @@ async fn a_worker_frozen_and_continued() {
                 live.strike(Signal::CONT);
             })
             .await;
-        match &receipt.stopped {
+        match &receipt.stopped() {
             AnyStopped::Checkpointed(stopped) => assert!(!stopped.killed_workers(), "{receipt}"),
             AnyStopped::Halted(stopped) => assert!(!stopped.killed_workers(), "{receipt}"),
             other => panic!("{other:?}: {receipt}"),
@@ -182,8 +182,8 @@ async fn a_worker_frozen_and_continued() {
 async fn a_worker_that_never_answers_stop_execution() {
     for request in [StopRequest::Graceful, StopRequest::Immediate] {
         let receipt = Bench::stop_with(Manners::NeverAnswersStop, request).await;
-        assert_eq!(receipt.stopped.name(), "killed", "{receipt}");
-        assert!(receipt.last_error.as_ref().unwrap().contains("worker 1 timed out"), "{receipt}");
+        assert_eq!(receipt.stopped().name(), "killed", "{receipt}");
+        assert!(receipt.last_error().as_ref().unwrap().contains("worker 1 timed out"), "{receipt}");
     }
 }
 
@@ -191,8 +191,8 @@ async fn a_worker_that_never_answers_stop_execution() {
 async fn a_worker_that_answers_an_error_to_stop_execution() {
     for request in [StopRequest::Graceful, StopRequest::Immediate] {
         let receipt = Bench::stop_with(Manners::RefusesStop, request).await;
-        assert_eq!(receipt.stopped.name(), "killed", "{receipt}");
-        assert!(receipt.last_error.as_ref().unwrap().contains("the disk is on fire"), "{receipt}");
+        assert_eq!(receipt.stopped().name(), "killed", "{receipt}");
+        assert!(receipt.last_error().as_ref().unwrap().contains("the disk is on fire"), "{receipt}");
     }
 }
 
@@ -200,7 +200,7 @@ async fn a_worker_that_answers_an_error_to_stop_execution() {
 async fn a_worker_that_accepts_connections_and_says_nothing() {
     for request in [StopRequest::Checkpoint, StopRequest::Immediate] {
         let receipt = Bench::stop_with(Manners::Mute, request).await;
-        assert_eq!(receipt.stopped.name(), "killed", "{receipt}");
+        assert_eq!(receipt.stopped().name(), "killed", "{receipt}");
     }
 }
 
@@ -209,7 +209,7 @@ async fn a_worker_that_accepts_connections_and_says_nothing() {
 async fn i2_a_worker_that_says_finished_and_stays_alive() {
     for (request, evidence) in [(StopRequest::Checkpoint, "checkpointed"), (StopRequest::Immediate, "halted")] {
         let receipt = Bench::stop_with(Manners::Stays, request).await;
-        assert_eq!(receipt.stopped.name(), evidence, "{receipt}");
+        assert_eq!(receipt.stopped().name(), evidence, "{receipt}");
     }
 }
 
@@ -217,7 +217,7 @@ async fn i2_a_worker_that_says_finished_and_stays_alive() {
 async fn i11_a_worker_that_reports_for_another_run() {
     for request in [StopRequest::Checkpoint, StopRequest::Immediate] {
         let receipt = Bench::stop_with(Manners::OtherRun, request).await;
-        assert_eq!(receipt.stopped.name(), "killed", "{receipt}");
+        assert_eq!(receipt.stopped().name(), "killed", "{receipt}");
     }
 }
 
@@ -236,7 +236,7 @@ async fn the_controllers_port_unreachable_for_five_seconds_in_the_middle() {
             live.port.open_again().await;
         })
         .await;
-    let AnyStopped::Checkpointed(stopped) = &receipt.stopped else { panic!("{receipt}") };
+    let AnyStopped::Checkpointed(stopped) = &receipt.stopped() else { panic!("{receipt}") };
     assert!(!stopped.killed_workers(), "{receipt}");
     bench.finish().await;
 }

@@ -31,7 +31,10 @@ fn scheduler_entry() {
         for (number, script) in (1..).zip(scripts) {
             let mut command = Command::new("/bin/sh");
             command.args(["-c", &script]).env_remove(SCHEDULER);
-            scheduler.start(WorkerEnv::new(job(), RUN, WorkerId::new(number), ""), command).await.unwrap();
+            scheduler
+                .start(WorkerEnv::new(&OpenRun::without_store(job(), RUN), WorkerId::new(number), ""), command)
+                .await
+                .unwrap();
         }
         sleep(NEVER).await;
     });
@@ -148,7 +151,7 @@ async fn i2_a_worker_that_appears_after_its_scheduler_died_is_ended() {
 async fn a_worker_sees_the_end_of_its_scheduler_on_the_lifeline() {
     let stage = Stage::new();
     let scheduler = stage.builder().watchdog(Watchdog::Off).open().await.unwrap();
-    let worker = WorkerEnv::new(job(), RUN, WorkerId::new(1), "");
+    let worker = WorkerEnv::new(&OpenRun::without_store(job(), RUN), WorkerId::new(1), "");
     scheduler.start(worker, stage.this_program("restart::worker_entry")).await.unwrap();
     stage.file("up-1").await;
     // It notices nothing as long as the scheduler is there; then it leaves with nobody killing it.
@@ -170,7 +173,9 @@ async fn a_dropped_or_closed_scheduler_takes_its_workers_along() {
             timeout(SOON, scheduler.close()).await.unwrap();
             assert_eq!(stage.processes(), [0; 0], "close waits for the end");
             assert_eq!(state(pid(&worker)), None, "and reaps");
-            let refused = other.start(WorkerEnv::new(job(), RUN, WorkerId::new(2), ""), stage.sh(STAYS)).await;
+            let refused = other
+                .start(WorkerEnv::new(&OpenRun::without_store(job(), RUN), WorkerId::new(2), ""), stage.sh(STAYS))
+                .await;
             assert_eq!(
                 refused.unwrap_err().to_string(),
                 "the process scheduler is closed: open another one to start workers"
@@ -195,7 +200,11 @@ async fn a_watchdog_that_is_killed_is_replaced() {
     assert_eq!(state(first), None, "the first one is reaped");
     // The new one watches over old and new workers.
     until("starts are allowed again", || stage.watchdog().is_some()).await;
-    while scheduler.start(WorkerEnv::new(job(), RUN, WorkerId::new(2), ""), stage.sh(STAYS)).await.is_err() {
+    while scheduler
+        .start(WorkerEnv::new(&OpenRun::without_store(job(), RUN), WorkerId::new(2), ""), stage.sh(STAYS))
+        .await
+        .is_err()
+    {
         sleep(Duration::from_millis(10)).await;
     }
     timeout(SOON, scheduler.close()).await.unwrap();
@@ -228,7 +237,9 @@ async fn i2_the_next_scheduler_finds_and_stops_the_workers_of_one_that_died() {
         let scheduler = stage.builder().grace(Duration::from_millis(500)).open().await.unwrap();
         let all = [1, 2, 3].map(WorkerId::new);
         assert_eq!(scheduler.workers_for_job(&job(), Some(RUN)).await.unwrap(), all);
-        let taken = scheduler.start(WorkerEnv::new(job(), RUN, WorkerId::new(1), ""), stage.sh(STAYS)).await;
+        let taken = scheduler
+            .start(WorkerEnv::new(&OpenRun::without_store(job(), RUN), WorkerId::new(1), ""), stage.sh(STAYS))
+            .await;
         assert!(taken.is_err(), "its name is taken");
         // Another run's stop touches none (invariant I11).
         stop_run(&scheduler, Some(RUN.next()), true).await;

@@ -121,9 +121,10 @@ impl Bench {
     /// One run with a sick worker, and a script beside it.
     pub(crate) async fn run(&self, manners: Manners, script: impl AsyncFnOnce(&mut Live)) -> Receipt {
         let scheduler = self.stage.builder().grace(ms(1000)).open().await.unwrap();
-        let Restored { run, manifest } = self.store.open_run(&job()).await.unwrap();
+        let open = self.store.open_run(&job()).await.unwrap();
+        let (run, manifest) = (open.run(), open.manifest());
         let topology = Arc::new(topology(WORKERS));
-        let transport = Arc::new(GrpcTransport::new(job(), run, Arc::clone(&topology)).options(calls()));
+        let transport = Arc::new(GrpcTransport::new(&open, Arc::clone(&topology)).options(calls()));
         let mailbox = Mailbox::new(64);
         let server = ControllerServer::new(ControllerOptions { drain: ms(100), ..ControllerOptions::default() });
         let registration = server.register(Arc::clone(&transport), mailbox.sender()).unwrap();
@@ -139,7 +140,7 @@ impl Bench {
             let restored = manifest.iter().flat_map(|it| &it.tasks).find(|snapshot| snapshot.task == task);
             let mut command = self.stage.this_program("jobs::worker_entry");
             tell(&mut command, manners, &self.stage.path(""), WORKERS, self.pace, restored);
-            let env = WorkerEnv::new(job(), run, WorkerId::new(number), port.address().to_string());
+            let env = WorkerEnv::new(&open, WorkerId::new(number), port.address().to_string());
             let process = scheduler.start(env, command).await.unwrap();
             pids.insert(number, support::pid(&process));
             watches.spawn(tell_end(
@@ -148,14 +149,11 @@ impl Bench {
                 &mailbox,
             ));
         }
-        let mut controller = ClusterController::builder(job(), run, topology, transport)
+        let controller = ClusterController::builder(&open, topology, transport)
             .limits(self.limits.clone())
             .store(Arc::clone(&self.store) as Arc<dyn DynCheckpointStore>);
-        if let Some(manifest) = &manifest {
-            controller = controller.restored(manifest);
-        }
-        let builder = JobContext::builder(job(), run).limits(self.limits.clone()).mailbox(mailbox);
-        let (mut context, running) = builder.build(controller.build(), scheduler.clone());
+        let builder = JobContext::builder(&open).simulated().limits(self.limits.clone()).mailbox(mailbox);
+        let (mut context, running) = builder.build(controller.build(), scheduler.clone()).unwrap();
         let (progress, sender) = (context.progress(), context.sender());
         let (bound, limits, leaving) = (Cell::new(None), self.limits.clone(), registration.leaving());
         let mut live = Live { progress, sender, pids, bound, limits, port, leaving };
@@ -176,7 +174,7 @@ impl Bench {
     pub(crate) async fn finish(mut self) {
         self.pace = ms(1);
         let receipt = self.run(Manners::Healthy, async |_| {}).await;
-        assert_eq!(receipt.stopped.name(), "drained", "{receipt}");
+        assert_eq!(receipt.stopped().name(), "drained", "{receipt}");
         assert_exact(&self.stage.path(""), WORKERS);
     }
 

@@ -78,7 +78,7 @@ impl Stage {
 
     /// Starts a script as a worker, and waits until it has made the file `up-<worker>`.
     pub(crate) async fn start(&self, scheduler: &ProcessScheduler, number: u64, script: &str) -> WorkerProcess {
-        let worker = WorkerEnv::new(job(), RUN, WorkerId::new(number), "http://127.0.0.1:1");
+        let worker = WorkerEnv::new(&OpenRun::without_store(job(), RUN), WorkerId::new(number), "http://127.0.0.1:1");
         let started = scheduler.start(worker, self.sh(script)).await.unwrap();
         self.file(&format!("up-{number}")).await;
         started

@@ -15,17 +15,19 @@ type AnyJob = (JobContext<BoxController, BoxScheduler>, AnyPhase);
 async fn scripted(journal: BoxJournal) -> AnyJob {
     let controller = ScriptedController::new(2);
     controller.on(Told::Stop(WorkerStopMode::Immediate), Duration::from_secs(1), Does::Finish);
-    let builder = JobContext::builder("scripted", RUN).journal(journal);
-    let (job, running) = builder.build(Box::new(controller) as BoxController, scheduler([1, 2]));
+    let builder = JobContext::builder(&OpenRun::without_store("scripted", RUN)).simulated().journal(journal);
+    let (job, running) = builder.build(Box::new(controller) as BoxController, scheduler([1, 2])).unwrap();
     (job, running.into())
 }
 
 /// Workers that take every order, and do nothing: killed in the end.
 async fn clustered(store: BoxStore, transport: BoxTransport, journal: BoxJournal) -> AnyJob {
     let controller: ClusterController<dyn DynTransport> =
-        ClusterController::builder("clustered", RUN, topology(2), transport).store(store).build();
-    let builder = JobContext::builder("clustered", RUN).journal(journal);
-    let (job, running) = builder.build(Box::new(controller) as BoxController, scheduler([1, 2]));
+        ClusterController::builder(&OpenRun::without_store("clustered", RUN), topology(2), transport)
+            .store(store)
+            .build();
+    let builder = JobContext::builder(&OpenRun::without_store("clustered", RUN)).simulated().journal(journal);
+    let (job, running) = builder.build(Box::new(controller) as BoxController, scheduler([1, 2])).unwrap();
     (job, running.into())
 }
 
@@ -48,8 +50,8 @@ async fn u6_jobs_of_different_kinds_are_kept_in_one_list() {
         let receipt = drive(phase, &mut job, &Policy::escalate()).await.unwrap();
         // The journal is one as it is, too.
         let record = Journal::load(&journal, job.id()).await.unwrap().unwrap();
-        assert_eq!(record.phase, receipt.stopped.kind());
-        stopped.push(receipt.stopped.name());
+        assert_eq!(record.phase(), receipt.stopped().kind());
+        stopped.push(receipt.stopped().name());
     }
     assert_eq!(stopped, ["halted", "killed"]);
 }

@@ -21,9 +21,10 @@ fn waits() -> impl FnMut(TaskContext) -> std::pin::Pin<Box<dyn Future<Output = R
 fn embedded(listens: bool) -> (JobContext<ClusterController<EmbeddedRun>, EmbeddedCluster>, Running, EmbeddedRun) {
     let cluster = EmbeddedCluster::default();
     let mailbox = Mailbox::new(64);
-    let workers = cluster.start("words".into(), RUN, &topology(2), None, mailbox.sender(), waits()).unwrap();
-    let controller = ClusterController::builder("words", RUN, topology(2), Arc::new(workers.clone())).build();
-    let (job, running) = JobContext::builder("words", RUN).mailbox(mailbox).build(controller, cluster);
+    let open = OpenRun::without_store("words", RUN);
+    let workers = cluster.start(&open, &topology(2), mailbox.sender(), waits()).unwrap();
+    let controller = ClusterController::builder(&open, topology(2), Arc::new(workers.clone())).build();
+    let (job, running) = JobContext::builder(&open).simulated().mailbox(mailbox).build(controller, cluster).unwrap();
     if listens {
         job.hear_of_ends();
     }
@@ -51,7 +52,7 @@ async fn u9_the_end_of_a_worker_that_leaves_is_no_failure() {
     let (mut job, running, _workers) = embedded(true);
     let stopping = running.stop_gracefully(&mut job).unwrap();
     let receipt = drive(stopping, &mut job, &Policy::give_back()).await.unwrap();
-    assert_eq!((receipt.stopped.name(), receipt.stopped.killed_workers()), ("drained", false));
+    assert_eq!((receipt.stopped().name(), receipt.stopped().killed_workers()), ("drained", false));
     assert_eq!(job.controller().model().failure(), None);
 }
 

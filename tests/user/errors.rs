@@ -50,7 +50,10 @@ async fn u10_a_cause_is_told_once_in_every_error() {
 
     // The phase and the drive that could not go on.
     let refuses = Refuses;
-    let (mut job, running) = JobContext::new("words", RunId::new(1), Detached, refuses);
+    let (mut job, running) = JobContext::builder(&OpenRun::without_store("words", RunId::new(1)))
+        .simulated()
+        .build(Detached, refuses)
+        .unwrap();
     let failed = running.force(&mut job).unwrap().next(&mut job).await.unwrap_err();
     assert_told_once(&failed);
     let error = drive(failed.into_phase(), &mut job, &Policy::escalate()).await.unwrap_err();

@@ -111,7 +111,7 @@ impl Transport for Hangs {
 struct Store(bool);
 
 impl CheckpointStore for Store {
-    async fn open_run(&self, _: &JobId) -> Result<Restored, StoreError> {
+    async fn open_run(&self, _: &JobId) -> Result<OpenRun, StoreError> {
         std::future::pending().await
     }
 
@@ -136,9 +136,17 @@ async fn seen(
     events: impl IntoIterator<Item = (u64, Event)>,
 ) -> Progress {
     let limits = Limits { checkpoint_every: None, ..Limits::default() };
-    let controller = ClusterController::builder("words", RUN, topology(2), Arc::new(Hangs(transport_hangs)));
+    let controller = ClusterController::builder(
+        &OpenRun::without_store("words", RUN),
+        topology(2),
+        Arc::new(Hangs(transport_hangs)),
+    );
     let controller = controller.limits(limits.clone()).store(Arc::new(Store(store_hangs))).build();
-    let (mut job, running) = JobContext::builder("words", RUN).limits(limits).build(controller, scheduler.clone());
+    let (mut job, running) = JobContext::builder(&OpenRun::without_store("words", RUN))
+        .simulated()
+        .limits(limits)
+        .build(controller, scheduler.clone())
+        .unwrap();
     let (sender, _progress) = (job.sender(), job.progress());
     if let Some(request) = request {
         sender.request(request).unwrap();

@@ -44,7 +44,10 @@ fn u12_a_topology_is_read_with_every_check_that_building_makes() {
 #[tokio::test(start_paused = true)]
 async fn u12_progress_and_receipt_are_reports_that_can_be_sent() {
     let controller = testing::scripted::ScriptedController::new(2);
-    let (mut job, running) = JobContext::new("words", RunId::new(7), controller, ScriptedScheduler::new([1, 2]));
+    let (mut job, running) = JobContext::builder(&OpenRun::without_store("words", RunId::new(7)))
+        .simulated()
+        .build(controller, ScriptedScheduler::new([1, 2]))
+        .unwrap();
     let stopping = running.stop_gracefully(&mut job).unwrap();
     tokio::time::advance(std::time::Duration::from_millis(2_500)).await;
     let progress = round_trip(&job.progress_now().report());
@@ -57,6 +60,6 @@ async fn u12_progress_and_receipt_are_reports_that_can_be_sent() {
     for part in [r#""job":"words""#, r#""run":7"#, r#""stopped":"stopped-killed""#, r#""kind":"deadline""#] {
         assert!(text.contains(part), "expected {part} in {text}");
     }
-    assert_eq!(report.legs.len(), receipt.legs.len());
+    assert_eq!(report.legs.len(), receipt.legs().len());
     assert_eq!(topology(1), serde_json::from_str(&serde_json::to_string(&topology(1)).unwrap()).unwrap());
 }

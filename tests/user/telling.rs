@@ -13,9 +13,14 @@ type Job = JobContext<ClusterController<Deaf>, ScriptedScheduler>;
 /// A job of three workers that take every order in and do nothing, with this much time for everything.
 fn job(transport: Deaf, limits: &Limits) -> (Job, Running) {
     let store = ObjectStoreCheckpoints::new(Arc::new(object_store::memory::InMemory::new()), "");
-    let controller = ClusterController::builder("words", RUN, topology(3), Arc::new(transport));
+    let controller =
+        ClusterController::builder(&OpenRun::without_store("words", RUN), topology(3), Arc::new(transport));
     let controller = controller.limits(limits.clone()).store(Arc::new(store)).build();
-    JobContext::builder("words", RUN).limits(limits.clone()).build(controller, ScriptedScheduler::new([1, 2, 3]))
+    JobContext::builder(&OpenRun::without_store("words", RUN))
+        .simulated()
+        .limits(limits.clone())
+        .build(controller, ScriptedScheduler::new([1, 2, 3]))
+        .unwrap()
 }
 
 fn limits() -> Limits {
@@ -49,7 +54,7 @@ async fn u7_a_lost_worker_in_the_final_checkpoint_is_a_warning_that_names_it() {
     job.sender().event(says(2, Event::WorkerFinished)).await.unwrap();
     let receipt = drive(stopping, &mut job, &Policy::escalate()).await.unwrap();
     assert_escalated(&log, "worker-left", Some("2"), "the final checkpoint is lost: worker 2 left with 1 unfinished");
-    let leg = &receipt.legs[receipt.legs.len() - 2];
+    let leg = &receipt.legs()[receipt.legs().len() - 2];
     assert_eq!((leg.phase, leg.reason.kind()), (PhaseKind::StoppingForce, ReasonKind::WorkerLeft));
     assert_eq!(leg.reason.workers(), [WorkerId::new(2)]);
     assert!(receipt.to_string().contains("worker 2 left"), "{receipt}");
@@ -71,7 +76,7 @@ async fn u7_a_worker_lost_after_a_failed_task_is_the_reason_and_not_the_task() {
     let reasons: Vec<_> = lines.iter().map(|line| (field(line, "reason"), field(line, "workers"))).collect();
     assert_eq!(reasons, [(Some("task-failed"), Some("1")), (Some("worker-left"), Some("3"))], "{lines:#?}");
     assert_eq!(field(&lines[0], "tasks"), Some("0/0"));
-    let walked: Vec<_> = receipt.legs.iter().map(|leg| leg.reason.kind()).collect();
+    let walked: Vec<_> = receipt.legs().iter().map(|leg| leg.reason.kind()).collect();
     let kinds =
         [ReasonKind::Started, ReasonKind::TaskFailed, ReasonKind::CleanUp, ReasonKind::WorkerLeft, ReasonKind::Done];
     assert_eq!(walked, kinds);
@@ -120,7 +125,7 @@ async fn u7_workers_that_do_not_leave_are_named() {
         job.sender().event(says(worker, Event::TaskFinished { task })).await.unwrap();
     }
     let receipt = drive(stopping, &mut job, &Policy::escalate()).await.unwrap();
-    assert!(receipt.stopped.killed_workers());
+    assert!(receipt.stopped().killed_workers());
     assert_escalated(&log, "not-left", Some("1, 2, 3"), "killing what is left of the run");
 }
 

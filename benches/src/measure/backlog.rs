@@ -11,7 +11,7 @@ use std::{
 use tokio::{runtime::Runtime, sync::mpsc};
 use winddown::{
     AfterRunning, Applied, CheckpointStart, ControllerError, Event, JobContext, JobController, JobSender, Mailbox,
-    Rejection, RunFailure, RunId, RunStatus, StopRequest, WorkerEvent, WorkerId, WorkerStopMode,
+    OpenRun, Rejection, RunFailure, RunId, RunStatus, StopRequest, WorkerEvent, WorkerId, WorkerStopMode,
 };
 
 use super::{
@@ -110,8 +110,8 @@ fn ours(runtime: &Runtime, backlog: usize) -> report::Result<(f64, u64)> {
     let asked = Asked::new();
     let (at, told) = (BEFORE as u64, Arc::clone(&asked));
     let controller = Asking { rest: NoController, handled: 0, at, sender, asked: told };
-    let builder = JobContext::builder("bench", RunId::new(1)).mailbox(mailbox);
-    let (mut job, running) = builder.build(controller, NoScheduler);
+    let builder = JobContext::builder(&OpenRun::without_store("bench", RunId::new(1))).simulated().mailbox(mailbox);
+    let (mut job, running) = builder.build(controller, NoScheduler).unwrap();
     runtime.block_on(async {
         match running.next(&mut job).await? {
             AfterRunning::CheckpointStopping(_) => {}

@@ -11,7 +11,7 @@ use std::{
 
 use tokio::{net::TcpListener, runtime, sync::oneshot, time::sleep};
 use winddown::{
-    Role, RunId, Topology, WorkerId,
+    OpenRun, Role, RunId, Topology, WorkerId,
     grpc::{
         CallOptions, GrpcTransport,
         proto::arroyo_rpc::{
@@ -186,7 +186,7 @@ pub(super) fn topology(workers: usize) -> Result<Arc<Topology>> {
 /// Our transport to all of them.
 pub(super) fn transport(address: SocketAddr, topology: &Arc<Topology>) -> Result<Arc<GrpcTransport>> {
     let options = CallOptions { connect: Duration::from_secs(20), call: Duration::from_secs(30), ..Default::default() };
-    let transport = GrpcTransport::new(JOB, RUN, Arc::clone(topology)).options(options);
+    let transport = GrpcTransport::new(&OpenRun::without_store(JOB, RUN), Arc::clone(topology)).options(options);
     for worker in topology.workers() {
         transport.set_address(*worker, &address.to_string())?;
     }

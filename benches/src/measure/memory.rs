@@ -14,8 +14,8 @@ use tokio::{runtime::Runtime, task::JoinSet, time::sleep};
 use winddown::checkpoint::object_store::memory::InMemory;
 use winddown::{
     AnyPhase, Attachment, ClusterController, Command, DynCheckpointStore, EmbeddedCluster, EmbeddedRun, Epoch,
-    JobContext, JobController, JobId, Limits, Mailbox, ObjectStoreCheckpoints, Order, PhaseKind, Policy, RunId,
-    Running, Scheduler, StopRequest, TaskContext, TaskError, TaskOrder, Transport, WorkerId, drive,
+    JobContext, JobController, JobId, Limits, Mailbox, ObjectStoreCheckpoints, OpenRun, Order, PhaseKind, Policy,
+    RunId, Running, Scheduler, StopRequest, TaskContext, TaskError, TaskOrder, Transport, WorkerId, drive,
 };
 
 use super::{
@@ -135,7 +135,13 @@ fn at_rest(kind: PhaseKind, jobs: usize) -> report::Result<f64> {
 
 fn machine(kind: PhaseKind, jobs: usize) -> report::Result<f64> {
     bytes_each(jobs, &[], |number| {
-        driven(kind, JobContext::builder(id(number), RunId::new(1)).build(NoController, NoScheduler))
+        driven(
+            kind,
+            JobContext::builder(&OpenRun::without_store(id(number), RunId::new(1)))
+                .simulated()
+                .build(NoController, NoScheduler)
+                .unwrap(),
+        )
     })
 }
 
@@ -145,10 +151,22 @@ fn embedded(kind: PhaseKind, jobs: usize) -> report::Result<f64> {
     bytes_each(jobs, &[], |number| {
         let mailbox = Mailbox::new(Limits::default().mailbox_capacity);
         let (run, sender) = (RunId::new(1), mailbox.sender());
-        let hosted = cluster.start(id(number), run, &topology, None, sender, |_| std::future::pending())?;
-        let controller = ClusterController::builder(id(number), run, Arc::clone(&topology), Arc::new(hosted));
+        let hosted =
+            cluster.start(&OpenRun::without_store(id(number), run), &topology, sender, |_| std::future::pending())?;
+        let controller = ClusterController::builder(
+            &OpenRun::without_store(id(number), run),
+            Arc::clone(&topology),
+            Arc::new(hosted),
+        );
         let controller = controller.store(Arc::clone(&store)).build();
-        driven(kind, JobContext::builder(id(number), run).mailbox(mailbox).build(controller, cluster.clone()))
+        driven(
+            kind,
+            JobContext::builder(&OpenRun::without_store(id(number), run))
+                .simulated()
+                .mailbox(mailbox)
+                .build(controller, cluster.clone())
+                .unwrap(),
+        )
     })
 }
 
@@ -167,9 +185,19 @@ fn grpc(kind: PhaseKind, jobs: usize) -> report::Result<f64> {
                 eprintln!("a connection was not opened: {error}");
             }
         });
-        let controller = ClusterController::builder(id(number), fleet::RUN, Arc::clone(&topology), transport);
+        let controller = ClusterController::builder(
+            &OpenRun::without_store(id(number), fleet::RUN),
+            Arc::clone(&topology),
+            transport,
+        );
         let controller = controller.store(Arc::clone(&store)).build();
-        driven(kind, JobContext::builder(id(number), fleet::RUN).build(controller, NoScheduler))
+        driven(
+            kind,
+            JobContext::builder(&OpenRun::without_store(id(number), fleet::RUN))
+                .simulated()
+                .build(controller, NoScheduler)
+                .unwrap(),
+        )
     })
 }
 
@@ -180,9 +208,19 @@ fn futures() -> report::Result<BTreeMap<String, usize>> {
     let make = |number| -> report::Result<(JobContext<Cluster, EmbeddedCluster>, Running)> {
         let (run, mailbox) = (RunId::new(1), Mailbox::new(1));
         let sender = mailbox.sender();
-        let hosted = cluster.start(id(number), run, &topology, None, sender, |_| std::future::pending())?;
-        let controller = ClusterController::builder(id(number), run, Arc::clone(&topology), Arc::new(hosted)).build();
-        Ok(JobContext::builder(id(number), run).mailbox(mailbox).build(controller, cluster.clone()))
+        let hosted =
+            cluster.start(&OpenRun::without_store(id(number), run), &topology, sender, |_| std::future::pending())?;
+        let controller = ClusterController::builder(
+            &OpenRun::without_store(id(number), run),
+            Arc::clone(&topology),
+            Arc::new(hosted),
+        )
+        .build();
+        Ok(JobContext::builder(&OpenRun::without_store(id(number), run))
+            .simulated()
+            .mailbox(mailbox)
+            .build(controller, cluster.clone())
+            .unwrap())
     };
     let mut sizes = BTreeMap::new();
     macro_rules! next_of {
@@ -220,11 +258,21 @@ fn at_once(runtime: &Runtime, jobs: usize) -> report::Result<AtOnce> {
             let (mut driving, mut senders) = (JoinSet::new(), Vec::with_capacity(jobs));
             for number in 0..jobs as u64 {
                 let mailbox = Mailbox::new(Limits::default().mailbox_capacity);
-                let hosted = cluster.start(id(number), run, &topology, None, mailbox.sender(), until_stopped)?;
-                let controller = ClusterController::builder(id(number), run, Arc::clone(&topology), Arc::new(hosted));
+                let hosted = cluster.start(
+                    &OpenRun::without_store(id(number), run),
+                    &topology,
+                    mailbox.sender(),
+                    until_stopped,
+                )?;
+                let controller = ClusterController::builder(
+                    &OpenRun::without_store(id(number), run),
+                    Arc::clone(&topology),
+                    Arc::new(hosted),
+                );
                 senders.push(mailbox.sender());
-                let builder = JobContext::builder(id(number), run).mailbox(mailbox);
-                let (mut job, running) = builder.build(controller.build(), cluster.clone());
+                let builder =
+                    JobContext::builder(&OpenRun::without_store(id(number), run)).simulated().mailbox(mailbox);
+                let (mut job, running) = builder.build(controller.build(), cluster.clone()).unwrap();
                 driving.spawn(async move { drive(running, &mut job, &Policy::keep_trying()).await });
             }
             tokio::task::yield_now().await;
@@ -234,7 +282,7 @@ fn at_once(runtime: &Runtime, jobs: usize) -> report::Result<AtOnce> {
             }
             while let Some(receipt) = driving.join_next().await {
                 let receipt = receipt??;
-                if receipt.stopped.name() != "drained" {
+                if receipt.stopped().name() != "drained" {
                     return Err(format!("expected it to drain, got {receipt}").into());
                 }
             }

@@ -5,11 +5,11 @@
 //! there is nobody left to tell anything to, and the job is taken up without a controller: those that have not left yet are killed, and
 //! the evidence is what the checkpoint store proves, which may be less than the earlier call would have got.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use winddown::{
-    CheckpointStore, Detached, FileJournal, JobContext, JobId, Journal, Limits, ObjectStoreCheckpoints, PhaseKind,
-    PhaseRecord, Policy, Scheduler, StopRequest, drive, rehydrate,
+    CheckpointStore, Detached, DynCheckpointStore, FileJournal, JobId, Journal, Limits, ObjectStoreCheckpoints,
+    PhaseKind, PhaseRecord, Policy, Scheduler, StopRequest, Topology, drive, rehydrate,
 };
 
 use crate::{
@@ -28,22 +28,24 @@ pub(crate) async fn finish(
     id: &JobId,
     journal: &FileJournal,
     store: &ObjectStoreCheckpoints,
+    topology: &Topology,
     processes: &Path,
     screen: &Screen,
 ) -> Result<Option<Resumed>, JobError> {
     // First of all, since even a look at the processes leaves a trace.
-    let unfinished = journal.load(id).await?.filter(|record| !record.phase.is_terminal());
+    let unfinished = journal.load(id).await?.filter(|record| !record.phase().is_terminal());
     let leftovers = Leftovers::find(processes).await?;
     let mut resumed = None;
     if let Some(record) = unfinished {
-        let was_stopping = record.phase != PhaseKind::Running || record.requested.is_some();
+        let was_stopping = record.phase() != PhaseKind::Running || record.requested().is_some();
         if was_stopping {
             screen.say(&format!(
                 "an earlier call was killed while it stopped {} ({}): that shutdown is finished first",
-                record.run, record.phase
+                record.run(),
+                record.phase()
             ));
         }
-        let done = to_its_end(record, id, journal, store, &leftovers).await?;
+        let done = to_its_end(&record, journal, store, topology, &leftovers).await?;
         if was_stopping {
             screen.say(&format!("run {} has stopped: {} (resumed shutdown)", done.run, done.evidence));
             resumed = Some(done);
@@ -55,29 +57,30 @@ pub(crate) async fn finish(
 }
 
 async fn to_its_end(
-    record: PhaseRecord,
-    id: &JobId,
+    record: &PhaseRecord,
     journal: &FileJournal,
     store: &ObjectStoreCheckpoints,
+    topology: &Topology,
     leftovers: &Leftovers,
 ) -> Result<Resumed, JobError> {
-    let (run, requested, found) = (record.run, record.requested, record.phase);
-    let limits = Limits::default();
+    let (id, run) = (record.job(), record.run());
     let alive = leftovers.workers_for_job(id, Some(run)).await.map_err(|error| JobError::System(error.to_string()))?;
-    let rehydrated = rehydrate(record, id, leftovers, Some(store), &limits).await?;
+    let asked: Arc<dyn DynCheckpointStore> = Arc::new(store.clone());
+    let checkpoints = Some((asked, topology));
+    let rehydrated = rehydrate(id, journal.clone(), leftovers.clone(), checkpoints, Limits::default()).await?;
+    let Some(rehydrated) = rehydrated else { return Err(JobError::System("the journal has lost the record".into())) };
     let from = rehydrated.phase();
-    let builder = JobContext::builder(id.clone(), run).limits(limits).journal(journal.clone());
-    let (mut job, phase) = rehydrated.build(builder, Detached, leftovers.clone());
+    let (mut job, phase) = rehydrated.build(Detached).await?;
     let receipt = drive(phase, &mut job, &Policy::escalate()).await?;
     let last = store.latest(id).await?;
     Ok(Resumed {
         run: run.get(),
-        requested: requested.map(StopRequest::name),
-        found: found.name(),
+        requested: record.requested().map(StopRequest::name),
+        found: record.phase().name(),
         workers_found: alive.len(),
         // What comes before was walked by the earlier call.
         phases: walked(&job).into_iter().skip_while(|leg| leg.phase != from.name()).collect(),
-        evidence: receipt.stopped.name(),
+        evidence: receipt.stopped().name(),
         epoch: last.map(|manifest| manifest.epoch.get()),
     })
 }

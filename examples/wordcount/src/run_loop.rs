@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 use winddown::{
-    CheckpointStore, ClusterController, DriveError, FileJournal, JobContext, JobController, JobId, JournalError,
-    Limits, Mailbox, Manifest, ObjectStoreCheckpoints, Policy, Receipt, RehydrateError, RunFailure, RunId, Scheduler,
-    StoreError, TaskError, TaskId, TopologyError, drive,
+    BuildError, CheckpointStore, ClusterController, DriveError, FileJournal, JobContext, JobController, JobId,
+    JournalError, Limits, Mailbox, Manifest, ObjectStoreCheckpoints, Policy, Receipt, RehydrateError, RunFailure,
+    RunId, Scheduler, StoreError, TaskError, TaskId, TopologyError, Unfit, drive,
 };
 
 use crate::{
@@ -41,6 +41,9 @@ pub(crate) enum JobError {
     /// The shutdown of an earlier call can't be taken up.
     #[error(transparent)]
     Resume(#[from] RehydrateError),
+    /// The same, found out a moment later.
+    #[error(transparent)]
+    Unfit(#[from] Unfit),
     /// Workers of an earlier run may be alive.
     #[error("workers of an earlier run can't be ended: {0}; end them by hand, then try again")]
     Leftovers(String),
@@ -63,6 +66,9 @@ pub(crate) enum JobError {
     /// The checkpoint holds something else than this program wrote.
     #[error("the checkpoint can't be used: {0}; start over with --fresh")]
     Checkpoint(TaskError),
+    /// What a run is made of is not all of one run.
+    #[error(transparent)]
+    Build(#[from] BuildError),
     /// No such topology.
     #[error(transparent)]
     Topology(#[from] TopologyError),
@@ -114,7 +120,8 @@ async fn run_job(
 ) -> Result<(), JobError> {
     let job = Job::new(args, rate, input, state, start)?;
     report.resumed_shutdown =
-        resume::finish(&job.id, &job.journal, &job.store, &state.processes(), &job.screen).await?;
+        resume::finish(&job.id, &job.journal, &job.store, &topology(args.workers)?, &state.processes(), &job.screen)
+            .await?;
     report.workers_left = Some(0);
     let latest = job.note_checkpoint(report).await?;
     if report.input_done {
@@ -122,7 +129,7 @@ async fn run_job(
         blocking(|| job.write_result(latest.as_ref()))?;
         report.run = latest.map_or(0, |latest| latest.run.get());
         // All input had been consumed and committed before.
-        report.evidence = Some("drained");
+        report.evidence = Some("completed");
         return Ok(());
     }
     stops::climb_on_signals(&job.stops, &job.screen)?;
@@ -223,32 +230,26 @@ impl<'a> Job<'a> {
 
     /// One run, from the last complete checkpoint to `Stopped`.
     async fn run_once<R: Runtime>(&self, runtime: &R, report: &mut Report) -> Result<Stopped, JobError> {
-        let restored = self.store.open_run(&self.id).await?;
-        let (run, manifest) = (restored.run, restored.manifest.as_ref());
+        let open = self.store.open_run(&self.id).await?;
+        let run = open.run();
         (report.run, report.phases, report.evidence) = (run.get(), Vec::new(), None);
         let limits = self.limits();
         let topology = Arc::new(topology(self.args.workers)?);
         let mailbox = Mailbox::new(limits.mailbox_capacity);
         let (transport, hold) = runtime
             .start(NewRun {
-                job: &self.id,
-                run,
+                open: &open,
                 topology: Arc::clone(&topology),
-                manifest,
                 plan: &self.plan,
                 limits: &limits,
                 mailbox: mailbox.sender(),
             })
             .await?;
-        let mut controller = ClusterController::builder(self.id.clone(), run, topology, transport)
+        let controller = ClusterController::builder(&open, topology, transport)
             .limits(limits.clone())
             .store(Arc::new(self.store.clone()));
-        if let Some(manifest) = manifest {
-            controller = controller.restored(manifest);
-        }
-        let builder = JobContext::builder(self.id.clone(), run).limits(limits).mailbox(mailbox);
-        let builder = builder.journal(self.journal.clone());
-        let (mut job, running) = builder.build(controller.build(), runtime.scheduler().clone());
+        let builder = JobContext::builder(&open).limits(limits).mailbox(mailbox).journal(self.journal.clone());
+        let (mut job, running) = builder.build(controller.build(), runtime.scheduler().clone())?;
         job.hear_of_ends();
         self.stops.attach(job.sender());
         let progress = job.progress();
@@ -260,10 +261,10 @@ impl<'a> Job<'a> {
         };
         report.phases = walked(&job);
         let receipt = driven?;
-        report.evidence = Some(receipt.stopped.name());
+        report.evidence = Some(receipt.stopped().name());
         drop(hold);
         let failure = job.controller().failure().cloned();
-        self.screen.say(&format!("run {} has stopped: {}", run.get(), receipt.stopped.name()));
+        self.screen.say(&format!("run {} has stopped: {}", run.get(), receipt.stopped().name()));
         Ok(Stopped { receipt, failure })
     }
 
@@ -322,7 +323,7 @@ impl<'a> Job<'a> {
 impl Stopped {
     /// Why the run ended although nobody asked for it.
     fn reason(&self) -> String {
-        match (&self.failure, &self.receipt.last_error) {
+        match (&self.failure, self.receipt.last_error()) {
             (Some(failure), _) => failure.to_string(),
             (None, Some(error)) => error.to_string(),
             (None, None) => "the run ended before the input did".to_owned(),

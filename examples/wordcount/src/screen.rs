@@ -180,13 +180,14 @@ impl Shown {
 
 #[cfg(test)]
 mod tests {
-    use winddown::{Detached, Epoch, JobContext, PhaseKind, RunId, StopRequest};
+    use winddown::{Detached, Epoch, JobContext, OpenRun, PhaseKind, RunId, StopRequest};
 
     use super::*;
 
     /// What a job shows that has just started.
     fn progress() -> Progress {
-        JobContext::builder("words", RunId::new(1)).build(Detached, ()).0.progress_now()
+        let open = OpenRun::without_store("words", RunId::new(1));
+        JobContext::builder(&open).simulated().build(Detached, ()).unwrap().0.progress_now()
     }
 
     #[tokio::test]

@@ -15,7 +15,10 @@ struct Known {
 async fn live(store: &ObjectStoreCheckpoints, known: &mut Known) -> Result<(), StoreError> {
     let mut epoch = 0;
     for run in 1..=2 {
-        assert_eq!(store.open_run(&job()).await?, Restored { run: RunId::new(run), manifest: known.published.clone() });
+        assert_eq!(
+            store.open_run(&job()).await?,
+            OpenRun::new(job(), RunId::new(run), known.published.clone()).unwrap()
+        );
         known.run = run;
         for _ in 0..4 {
             epoch += 1;
@@ -46,12 +49,12 @@ async fn i3_a_crash_at_any_step_loses_nothing_that_was_published() {
 
             let survivor = ObjectStoreCheckpoints::new(Arc::clone(&memory) as _, "checkpoints");
             let restored = survivor.open_run(&job()).await.unwrap();
-            assert!(restored.run.get() > known.run, "a run is given once ({steps} steps)");
-            let in_flight = known.in_flight.is_some() && restored.manifest == known.in_flight;
-            assert!(in_flight || restored.manifest == known.published, "{steps} steps: {restored:?}");
+            assert!(restored.run().get() > known.run, "a run is given once ({steps} steps)");
+            let in_flight = known.in_flight.is_some() && restored.manifest() == known.in_flight.as_ref();
+            assert!(in_flight || restored.manifest() == known.published.as_ref(), "{steps} steps: {restored:?}");
             ways_it_ended[usize::from(in_flight)] += 1;
 
-            let next = manifest(restored.run.get(), 100);
+            let next = manifest(restored.run().get(), 100);
             survivor.publish(&next).await.unwrap();
             assert_eq!(survivor.latest(&job()).await.unwrap(), Some(next));
             assert!(objects(&*memory).await.len() <= 3, "what the crash left over is gone ({steps} steps)");

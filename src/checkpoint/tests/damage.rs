@@ -127,7 +127,7 @@ async fn deleting_a_damaged_last_entry_by_hand_goes_back_to_the_one_before() {
     overwrite(&*memory, &path, "damaged").await;
     store.latest(&job()).await.unwrap_err();
     memory.delete(&Path::parse(&path).unwrap()).await.unwrap();
-    let expected = Restored { run: RunId::new(2), manifest: Some(manifest(1, 1)) };
+    let expected = OpenRun::new(job(), RunId::new(2), Some(manifest(1, 1))).unwrap();
     assert_eq!(store.open_run(&job()).await.unwrap(), expected);
 }
 

@@ -49,7 +49,7 @@ async fn i11_a_stale_run_cannot_publish_into_a_pruned_number() {
     assert!(is_fenced(&publish.await.unwrap(), 2));
     assert!(objects(&*memory).await.contains(&hole), "the put itself went through");
     assert_eq!(fresh.latest(&job()).await.unwrap(), Some(manifest(2, 9)));
-    let expected = Restored { run: RunId::new(3), manifest: Some(manifest(2, 9)) };
+    let expected = OpenRun::new(job(), RunId::new(3), Some(manifest(2, 9))).unwrap();
     assert_eq!(fresh.open_run(&job()).await.unwrap(), expected);
     assert!(!objects(&*memory).await.contains(&hole), "the stray entry goes with the next pruning");
 }
@@ -76,7 +76,7 @@ async fn i11_a_stray_manifest_is_never_restored() {
     assert!(is_fenced(&publish.await.unwrap(), 3));
 
     assert_eq!(fresh.latest(&job()).await.unwrap(), Some(manifest(1, 1)));
-    assert_eq!(fresh.open_run(&job()).await.unwrap().manifest, Some(manifest(1, 1)));
+    assert_eq!(fresh.open_run(&job()).await.unwrap().manifest(), Some(&manifest(1, 1)));
 }
 
 #[tokio::test]
@@ -92,11 +92,11 @@ async fn i11_a_claim_into_a_pruned_number_gives_no_run_twice() {
     });
     held.reached.await.unwrap();
     for run in 1..=4 {
-        assert_eq!(quick.open_run(&job()).await.unwrap().run, RunId::new(run));
+        assert_eq!(quick.open_run(&job()).await.unwrap().run(), RunId::new(run));
     }
     assert_eq!(objects(&*memory).await, ["checkpoints/job/log/00000000000000000004"], "number 1 must be free");
     held.go_on.send(()).unwrap();
-    assert_eq!(open.await.unwrap().unwrap().run, RunId::new(5));
+    assert_eq!(open.await.unwrap().unwrap().run(), RunId::new(5));
 }
 
 /// A newer run claims while a publish is on its way: whoever is first, the two agree.
@@ -115,7 +115,7 @@ async fn i11_a_publish_that_was_ok_is_what_the_next_run_starts_from() {
     let restored = new.open_run(&job()).await.unwrap();
     held.go_on.send(()).unwrap();
     assert!(is_fenced(&publish.await.unwrap(), 2));
-    assert_eq!(restored.manifest, None);
+    assert_eq!(restored.manifest(), None);
     assert_eq!(new.latest(&job()).await.unwrap(), None);
 }
 
@@ -131,11 +131,11 @@ async fn racing_controllers_get_different_runs() {
         let mut openers = tokio::task::JoinSet::new();
         for opener in 0..2 * EACH {
             let store = stores[opener % 2].clone();
-            openers.spawn(async move { store.open_run(&job()).await.unwrap().run });
+            openers.spawn(async move { store.open_run(&job()).await.unwrap().run() });
         }
         let runs: BTreeSet<_> = openers.join_all().await.into_iter().collect();
         assert_eq!(runs.len(), 2 * EACH, "{runs:?}");
-        let next = stores[0].open_run(&job()).await.unwrap().run;
+        let next = stores[0].open_run(&job()).await.unwrap().run();
         assert!(runs.iter().all(|run| *run < next));
     }
 }

@@ -20,7 +20,7 @@ async fn an_unfinished_file_is_no_entry() {
     }
     assert_eq!(store.latest(&job()).await.unwrap(), Some(manifest(1, 1)));
     store.publish(&manifest(1, 2)).await.unwrap();
-    let expected = Restored { run: RunId::new(2), manifest: Some(manifest(1, 2)) };
+    let expected = OpenRun::new(job(), RunId::new(2), Some(manifest(1, 2))).unwrap();
     assert_eq!(store.open_run(&job()).await.unwrap(), expected);
 }
 

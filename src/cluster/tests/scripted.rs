@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::*;
-use crate::contracts::{CheckpointStore, JobId, Manifest, Order, OrderError, Restored, StoreError, Transport};
+use crate::contracts::{CheckpointStore, JobId, Manifest, OpenRun, Order, OrderError, StoreError, Transport};
 
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Answer {
@@ -123,8 +123,8 @@ impl Store {
 }
 
 impl CheckpointStore for Store {
-    async fn open_run(&self, _: &JobId) -> Result<Restored, StoreError> {
-        Ok(Restored { run: RUN, manifest: None })
+    async fn open_run(&self, job: &JobId) -> Result<OpenRun, StoreError> {
+        Ok(OpenRun::without_store(job.clone(), RUN))
     }
 
     async fn publish(&self, manifest: &Manifest) -> Result<(), StoreError> {

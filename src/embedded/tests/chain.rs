@@ -157,7 +157,8 @@ impl Chain {
         let (to_sum, from_source) = mpsc::channel(2);
         let (to_sink, from_sum) = mpsc::channel(2);
         let mut ends = (Some(to_sum), Some((from_source, to_sink)), Some(from_sum));
-        let run = cluster.start(job(), RunId::new(run), &topology(), restored, speaker, |ctx| {
+        let open = OpenRun::new(job(), RunId::new(run), restored.cloned()).unwrap();
+        let run = cluster.start(&open, &topology(), speaker, |ctx| {
             let world = Arc::clone(world);
             let ends = match ctx.task() {
                 SOURCE => (ends.0.take(), None, None),

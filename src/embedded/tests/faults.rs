@@ -9,7 +9,8 @@ fn checkpoint(epoch: u64) -> Command {
 fn beating() -> (EmbeddedCluster, EmbeddedRun, Listener) {
     let options = WorkerOptions { heartbeat: Some(Duration::from_secs(1)), ..QUIET };
     let (cluster, (speaker, listener)) = (EmbeddedCluster::new(options), sink(1000));
-    let run = cluster.start(job(), RunId::new(1), &sources(2), None, speaker, until_stopped).unwrap();
+    let run =
+        cluster.start(&OpenRun::without_store(job(), RunId::new(1)), &sources(2), speaker, until_stopped).unwrap();
     (cluster, run, listener)
 }
 
@@ -65,7 +66,7 @@ async fn i9_a_frozen_worker_answers_late_stays_listed_and_delays_no_other() {
 async fn events_of_a_frozen_worker_come_in_their_order_when_it_thaws() {
     let (speaker, mut listener) = sink(1);
     let cluster = EmbeddedCluster::new(QUIET);
-    let run = cluster.start(job(), RunId::new(1), &sources(1), None, speaker, |ctx| async move {
+    let run = cluster.start(&OpenRun::without_store(job(), RunId::new(1)), &sources(1), speaker, |ctx| async move {
         for epoch in 1..=10 {
             ctx.events().checkpointed(Epoch::new(epoch), Bytes::new(), None).await?;
         }

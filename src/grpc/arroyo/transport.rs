@@ -30,8 +30,8 @@ use super::{
     wire,
 };
 use crate::contracts::{
-    Command, Epoch, JobId, Order, OrderError, OrderErrorKind, RunId, TaskId, Topology, Transport, WorkerId,
-    WorkerStopMode,
+    Command, Epoch, JobId, OpenRun, Order, OrderError, OrderErrorKind, OtherRun, RunId, TaskId, Topology, Transport,
+    WorkerId, WorkerStopMode,
 };
 
 /// Carries the orders of one run to its workers over gRPC.
@@ -45,13 +45,13 @@ use crate::contracts::{
 ///
 /// ```
 /// use std::sync::Arc;
-/// use winddown::{ClusterController, Limits, Role, RunId, Topology, WorkerId, grpc::GrpcTransport};
+/// use winddown::{ClusterController, Limits, OpenRun, Role, RunId, Topology, WorkerId, grpc::GrpcTransport};
 ///
-/// let (run, worker) = (RunId::new(1), WorkerId::new(1));
+/// let (open, worker) = (OpenRun::without_store("words", RunId::new(1)), WorkerId::new(1));
 /// let topology = Arc::new(Topology::builder().operator("source", Role::Source, [worker]).build()?);
-/// let transport = Arc::new(GrpcTransport::new("words", run, Arc::clone(&topology)));
+/// let transport = Arc::new(GrpcTransport::new(&open, Arc::clone(&topology)));
 /// transport.set_address(worker, "10.0.0.7:9190")?;
-/// let controller = ClusterController::builder("words", run, topology, transport).limits(Limits::default()).build();
+/// let controller = ClusterController::builder(&open, topology, transport).limits(Limits::default()).build();
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct GrpcTransport {
@@ -76,12 +76,12 @@ struct Line {
 
 impl GrpcTransport {
     /// A transport to the workers of `topology`, of which no address is known yet.
-    pub fn new(job: impl Into<JobId>, run: RunId, topology: impl Into<Arc<Topology>>) -> Self {
+    pub fn new(open: &OpenRun, topology: impl Into<Arc<Topology>>) -> Self {
         let topology = topology.into();
         let workers = topology.workers().iter().map(|worker| (*worker, watch::Sender::new(None))).collect();
         Self {
-            job: job.into(),
-            run,
+            job: open.job().clone(),
+            run: open.run(),
             topology,
             options: CallOptions::default(),
             connect: Connect::default(),
@@ -217,6 +217,10 @@ impl GrpcTransport {
 }
 
 impl Transport for GrpcTransport {
+    fn is_for(&self, open: &OpenRun) -> Result<(), OtherRun> {
+        open.check(&self.job, self.run)
+    }
+
     async fn send(&self, worker: WorkerId, order: Order) -> Result<(), OrderError> {
         if order.run != self.run {
             let message = format!("expected an order of run {}, got one of run {}", self.run, order.run);

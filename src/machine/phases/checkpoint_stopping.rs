@@ -15,7 +15,7 @@ use super::{
 use crate::{
     contracts::{Epoch, FinalCheckpoint, JobController, RunStatus, Scheduler, StopRequest},
     limits::Limits,
-    machine::{AfterCheckpointStopping, Failed, Failure, Force, Immediate, JobContext, PhaseKind, ReasonKind},
+    machine::{AfterCheckpointStopping, Failed, Failure, Force, Held, Immediate, JobContext, PhaseKind, ReasonKind},
 };
 
 /// A final checkpoint is taken, after which every task finishes.
@@ -63,7 +63,7 @@ impl CheckpointStopping {
     /// - [`Failure::Controller`]: an order or the manifest failed. Running it again sends again only what failed.
     /// - [`Failure::Run`]: a task failed or a worker was lost, so this checkpoint can't complete.
     /// - [`Failure::BudgetSpent`]: give it more time with [`extend`](Self::extend), or [`give_up`](Self::give_up).
-    /// - [`Failure::Scheduler`], [`Failure::StillAlive`]: the checkpoint is complete, but workers are not gone. Run it again.
+    /// - [`Failure::Scheduler`], [`Failure::StillAlive`], [`Failure::Appeared`]: the checkpoint is complete, but workers are not gone. Run it again.
     /// - [`Failure::WrongJob`]: the job is not in this phase.
     ///
     /// # Cancel safety
@@ -77,7 +77,7 @@ impl CheckpointStopping {
         if let Some(exit) = self.decided {
             return Ok(exit);
         }
-        if !self.releasing.is_done() {
+        if self.releasing.is_before_the_end() {
             job.write_down_status(PhaseKind::CheckpointStopping).await?;
         }
         let span = job.span(PhaseKind::CheckpointStopping);
@@ -96,8 +96,21 @@ impl CheckpointStopping {
         };
         self.proven = Some(checkpointed);
         let gone = release(job, &mut self.releasing).await?;
-        job.write_down_end(PhaseKind::StoppedCheckpointed, gone).await?;
+        let gone = self.releasing.end(gone, PhaseKind::StoppedCheckpointed, job).await?;
         Ok(Exit::Stopped(checkpointed, gone))
+    }
+
+    /// The same for the step: what an earlier call has proven of the workers is asked again.
+    async fn decide_at_last<C: JobController, S: Scheduler>(
+        &mut self,
+        job: &mut JobContext<C, S>,
+    ) -> Result<Exit, Failure> {
+        let Some(Exit::Stopped(checkpointed, gone)) = self.decided else { return self.decide(job).await };
+        job.check(self)?;
+        self.decided = None;
+        let exit = Exit::Stopped(checkpointed, self.releasing.look_again(gone, job).await?);
+        self.decided = Some(exit);
+        Ok(exit)
     }
 
     /// Runs, then steps.
@@ -106,12 +119,34 @@ impl CheckpointStopping {
     /// As [`run`](Self::run); the phase comes back in [`Failed`].
     ///
     /// # Cancel safety
-    /// Dropping it drops the phase: where that can happen, use [`run`](Self::run) first.
-    pub async fn next<C: JobController, S: Scheduler>(
+    /// Safe: if it is dropped, the phase is kept in the job; [`JobContext::take_parked`] gives it back.
+    pub fn next<C: JobController, S: Scheduler>(
+        self,
+        job: &mut JobContext<C, S>,
+    ) -> impl Future<Output = Result<AfterCheckpointStopping, Failed<Self>>> {
+        let mut held = Held::new(self, job);
+        async move {
+            let (phase, job) = held.lend();
+            let decided = phase.decide_at_last(job).await;
+            held.take().leave(decided, held.job)
+        }
+    }
+
+    /// [`next`](Self::next) right after [`run`](Self::run): nothing has come in between.
+    pub(crate) async fn proceed<C: JobController, S: Scheduler>(
         mut self,
         job: &mut JobContext<C, S>,
     ) -> Result<AfterCheckpointStopping, Failed<Self>> {
-        match self.decide(job).await {
+        let decided = self.decide(job).await;
+        self.leave(decided, job)
+    }
+
+    fn leave<C: JobController, S>(
+        self,
+        decided: Result<Exit, Failure>,
+        job: &mut JobContext<C, S>,
+    ) -> Result<AfterCheckpointStopping, Failed<Self>> {
+        match decided {
             Ok(exit) => Ok(self.step(exit, job)),
             Err(failure) => Err(Failed::new(self, failure)),
         }

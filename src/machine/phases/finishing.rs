@@ -4,15 +4,16 @@
 use tracing::Instrument;
 
 use super::{
-    Stopping,
+    Completed, Stopping,
     checkpoint_stopping::{Final, take_final_checkpoint},
+    release::{NothingAlive, Releasing, release},
     running::step_to,
     sealed::{Entry, Mint},
 };
 use crate::{
-    contracts::{ControllerError, JobController, Scheduler, StopRequest},
+    contracts::{ControllerError, Epoch, JobController, Scheduler, StopRequest},
     limits::Limits,
-    machine::{AfterFinishing, Failed, Failure, Force, Immediate, JobContext, PhaseKind, Reason, ReasonKind},
+    machine::{AfterFinishing, Failed, Failure, Force, Held, Immediate, JobContext, PhaseKind, Reason, ReasonKind},
 };
 
 /// All sources have completed; a final checkpoint is taken so that the job ends by itself with everything committed.
@@ -20,12 +21,15 @@ use crate::{
 #[must_use = "a phase that is dropped is a shutdown that nobody finishes"]
 pub struct Finishing {
     entry: Entry,
+    proven: Option<Completed>,
+    releasing: Releasing,
     decided: Option<Exit>,
 }
 
 #[derive(Clone, Debug)]
 enum Exit {
-    /// To the graceful stop: it releases the workers if every task has finished, and lets the tasks drain if not.
+    Stopped(Completed, NothingAlive),
+    /// To the graceful stop: there is no final checkpoint, and what has been read flows to the end.
     Drain(Reason),
     Immediate(Reason),
     Force(Reason),
@@ -36,7 +40,7 @@ impl Mint for Finishing {
     type Proof = ();
 
     fn mint(entry: Entry, (): ()) -> Self {
-        Self { entry, decided: None }
+        Self { entry, proven: None, releasing: Releasing::default(), decided: None }
     }
 
     fn entry(&self) -> &Entry {
@@ -49,28 +53,45 @@ impl Mint for Finishing {
 }
 
 impl Finishing {
-    /// Takes the final checkpoint and waits for every task to finish. Where none can be taken (no store, say) the tasks drain. A failure of the run and the deadline are decisions (the job is
-    /// stopped at once, or by force where a worker is lost), not errors.
+    /// Takes the final checkpoint, waits for every task to finish, releases the workers and verifies that none is left. Where no checkpoint can
+    /// be taken (no store, say) the tasks drain. A failure of the run and the deadline are decisions (the job is stopped at once, or by force
+    /// where a worker is lost), not errors.
     ///
     /// # Errors
-    /// A retryable [`Failure::Controller`]: an order or the manifest failed. Run it again, or [`give_up`](Self::give_up).
-    /// [`Failure::WrongJob`] when the job is not in this phase.
+    /// - A retryable [`Failure::Controller`]: an order or the manifest failed. Run it again, or [`give_up`](Self::give_up).
+    /// - [`Failure::Scheduler`], [`Failure::StillAlive`], [`Failure::Appeared`]: the checkpoint is complete, but workers are not gone. Run it again.
+    /// - [`Failure::WrongJob`]: the job is not in this phase.
     ///
     /// # Cancel safety
     /// Safe: call it again to go on.
-    pub async fn run<C: JobController, S>(&mut self, job: &mut JobContext<C, S>) -> Result<(), Failure> {
+    pub async fn run<C: JobController, S: Scheduler>(&mut self, job: &mut JobContext<C, S>) -> Result<(), Failure> {
         self.decide(job).await.map(drop)
     }
 
-    async fn decide<C: JobController, S>(&mut self, job: &mut JobContext<C, S>) -> Result<Exit, Failure> {
+    async fn decide<C: JobController, S: Scheduler>(&mut self, job: &mut JobContext<C, S>) -> Result<Exit, Failure> {
         job.check(self)?;
         if let Some(exit) = &self.decided {
             return Ok(exit.clone());
         }
-        job.write_down_status(PhaseKind::Finishing).await?;
+        if self.releasing.is_before_the_end() {
+            job.write_down_status(PhaseKind::Finishing).await?;
+        }
         let span = job.span(PhaseKind::Finishing);
-        let exit = match take_final_checkpoint(job, PhaseKind::Finishing, self.entry).instrument(span).await {
-            Ok(Final::Complete(_)) => Exit::Drain(ReasonKind::Done.into()),
+        let exit = self.work(job).instrument(span).await?;
+        self.decided = Some(exit.clone());
+        Ok(exit)
+    }
+
+    async fn work<C: JobController, S: Scheduler>(&mut self, job: &mut JobContext<C, S>) -> Result<Exit, Failure> {
+        if let Some(completed) = self.proven {
+            return self.release(completed, job).await;
+        }
+        Ok(match take_final_checkpoint(job, PhaseKind::Finishing, self.entry).await {
+            Ok(Final::Complete(checkpointed)) => {
+                let completed = Completed::proven(checkpointed.epoch());
+                self.proven = Some(completed);
+                return self.release(completed, job).await;
+            }
             Ok(Final::Request(force @ StopRequest::Force)) => Exit::Force(force.into()),
             Ok(Final::Request(request)) => Exit::Immediate(request.into()),
             // There is nothing to commit with, and nothing to wait for: what has been read flows to the end.
@@ -84,9 +105,34 @@ impl Finishing {
                     Exit::Immediate(job.why(&failure))
                 }
             }
-        };
+        })
+    }
+
+    async fn release<C: JobController, S: Scheduler>(
+        &mut self,
+        completed: Completed,
+        job: &mut JobContext<C, S>,
+    ) -> Result<Exit, Failure> {
+        let gone = release(job, &mut self.releasing).await?;
+        Ok(Exit::Stopped(completed, self.releasing.end(gone, PhaseKind::StoppedCompleted, job).await?))
+    }
+
+    /// The same for the step: what an earlier call has proven of the workers is asked again.
+    async fn decide_at_last<C: JobController, S: Scheduler>(
+        &mut self,
+        job: &mut JobContext<C, S>,
+    ) -> Result<Exit, Failure> {
+        let Some(Exit::Stopped(completed, gone)) = self.decided.clone() else { return self.decide(job).await };
+        job.check(self)?;
+        self.decided = None;
+        let exit = Exit::Stopped(completed, self.releasing.look_again(gone, job).await?);
         self.decided = Some(exit.clone());
         Ok(exit)
+    }
+
+    /// The final checkpoint, once it is complete and every task has finished; what is left then is to release the workers.
+    pub fn complete(&self) -> Option<Epoch> {
+        self.proven.as_ref().map(Completed::epoch)
     }
 
     /// Runs, then steps.
@@ -95,12 +141,34 @@ impl Finishing {
     /// As [`run`](Self::run); the phase comes back in [`Failed`].
     ///
     /// # Cancel safety
-    /// Dropping it drops the phase: where that can happen, use [`run`](Self::run) first.
-    pub async fn next<C: JobController, S: Scheduler>(
+    /// Safe: if it is dropped, the phase is kept in the job; [`JobContext::take_parked`] gives it back.
+    pub fn next<C: JobController, S: Scheduler>(
+        self,
+        job: &mut JobContext<C, S>,
+    ) -> impl Future<Output = Result<AfterFinishing, Failed<Self>>> {
+        let mut held = Held::new(self, job);
+        async move {
+            let (phase, job) = held.lend();
+            let decided = phase.decide_at_last(job).await;
+            held.take().leave(decided, held.job)
+        }
+    }
+
+    /// [`next`](Self::next) right after [`run`](Self::run): nothing has come in between.
+    pub(crate) async fn proceed<C: JobController, S: Scheduler>(
         mut self,
         job: &mut JobContext<C, S>,
     ) -> Result<AfterFinishing, Failed<Self>> {
-        match self.decide(job).await {
+        let decided = self.decide(job).await;
+        self.leave(decided, job)
+    }
+
+    fn leave<C: JobController, S>(
+        self,
+        decided: Result<Exit, Failure>,
+        job: &mut JobContext<C, S>,
+    ) -> Result<AfterFinishing, Failed<Self>> {
+        match decided {
             Ok(exit) => Ok(self.step(exit, job)),
             Err(failure) => Err(Failed::new(self, failure)),
         }
@@ -108,6 +176,10 @@ impl Finishing {
 
     fn step<C: JobController, S>(self, exit: Exit, job: &mut JobContext<C, S>) -> AfterFinishing {
         match exit {
+            Exit::Stopped(completed, gone) => {
+                let witness = gone.witness(job);
+                AfterFinishing::Stopped(job.enter(self, (completed, witness), ReasonKind::Done))
+            }
             Exit::Drain(reason) => AfterFinishing::Graceful(job.enter(self, (), reason)),
             Exit::Force(reason) => AfterFinishing::Force(job.enter(self, (), reason)),
             Exit::Immediate(reason) => AfterFinishing::Immediate(job.enter(self, (), reason)),

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     contracts::{JobController, Scheduler, StopRequest},
-    machine::{AfterRecovering, Failed, Failure, Force, JobContext, PhaseKind, ReasonKind},
+    machine::{AfterRecovering, Failed, Failure, Force, Held, JobContext, PhaseKind, ReasonKind},
 };
 
 /// A task failed or a worker was lost; what is left of the run is cleaned up.
@@ -51,14 +51,20 @@ impl Recovering {
     /// [`Failure::WrongJob`] when the job is not in this phase; the phase comes back in [`Failed`].
     ///
     /// # Cancel safety
-    /// It does not wait.
-    pub async fn next<C: JobController, S: Scheduler>(
-        mut self,
+    /// Safe: if it is dropped, the phase is kept in the job; [`JobContext::take_parked`] gives it back.
+    pub fn next<C: JobController, S: Scheduler>(
+        self,
         job: &mut JobContext<C, S>,
-    ) -> Result<AfterRecovering, Failed<Self>> {
-        match self.run(job).await {
-            Ok(()) => Ok(self.step(job)),
-            Err(failure) => Err(Failed::new(self, failure)),
+    ) -> impl Future<Output = Result<AfterRecovering, Failed<Self>>> {
+        let mut held = Held::new(self, job);
+        async move {
+            let (phase, job) = held.lend();
+            let written = phase.run(job).await;
+            let phase = held.take();
+            match written {
+                Ok(()) => Ok(phase.step(held.job)),
+                Err(failure) => Err(Failed::new(phase, failure)),
+            }
         }
     }
 

@@ -12,8 +12,8 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use super::wait::{News, news, pause, take_in};
 use crate::{
     clock::{MOMENT, after},
-    contracts::{ConfirmedBy, JobController, JobId, RunId, Scheduler, SchedulerError, StopRequest, WorkerId},
-    machine::{Failure, JobContext, PhaseRecord, Reason, ReasonKind, progress::LiveProgress},
+    contracts::{ConfirmedBy, JobController, JobId, OpenRun, RunId, Scheduler, SchedulerError, StopRequest, WorkerId},
+    machine::{Failure, JobContext, PhaseKind, Reason, ReasonKind, progress::LiveProgress},
     mailbox::{Incoming, Mailbox},
     text::shortened,
 };
@@ -23,12 +23,13 @@ use crate::{
 pub(crate) struct NothingAlive {
     forced: bool,
     confirmed_by: ConfirmedBy,
+    at: Instant,
 }
 
 impl NothingAlive {
-    /// For the three places that have just been given an empty list.
+    /// For the four places that have just been given an empty list.
     fn listed_none<S: Scheduler>(forced: bool, job: &JobId, run: RunId, scheduler: &S) -> Self {
-        Self { forced, confirmed_by: scheduler.confirmed_by(job, Some(run)) }
+        Self { forced, confirmed_by: scheduler.confirmed_by(job, Some(run)), at: Instant::now() }
     }
 
     /// On whose word.
@@ -47,13 +48,53 @@ impl NothingAlive {
 pub(crate) struct Releasing {
     deadline: Option<Instant>,
     forced: bool,
-    /// Proven; what is left is to write the end down. It is not proven anew, since the end may be on record already.
+    /// Proven; what is left is to write the end down.
     gone: Option<NothingAlive>,
+    /// The end is on record, or may be: the record does not go back from there.
+    is_written: bool,
 }
 
 impl Releasing {
     pub(super) fn is_done(&self) -> bool {
         self.gone.is_some()
+    }
+
+    /// Whether the record has to say that the phase is about to act.
+    pub(super) fn is_before_the_end(&self) -> bool {
+        !self.is_done() && !self.is_written
+    }
+
+    /// Writes the end down. A worker may have appeared meanwhile, so the scheduler is asked again if its word is older than
+    /// [`Limits::verify_every`](crate::limits::Limits::verify_every) by then.
+    pub(super) async fn end<C, S: Scheduler>(
+        &mut self,
+        gone: NothingAlive,
+        terminal: PhaseKind,
+        job: &mut JobContext<C, S>,
+    ) -> Result<NothingAlive, Failure> {
+        self.is_written = true;
+        job.write_down_end(terminal, gone).await?;
+        if gone.at.elapsed() <= job.limits.verify_every {
+            return Ok(gone);
+        }
+        self.look_again(gone, job).await
+    }
+
+    /// Asks the scheduler once more, at the last moment before the step. Whoever has appeared is killed when the phase is run again.
+    pub(super) async fn look_again<C, S: Scheduler>(
+        &mut self,
+        gone: NothingAlive,
+        job: &mut JobContext<C, S>,
+    ) -> Result<NothingAlive, Failure> {
+        let alive = alive_by(after(job.limits.kill), &job.id, job.run, &job.scheduler).await?;
+        job.publish_alive(alive.len());
+        if alive.is_empty() {
+            let gone = NothingAlive::listed_none(gone.forced, &job.id, job.run, &job.scheduler);
+            self.gone = Some(gone);
+            return Ok(gone);
+        }
+        (self.gone, self.forced) = (None, true);
+        Err(Failure::Appeared { workers: alive })
     }
 
     /// Kills the workers, unless it is proven that none is alive.
@@ -220,15 +261,16 @@ fn in_time<T>(
         .map(move |answer| answer.unwrap_or(Err(SchedulerError::TimedOut { call, after: given })))
 }
 
-/// Asks a scheduler who of a run is alive; where nobody is, that is the proof.
+/// Asks a scheduler who of a run is alive; where nobody is, that is the proof. `killed` says what is known of how they went.
 pub(crate) async fn listed<S: Scheduler>(
     scheduler: &S,
-    record: &PhaseRecord,
+    open: &OpenRun,
+    killed: bool,
     within: Duration,
 ) -> Result<Result<NothingAlive, Vec<WorkerId>>, SchedulerError> {
-    let alive = alive_by(after(within), &record.job, record.run, scheduler).await?;
+    let alive = alive_by(after(within), open.job(), open.run(), scheduler).await?;
     if !alive.is_empty() {
         return Ok(Err(alive));
     }
-    Ok(Ok(NothingAlive::listed_none(record.killed_workers, &record.job, record.run, scheduler)))
+    Ok(Ok(NothingAlive::listed_none(killed, open.job(), open.run(), scheduler)))
 }

@@ -1,6 +1,6 @@
 //! From a checked record back to a phase: by the same edges as in a normal run.
 
-use super::{Checkpointed, Drained, Halted, Killed, NothingAlive, Running};
+use super::{Checkpointed, Completed, Drained, Halted, Killed, NothingAlive, Running};
 use crate::machine::{Force, Graceful, Immediate};
 use crate::{
     contracts::Epoch,
@@ -17,12 +17,28 @@ pub(crate) enum Replay {
     Phase(PhaseKind),
     /// Its final checkpoint is durable and has nothing to commit (or has committed), every task ended with it, and nothing is alive.
     Checkpointed(Epoch, NothingAlive),
+    /// The same of a job that ended by itself.
+    Completed(Epoch, NothingAlive),
     /// One of the other ends.
     Drained(NothingAlive),
     /// See `Drained`.
     Halted(NothingAlive),
     /// See `Drained`.
     Killed(NothingAlive),
+}
+
+impl Replay {
+    /// The same end, on the word of a later answer.
+    pub(crate) fn on_the_word_of(self, gone: NothingAlive) -> Self {
+        match self {
+            Self::Phase(kind) => Self::Phase(kind),
+            Self::Checkpointed(epoch, _) => Self::Checkpointed(epoch, gone),
+            Self::Completed(epoch, _) => Self::Completed(epoch, gone),
+            Self::Drained(_) => Self::Drained(gone),
+            Self::Halted(_) => Self::Halted(gone),
+            Self::Killed(_) => Self::Killed(gone),
+        }
+    }
 }
 
 /// Walks from `Running` to where the record says that the job was.
@@ -38,6 +54,12 @@ pub(crate) fn replay<C, S>(
             let phase: CheckpointStopping = job.enter(running, (), ReasonKind::Resumed);
             let stopped: Stopped<Checkpointed> =
                 job.enter(phase, (Checkpointed::proven(epoch), gone.witness(job)), ReasonKind::Resumed);
+            stopped.into()
+        }
+        Replay::Completed(epoch, gone) => {
+            let phase: Finishing = job.enter(running, (), ReasonKind::Resumed);
+            let stopped: Stopped<Completed> =
+                job.enter(phase, (Completed::proven(epoch), gone.witness(job)), ReasonKind::Resumed);
             stopped.into()
         }
         Replay::Drained(gone) => {

@@ -12,8 +12,8 @@ use crate::{
     contracts::{JobController, Scheduler, StopRequest},
     limits::Limits,
     machine::{
-        AfterRunning, Failed, Failure, Force, Graceful, Immediate, JobContext, Phase, PhaseKind, Reason, ReasonKind,
-        SuccessorOf,
+        AfterRunning, Failed, Failure, Force, Graceful, Held, Immediate, JobContext, Phase, PhaseKind, Reason,
+        ReasonKind, SuccessorOf,
     },
 };
 
@@ -84,12 +84,34 @@ impl Running {
     /// As [`run`](Self::run); the phase comes back in [`Failed`].
     ///
     /// # Cancel safety
-    /// Dropping it drops the phase: where that can happen, use [`run`](Self::run) first.
-    pub async fn next<C: JobController, S: Scheduler>(
+    /// Safe: if it is dropped, the phase is kept in the job; [`JobContext::take_parked`] gives it back.
+    pub fn next<C: JobController, S: Scheduler>(
+        self,
+        job: &mut JobContext<C, S>,
+    ) -> impl Future<Output = Result<AfterRunning, Failed<Self>>> {
+        let mut held = Held::new(self, job);
+        async move {
+            let (phase, job) = held.lend();
+            let decided = phase.decide(job).await;
+            held.take().leave(decided, held.job)
+        }
+    }
+
+    /// [`next`](Self::next) right after [`run`](Self::run): nothing has come in between.
+    pub(crate) async fn proceed<C: JobController, S: Scheduler>(
         mut self,
         job: &mut JobContext<C, S>,
     ) -> Result<AfterRunning, Failed<Self>> {
-        match self.decide(job).await {
+        let decided = self.decide(job).await;
+        self.leave(decided, job)
+    }
+
+    fn leave<C: JobController, S>(
+        self,
+        decided: Result<Exit, Failure>,
+        job: &mut JobContext<C, S>,
+    ) -> Result<AfterRunning, Failed<Self>> {
+        match decided {
             Ok(exit) => Ok(self.step(exit, job)),
             Err(failure) => Err(Failed::new(self, failure)),
         }

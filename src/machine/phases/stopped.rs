@@ -136,8 +136,11 @@ evidence! {
     /// The final checkpoint is durable and holds every task of the run, every commit was acknowledged, and every task finished
     /// (invariant I3). Resuming from it loses nothing and replays nothing.
     Checkpointed(Epoch);
+    /// The job has read all its input and ended by itself: its final checkpoint is durable and holds every task of the run, every commit was
+    /// acknowledged, and every task finished (invariant I3). Nothing is left to replay, nor to resume.
+    Completed(Epoch);
     /// Everything that was read has flowed to the end, and every task finished. What was not committed by the last complete
-    /// checkpoint is replayed; after an end of all input (`Finishing`) with a checkpoint nothing is left to replay.
+    /// checkpoint is replayed.
     Drained(Option<Epoch>);
     /// Every task stopped where it was. The next run replays from the last complete checkpoint.
     Halted(Option<Epoch>);
@@ -148,6 +151,47 @@ evidence! {
 impl Checkpointed {
     /// The final checkpoint.
     pub const fn epoch(&self) -> Epoch {
+        self.0
+    }
+}
+
+impl Completed {
+    /// The final checkpoint.
+    pub const fn epoch(&self) -> Epoch {
+        self.0
+    }
+}
+
+/// Evidence that leaves nothing to replay: everything that was read is committed, once. Sealed.
+///
+/// ```
+/// use winddown::{Epoch, NothingToReplay, Stopped};
+///
+/// /// Hands the output over; a kill, say, could have left half of it to be written again.
+/// fn publish<E: NothingToReplay>(stopped: &Stopped<E>) -> Epoch {
+///     stopped.evidence().final_epoch()
+/// }
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not prove that nothing is left to replay",
+    label = "what was read since the last complete checkpoint is read again by the next run",
+    note = "only `Checkpointed` and `Completed` prove it"
+)]
+pub trait NothingToReplay: Evidence {
+    /// The final checkpoint.
+    fn final_epoch(&self) -> Epoch;
+}
+
+#[diagnostic::do_not_recommend]
+impl NothingToReplay for Checkpointed {
+    fn final_epoch(&self) -> Epoch {
+        self.0
+    }
+}
+
+#[diagnostic::do_not_recommend]
+impl NothingToReplay for Completed {
+    fn final_epoch(&self) -> Epoch {
         self.0
     }
 }
@@ -178,6 +222,8 @@ impl Killed {
 pub enum AnyStopped {
     /// With a complete final checkpoint.
     Checkpointed(Stopped<Checkpointed>),
+    /// By itself, with a complete final checkpoint.
+    Completed(Stopped<Completed>),
     /// After everything that was read had flowed to the end.
     Drained(Stopped<Drained>),
     /// Where the tasks were.
@@ -191,16 +237,18 @@ impl AnyStopped {
     pub const fn kind(&self) -> PhaseKind {
         match self {
             Self::Checkpointed(_) => <Stopped<Checkpointed> as Phase>::KIND,
+            Self::Completed(_) => <Stopped<Completed> as Phase>::KIND,
             Self::Drained(_) => <Stopped<Drained> as Phase>::KIND,
             Self::Halted(_) => <Stopped<Halted> as Phase>::KIND,
             Self::Killed(_) => <Stopped<Killed> as Phase>::KIND,
         }
     }
 
-    /// One word for the evidence: `checkpointed`, `drained`, `halted` or `killed`.
+    /// One word for the evidence: `checkpointed`, `completed`, `drained`, `halted` or `killed`.
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Checkpointed(_) => "checkpointed",
+            Self::Completed(_) => "completed",
             Self::Drained(_) => "drained",
             Self::Halted(_) => "halted",
             Self::Killed(_) => "killed",
@@ -211,6 +259,7 @@ impl AnyStopped {
     pub const fn epoch(&self) -> Option<Epoch> {
         match self {
             Self::Checkpointed(stopped) => Some(stopped.evidence.0),
+            Self::Completed(stopped) => Some(stopped.evidence.0),
             Self::Drained(stopped) => stopped.evidence.0,
             Self::Halted(stopped) => stopped.evidence.0,
             Self::Killed(_) => None,
@@ -221,9 +270,19 @@ impl AnyStopped {
     pub const fn killed_workers(&self) -> bool {
         match self {
             Self::Checkpointed(stopped) => stopped.gone.forced,
+            Self::Completed(stopped) => stopped.gone.forced,
             Self::Drained(stopped) => stopped.gone.forced,
             Self::Halted(stopped) => stopped.gone.forced,
             Self::Killed(stopped) => stopped.gone.forced,
+        }
+    }
+
+    /// The final checkpoint, where nothing is left to replay: [`NothingToReplay`] as a value.
+    pub const fn nothing_to_replay(&self) -> Option<Epoch> {
+        match self {
+            Self::Checkpointed(stopped) => Some(stopped.evidence.0),
+            Self::Completed(stopped) => Some(stopped.evidence.0),
+            Self::Drained(_) | Self::Halted(_) | Self::Killed(_) => None,
         }
     }
 
@@ -231,6 +290,7 @@ impl AnyStopped {
     pub const fn confirmed_by(&self) -> ConfirmedBy {
         match self {
             Self::Checkpointed(stopped) => stopped.gone.confirmed_by,
+            Self::Completed(stopped) => stopped.gone.confirmed_by,
             Self::Drained(stopped) => stopped.gone.confirmed_by,
             Self::Halted(stopped) => stopped.gone.confirmed_by,
             Self::Killed(stopped) => stopped.gone.confirmed_by,

@@ -15,8 +15,8 @@ use crate::{
     contracts::{JobController, Scheduler, StopRequest, WorkerStopMode},
     limits::Limits,
     machine::{
-        AfterForce, AfterGraceful, AfterImmediate, Failed, Failure, Force, Graceful, Immediate, JobContext, Phase,
-        PhaseKind, Reason, ReasonKind, StopBehavior, StopMode, SuccessorOf, WeakerThan,
+        AfterForce, AfterGraceful, AfterImmediate, Failed, Failure, Force, Graceful, Held, Immediate, JobContext,
+        Phase, PhaseKind, Reason, ReasonKind, StopBehavior, StopMode, SuccessorOf, WeakerThan,
     },
 };
 
@@ -104,7 +104,7 @@ macro_rules! cooperative {
             /// decisions, not errors.
             ///
             /// # Errors
-            /// - [`Failure::Scheduler`], [`Failure::StillAlive`]: the tasks have ended, but workers are not gone. Run it again.
+            /// - [`Failure::Scheduler`], [`Failure::StillAlive`], [`Failure::Appeared`]: the tasks have ended, but workers are not gone. Run it again.
             /// - [`Failure::WrongJob`]: the job is not in this phase.
             ///
             /// # Cancel safety
@@ -119,12 +119,34 @@ macro_rules! cooperative {
             /// As [`run`](Self::run); the phase comes back in [`Failed`].
             ///
             /// # Cancel safety
-            /// Dropping it drops the phase: where that can happen, use [`run`](Self::run) first.
-            pub async fn next<C: JobController, S: Scheduler>(
+            /// Safe: if it is dropped, the phase is kept in the job; [`JobContext::take_parked`] gives it back.
+            pub fn next<C: JobController, S: Scheduler>(
+                self,
+                job: &mut JobContext<C, S>,
+            ) -> impl Future<Output = Result<$after, Failed<Self>>> {
+                let mut held = Held::new(self, job);
+                async move {
+                    let (phase, job) = held.lend();
+                    let decided = phase.decide_at_last($worker_mode, <Stopped<$evidence> as Phase>::KIND, job).await;
+                    held.take().leave(decided, held.job)
+                }
+            }
+
+            /// [`next`](Self::next) right after [`run`](Self::run): nothing has come in between.
+            pub(crate) async fn proceed<C: JobController, S: Scheduler>(
                 mut self,
                 job: &mut JobContext<C, S>,
             ) -> Result<$after, Failed<Self>> {
-                match self.decide($worker_mode, <Stopped<$evidence> as Phase>::KIND, job).await {
+                let decided = self.decide($worker_mode, <Stopped<$evidence> as Phase>::KIND, job).await;
+                self.leave(decided, job)
+            }
+
+            fn leave<C: JobController, S>(
+                self,
+                decided: Result<Exit, Failure>,
+                job: &mut JobContext<C, S>,
+            ) -> Result<$after, Failed<Self>> {
+                match decided {
                     Ok(exit) => Ok(self.step(exit, job)),
                     Err(failure) => Err(Failed::new(self, failure)),
                 }
@@ -153,6 +175,32 @@ impl<M: StopMode> Stopping<M>
 where
     Self: Phase,
 {
+    /// What an earlier call has proven of the workers is asked again.
+    async fn look_again<C, S: Scheduler>(
+        &mut self,
+        gone: NothingAlive,
+        job: &mut JobContext<C, S>,
+    ) -> Result<NothingAlive, Failure> {
+        job.check(self)?;
+        self.decided = None;
+        let gone = self.releasing.look_again(gone, job).await?;
+        self.decided = Some(Exit::Stopped(gone));
+        Ok(gone)
+    }
+
+    /// The same as `decide` for the step.
+    async fn decide_at_last<C: JobController, S: Scheduler>(
+        &mut self,
+        mode: WorkerStopMode,
+        terminal: PhaseKind,
+        job: &mut JobContext<C, S>,
+    ) -> Result<Exit, Failure> {
+        match self.decided {
+            Some(Exit::Stopped(gone)) => self.look_again(gone, job).await.map(Exit::Stopped),
+            _ => self.decide(mode, terminal, job).await,
+        }
+    }
+
     async fn decide<C: JobController, S: Scheduler>(
         &mut self,
         mode: WorkerStopMode,
@@ -163,17 +211,16 @@ where
         if let Some(exit) = &self.decided {
             return Ok(exit.clone());
         }
-        if !self.releasing.is_done() {
+        if self.releasing.is_before_the_end() {
             job.write_down_status(Self::KIND).await?;
         }
         let span = job.span(Self::KIND);
         let work = async {
-            let ended = if self.releasing.is_done() { Ended::All } else { self.stop_tasks(mode, job).await };
+            let ended = if self.releasing.is_before_the_end() { self.stop_tasks(mode, job).await } else { Ended::All };
             match ended {
                 Ended::All => {
                     let gone = release(job, &mut self.releasing).await?;
-                    job.write_down_end(terminal, gone).await?;
-                    Ok::<_, Failure>(Exit::Stopped(gone))
+                    Ok::<_, Failure>(Exit::Stopped(self.releasing.end(gone, terminal, job).await?))
                 }
                 Ended::Request(request) => Ok(Exit::Request(request)),
                 Ended::Badly(failure) => {
@@ -245,7 +292,7 @@ impl Stopping<Force> {
     /// One attempt: has the scheduler kill the run's workers, then verifies that it lists none. It needs no controller.
     ///
     /// # Errors
-    /// - [`Failure::Scheduler`], [`Failure::StillAlive`]: workers may be alive. Run it again.
+    /// - [`Failure::Scheduler`], [`Failure::StillAlive`], [`Failure::Appeared`]: workers may be alive. Run it again.
     /// - [`Failure::WrongJob`]: the job is not in this phase.
     ///
     /// # Cancel safety
@@ -259,12 +306,12 @@ impl Stopping<Force> {
         if let Some(Exit::Stopped(gone)) = &self.decided {
             return Ok(*gone);
         }
-        if !self.releasing.is_done() {
+        if self.releasing.is_before_the_end() {
             job.write_down(PhaseKind::StoppingForce).await?;
         }
         let span = job.span(PhaseKind::StoppingForce);
         let gone = self.releasing.kill(job).instrument(span).await?;
-        job.write_down_end(PhaseKind::StoppedKilled, gone).await?;
+        let gone = self.releasing.end(gone, PhaseKind::StoppedKilled, job).await?;
         self.decided = Some(Exit::Stopped(gone));
         Ok(gone)
     }
@@ -275,9 +322,37 @@ impl Stopping<Force> {
     /// As [`run`](Self::run); the phase comes back in [`Failed`].
     ///
     /// # Cancel safety
-    /// Dropping it drops the phase: where that can happen, use [`run`](Self::run) first.
-    pub async fn next<C, S: Scheduler>(mut self, job: &mut JobContext<C, S>) -> Result<AfterForce, Failed<Self>> {
-        match self.kill(job).await {
+    /// Safe: if it is dropped, the phase is kept in the job; [`JobContext::take_parked`] gives it back.
+    pub fn next<C, S: Scheduler>(
+        self,
+        job: &mut JobContext<C, S>,
+    ) -> impl Future<Output = Result<AfterForce, Failed<Self>>> {
+        let mut held = Held::new(self, job);
+        async move {
+            let (phase, job) = held.lend();
+            let killed = match phase.decided {
+                Some(Exit::Stopped(gone)) => phase.look_again(gone, job).await,
+                _ => phase.kill(job).await,
+            };
+            held.take().leave(killed, held.job)
+        }
+    }
+
+    /// [`next`](Self::next) right after [`run`](Self::run): nothing has come in between.
+    pub(crate) async fn proceed<C, S: Scheduler>(
+        mut self,
+        job: &mut JobContext<C, S>,
+    ) -> Result<AfterForce, Failed<Self>> {
+        let killed = self.kill(job).await;
+        self.leave(killed, job)
+    }
+
+    fn leave<C, S>(
+        self,
+        killed: Result<NothingAlive, Failure>,
+        job: &mut JobContext<C, S>,
+    ) -> Result<AfterForce, Failed<Self>> {
+        match killed {
             Ok(gone) => {
                 let witness = gone.witness(job);
                 Ok(AfterForce::Stopped(job.enter(

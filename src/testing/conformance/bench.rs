@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     contracts::{
-        CheckpointStart, Command, ControllerError, Epoch, Event, JobController, JobId, Rejection, Role, RunId,
+        CheckpointStart, Command, ControllerError, Epoch, Event, JobController, OpenRun, Rejection, Role, RunId,
         RunStatus, StopRequest, TaskId, Topology, WorkerEvent, WorkerId,
     },
     limits::Limits,
@@ -72,8 +72,7 @@ impl<C: JobController> Bench<C> {
         let mut limits = Limits { checkpoint_every: None, order: S::LIMIT, order_retries: 0, ..Limits::default() };
         change(&mut limits, &mut workers.book(), &vault);
         let setup = RunSetup {
-            job: JobId::new("conformance"),
-            run,
+            open: OpenRun::without_store("conformance", run),
             topology,
             workers: workers.clone(),
             events: mailbox.sender(),

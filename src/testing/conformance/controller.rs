@@ -14,7 +14,7 @@ use super::{
     workers::Workers,
 };
 use crate::{
-    contracts::{DynCheckpointStore, JobController, JobId, RunId, Topology},
+    contracts::{DynCheckpointStore, JobController, OpenRun, Topology},
     limits::Limits,
     mailbox::JobSender,
 };
@@ -23,10 +23,8 @@ use crate::{
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct RunSetup {
-    /// The job.
-    pub job: JobId,
-    /// The run.
-    pub run: RunId,
+    /// Its names, and what it starts from.
+    pub open: OpenRun,
     /// Its tasks and workers.
     pub topology: Arc<Topology>,
     /// The workers: they take orders, and answer. Real ones may stand behind them, see [`Workers::around`].
@@ -42,8 +40,8 @@ pub struct RunSetup {
 impl RunSetup {
     /// The part of it that a transport and its workers need.
     pub fn transport(&self) -> TransportRun {
-        let Self { job, run, topology, workers, events, .. } = self.clone();
-        TransportRun { job, run, topology, workers, events }
+        let Self { open, topology, workers, events, .. } = self.clone();
+        TransportRun { open, topology, workers, events }
     }
 }
 

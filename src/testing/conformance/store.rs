@@ -18,7 +18,7 @@ use super::{
     rule::{Contract, Rule},
     suite::{Finding, Hook, LIMIT, Outcome, Suite, broken, cut_off, joined, ok, same},
 };
-use crate::contracts::{CheckpointStore, Epoch, JobId, Manifest, Restored, RunId, StoreError, TaskId, TaskSnapshot};
+use crate::contracts::{CheckpointStore, Epoch, JobId, Manifest, OpenRun, RunId, StoreError, TaskId, TaskSnapshot};
 
 /// A place for checkpoints, empty when it is made, on which a [`CheckpointStore`] is checked. Dropping it may tidy up.
 pub trait StoreSubject: 'static {
@@ -87,7 +87,7 @@ fn by_another(manifest: &Manifest) -> Manifest {
     other
 }
 
-async fn open_run(store: &impl CheckpointStore, job: &JobId) -> Result<Restored, Finding> {
+async fn open_run(store: &impl CheckpointStore, job: &JobId) -> Result<OpenRun, Finding> {
     ok("`open_run`", store.open_run(job).await)
 }
 
@@ -115,10 +115,10 @@ async fn refused(
 async fn starts_empty<S: StoreSubject>(subject: S) -> Outcome {
     let store = subject.open().await;
     let other = JobId::new("another");
-    let run = open_run(&store, &other).await?.run;
+    let run = open_run(&store, &other).await?.run();
     publish(&store, &manifest(&other, run, 1)).await?;
     holds(&store, &job(), None).await?;
-    same("no checkpoint to start from:", &open_run(&store, &job()).await?.manifest, &None)?;
+    same("no checkpoint to start from:", &open_run(&store, &job()).await?.manifest(), &None)?;
     holds(&store, &job(), None).await
 }
 
@@ -127,7 +127,7 @@ async fn runs_grow<S: StoreSubject>(subject: S) -> Outcome {
     let stores = [subject.open().await, subject.open().await];
     let mut newest = None;
     for (round, store) in (0..12).zip(stores.iter().cycle()) {
-        let run = open_run(store, &job()).await?.run;
+        let run = open_run(store, &job()).await?.run();
         if Some(run) <= newest {
             return Err(broken(format_args!("a run above {newest:?}"), run));
         }
@@ -148,7 +148,7 @@ async fn one_run_each<S: StoreSubject>(subject: S) -> Outcome {
     }
     let mut runs = BTreeSet::new();
     for opener in openers {
-        runs.insert(joined(opener.await)?.run);
+        runs.insert(joined(opener.await)?.run());
     }
     if runs.len() == OPENERS {
         return Ok(());
@@ -159,7 +159,7 @@ async fn one_run_each<S: StoreSubject>(subject: S) -> Outcome {
 
 async fn keeps_all<S: StoreSubject>(subject: S) -> Outcome {
     let store = subject.open().await;
-    let run = open_run(&store, &job()).await?.run;
+    let run = open_run(&store, &job()).await?.run();
     let bytes: Vec<u8> = (0..=255).collect();
     let ended = TaskSnapshot { finished: true, ..snapshot(2, Bytes::new(), None) };
     let far = TaskSnapshot { task: TaskId::new(u32::MAX, u32::MAX), ..snapshot(0, "far", None) };
@@ -171,13 +171,13 @@ async fn keeps_all<S: StoreSubject>(subject: S) -> Outcome {
         holds(&subject.open().await, &job(), Some(&full)).await?;
     }
     let last = Manifest { then_stop: true, tasks, ..manifest(&job(), run, u64::MAX) };
-    same("to start from", &open_run(&subject.open().await, &job()).await?.manifest, &Some(last))
+    same("to start from", &open_run(&subject.open().await, &job()).await?.manifest(), &Some(&last))
 }
 
 async fn durable<S: StoreSubject>(subject: S) -> Outcome {
     for epoch in 1..=3 {
         let store = subject.open().await;
-        let run = open_run(&store, &job()).await?.run;
+        let run = open_run(&store, &job()).await?.run();
         let manifest = manifest(&job(), run, epoch);
         publish(&store, &manifest).await?;
         subject.crash().await.needed("needs `StoreSubject::crash`")?;
@@ -189,7 +189,7 @@ async fn durable<S: StoreSubject>(subject: S) -> Outcome {
 
 async fn atomic<S: StoreSubject>(subject: S) -> Outcome {
     let (writer, reader) = (subject.open().await, subject.open().await);
-    let run = open_run(&writer, &job()).await?.run;
+    let run = open_run(&writer, &job()).await?.run();
     publish(&writer, &manifest(&job(), run, 1)).await?;
     let done = Arc::new(AtomicBool::new(false));
     let reading = tokio::spawn({
@@ -217,7 +217,7 @@ async fn atomic<S: StoreSubject>(subject: S) -> Outcome {
 
 async fn put_if_absent<S: StoreSubject>(subject: S) -> Outcome {
     let store = subject.open().await;
-    let run = open_run(&store, &job()).await?.run;
+    let run = open_run(&store, &job()).await?.run();
     let first = manifest(&job(), run, 1);
     publish(&store, &first).await?;
     let mut other_commit = first.clone();
@@ -231,7 +231,7 @@ async fn put_if_absent<S: StoreSubject>(subject: S) -> Outcome {
 }
 
 async fn one_publisher<S: StoreSubject>(subject: S) -> Outcome {
-    let run = open_run(&subject.open().await, &job()).await?.run;
+    let run = open_run(&subject.open().await, &job()).await?.run();
     for epoch in 1..=8 {
         let one = manifest(&job(), run, epoch);
         let other = by_another(&one);
@@ -256,7 +256,7 @@ async fn one_publisher<S: StoreSubject>(subject: S) -> Outcome {
 
 async fn publish_again<S: StoreSubject>(subject: S) -> Outcome {
     let store = subject.open().await;
-    let run = open_run(&store, &job()).await?.run;
+    let run = open_run(&store, &job()).await?.run();
     for epoch in 1..=3 {
         let manifest = manifest(&job(), run, epoch);
         for _ in 0..2 {
@@ -270,7 +270,7 @@ async fn publish_again<S: StoreSubject>(subject: S) -> Outcome {
 
 async fn stale_epoch<S: StoreSubject>(subject: S) -> Outcome {
     let store = subject.open().await;
-    let run = open_run(&store, &job()).await?.run;
+    let run = open_run(&store, &job()).await?.run();
     publish(&store, &manifest(&job(), run, 1)).await?;
     let last = manifest(&job(), run, 5);
     publish(&store, &last).await?;
@@ -284,11 +284,11 @@ async fn stale_epoch<S: StoreSubject>(subject: S) -> Outcome {
 
 async fn fencing<S: StoreSubject>(subject: S) -> Outcome {
     let stale = subject.open().await;
-    let old = open_run(&stale, &job()).await?.run;
+    let old = open_run(&stale, &job()).await?.run();
     let published = manifest(&job(), old, 1);
     publish(&stale, &published).await?;
     let store = subject.open().await;
-    let new = open_run(&store, &job()).await?.run;
+    let new = open_run(&store, &job()).await?.run();
     let mut last = published.clone();
     for epoch in 2..=4 {
         // What it had published before is none of its business any more either.
@@ -305,14 +305,14 @@ async fn fencing<S: StoreSubject>(subject: S) -> Outcome {
 async fn handover<S: StoreSubject>(subject: S) -> Outcome {
     let (old, new) = (subject.open().await, subject.open().await);
     for epoch in 1..=10 {
-        let run = open_run(&old, &job()).await?.run;
+        let run = open_run(&old, &job()).await?.run();
         let manifest = manifest(&job(), run, epoch);
         let later = async {
             sleep(Duration::from_micros(100 * epoch)).await;
             open_run(&new, &job()).await
         };
         let (published, restored) = tokio::join!(old.publish(&manifest), later);
-        let restored = restored?.manifest;
+        let restored = restored?.manifest().cloned();
         match published {
             Ok(()) if restored.as_ref() != Some(&manifest) => {
                 let expected = format!("the next run to start from epoch {}, whose publication was Ok", manifest.epoch);
@@ -332,7 +332,7 @@ async fn handover<S: StoreSubject>(subject: S) -> Outcome {
 async fn damage<S: StoreSubject>(subject: S) -> Outcome {
     for (name, damage) in [("one", Damage::CutShort), ("two", Damage::Altered)] {
         let (store, job) = (subject.open().await, JobId::new(name));
-        let run = open_run(&store, &job).await?.run;
+        let run = open_run(&store, &job).await?.run();
         for epoch in 1..=2 {
             publish(&store, &manifest(&job, run, epoch)).await?;
         }
@@ -357,7 +357,7 @@ async fn cancel_safe<S: StoreSubject>(subject: S) -> Outcome {
     let mut newest = None;
     for (epoch, polls) in (1..).zip(0..12) {
         cut_off(store.open_run(&job()), polls).await;
-        let run = open_run(&store, &job()).await?.run;
+        let run = open_run(&store, &job()).await?.run();
         if Some(run) <= newest {
             return Err(broken(format_args!("a run above {newest:?}"), run));
         }
@@ -376,8 +376,8 @@ async fn jobs_apart<S: StoreSubject>(subject: S) -> Outcome {
     for (epoch, name) in (1..).zip(super::NAMES) {
         let job = JobId::new(name);
         let restored = open_run(&store, &job).await?;
-        same(&format!("nothing to start job {name:?} from:"), &restored.manifest, &None)?;
-        let manifest = manifest(&job, restored.run, epoch);
+        same(&format!("nothing to start job {name:?} from:"), &restored.manifest(), &None)?;
+        let manifest = manifest(&job, restored.run(), epoch);
         publish(&store, &manifest).await?;
         published.push(manifest);
     }

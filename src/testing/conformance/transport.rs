@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     contracts::{
-        Command, Epoch, Event, JobId, Order, OrderError, OrderErrorKind, RunId, StopRequest, TaskCommit, Topology,
+        Command, Epoch, Event, OpenRun, Order, OrderError, OrderErrorKind, RunId, StopRequest, TaskCommit, Topology,
         Transport, WorkerId, WorkerStopMode,
     },
     mailbox::{Incoming, JobSender, Mailbox},
@@ -23,10 +23,8 @@ use crate::{
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct TransportRun {
-    /// The job.
-    pub job: JobId,
-    /// The run.
-    pub run: RunId,
+    /// Its names.
+    pub open: OpenRun,
     /// Its tasks and workers.
     pub topology: Arc<Topology>,
     /// How the tasks behave: let `Workers::task` (feature `worker`) be their code, or pass orders that have arrived at a worker on to
@@ -86,8 +84,8 @@ impl<S: TransportSubject> Line<S> {
     async fn start(subject: S) -> Result<Self, Finding> {
         let (topology, mailbox) = (topology()?, Mailbox::new(4096));
         let workers = Workers::new(RUN, Arc::clone(&topology), mailbox.sender());
-        let job = JobId::new("conformance");
-        let run = TransportRun { job, run: RUN, topology, workers, events: mailbox.sender() };
+        let open = OpenRun::without_store("conformance", RUN);
+        let run = TransportRun { open, topology, workers, events: mailbox.sender() };
         let transport = subject.start(run).await;
         Ok(Self { subject, transport, mailbox })
     }

@@ -7,7 +7,7 @@ use std::sync::{
 
 use tokio::sync::watch;
 
-use crate::contracts::{CheckpointStore, JobId, Manifest, Restored, RunId, StoreError};
+use crate::contracts::{CheckpointStore, JobId, Manifest, OpenRun, RunId, StoreError};
 
 #[derive(Debug)]
 pub(super) struct Vault {
@@ -51,8 +51,8 @@ impl Vault {
 }
 
 impl CheckpointStore for Vault {
-    async fn open_run(&self, _: &JobId) -> Result<Restored, StoreError> {
-        Ok(Restored { run: self.run, manifest: self.durable().pop() })
+    async fn open_run(&self, job: &JobId) -> Result<OpenRun, StoreError> {
+        Ok(OpenRun::new(job.clone(), self.run.next(), self.durable().pop())?)
     }
 
     async fn publish(&self, manifest: &Manifest) -> Result<(), StoreError> {

@@ -8,12 +8,12 @@ use super::{
     digest::digest,
     report::CanHappen,
     state::digest_of_command,
-    world::{Effect, RUN, Refusal, Shared, Signal, World, lock},
+    world::{Effect, JOB, RUN, Refusal, Shared, Signal, World, lock},
 };
 use crate::{
     contracts::{
-        CheckpointStore, JobId, Manifest, Order, OrderError, OrderErrorKind, Restored, RunId, Scheduler,
-        SchedulerError, StoreError, Transport, WorkerId,
+        CheckpointStore, JobId, Manifest, OpenRun, Order, OrderError, OrderErrorKind, RunId, Scheduler, SchedulerError,
+        StoreError, Transport, WorkerId,
     },
     machine::{Journal, JournalError, PhaseRecord},
 };
@@ -213,8 +213,9 @@ impl Transport for Simulated {
 }
 
 impl CheckpointStore for Simulated {
-    async fn open_run(&self, _: &JobId) -> Result<Restored, StoreError> {
-        Ok(Restored { run: RUN, manifest: lock(&self.0).manifests.last().cloned() })
+    async fn open_run(&self, _: &JobId) -> Result<OpenRun, StoreError> {
+        let manifest = lock(&self.0).manifests.last().cloned();
+        Ok(OpenRun::new(JOB, RUN.next(), manifest)?)
     }
 
     async fn publish(&self, manifest: &Manifest) -> Result<(), StoreError> {

@@ -2,7 +2,7 @@
 
 use std::{future::poll_fn, pin::pin, sync::Arc, task::Poll};
 
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::{
     collaborators::Simulated,
@@ -13,12 +13,10 @@ use super::{
     world::{JOB, RUN, Shared, Signal, World, lock},
 };
 use crate::{
-    contracts::{Detached, JobId, Scheduler, StopRequest},
+    contracts::{Detached, DynCheckpointStore, JobId, OpenRun, Scheduler, StopRequest},
     drive::{Attachment, OnSpentCheckpoint, Policy, RehydrateError, Rehydrated, Unfit, drive, rehydrate},
     limits::Limits,
-    machine::{
-        AnyPhase, Failure, JobBuilder, JobContext, Journal, JournalError, Phase, PhaseKind, PhaseRecord, Running, Visit,
-    },
+    machine::{AnyPhase, Failure, JobContext, JournalError, Phase, PhaseKind, PhaseRecord, Running, Visit},
 };
 
 /// More controllers than that follow one another in no schedule that ends.
@@ -95,86 +93,85 @@ fn note_crash(world: &mut World) {
     }
 }
 
-/// A controller: loads what the one before it has written, takes it up, and drives the job.
+/// A controller: takes up what the one before it has written, and drives the job.
 async fn live<S: Subject>(subject: &S, world: &Shared, limits: &Arc<Limits>, edges: &mut [u64]) -> Life {
     let simulated = Simulated(Arc::clone(world));
-    let journal = subject.journal(simulated.clone());
-    let record = load(&journal, limits).await;
-    let scheduler = subject.scheduler(simulated.clone());
-    let builder = JobContext::builder(JOB, RUN).limits(Arc::clone(limits)).journal(journal);
     let driver = Driver { world, limits, edges };
-    let Some(record) = record else {
-        let controller = subject.controller(setup(&simulated, limits, None));
-        let (job, running) = builder.build(controller, scheduler);
-        return driver.go(job, running.into(), None).await;
+    let Ok(taken_up) = take_up(subject, &simulated, limits).await else { return Life::Over };
+    let Some(rehydrated) = taken_up else {
+        let open = OpenRun::without_store(JOB, RUN);
+        let builder = JobContext::builder(&open).limits(Arc::clone(limits)).simulated();
+        let builder = builder.journal(subject.journal(simulated.clone()));
+        let controller = subject.controller(setup(&simulated, limits, open));
+        return match builder.build(controller, subject.scheduler(simulated)) {
+            Ok((job, running)) => driver.go(job, running.into(), None).await,
+            Err(error) => refused(world, &error),
+        };
     };
-    let Some(rehydrated) = take_up(record.clone(), &simulated, &scheduler, limits).await else { return Life::Over };
+    let record = rehydrated.record().clone();
     if record.phase == PhaseKind::CheckpointStopping && rehydrated.phase() == PhaseKind::StoppedCheckpointed {
         lock(world).note(CanHappen::CheckpointedFromStore);
     }
-    resume(subject, driver, builder, record, rehydrated, scheduler, &simulated).await
+    resume(subject, driver, record, rehydrated, &simulated).await
 }
 
 async fn resume<S: Subject>(
     subject: &S,
     driver: Driver<'_>,
-    builder: JobBuilder,
     record: PhaseRecord,
-    rehydrated: Rehydrated,
-    scheduler: S::Scheduler,
+    rehydrated: Rehydrated<S::Scheduler>,
     simulated: &Simulated,
 ) -> Life {
     let is_detached = lock(driver.world).scenario.detached;
     if is_detached {
-        let (job, phase) = rehydrated.build(builder, Detached, scheduler);
-        return driver.go(job, phase, Some(&record)).await;
-    }
-    let controller = subject.controller(setup(simulated, driver.limits, Some(&rehydrated)));
-    let (job, phase) = rehydrated.build(builder, controller, scheduler);
-    driver.go(job, phase, Some(&record)).await
-}
-
-fn setup(world: &Simulated, limits: &Arc<Limits>, rehydrated: Option<&Rehydrated>) -> Setup {
-    let topology = scenario::topology();
-    Setup {
-        job: JOB.into(),
-        run: RUN,
-        topology,
-        world: world.clone(),
-        limits: (**limits).clone(),
-        final_epoch: rehydrated.and_then(Rehydrated::final_epoch),
-        epochs_after: rehydrated.map(Rehydrated::epochs_after),
-    }
-}
-
-async fn load(journal: &impl Journal, limits: &Limits) -> Option<PhaseRecord> {
-    let job = JobId::from(JOB);
-    loop {
-        if let Ok(Ok(record)) = timeout(limits.journal, journal.load(&job)).await {
-            return record;
-        }
-        sleep(MOMENT).await;
-    }
-}
-
-async fn take_up<S: Scheduler>(
-    mut record: PhaseRecord,
-    world: &Simulated,
-    scheduler: &S,
-    limits: &Limits,
-) -> Option<Rehydrated> {
-    let job = JobId::from(JOB);
-    loop {
-        let error: RehydrateError = match rehydrate(record, &job, scheduler, Some(world), limits).await {
-            Ok(rehydrated) => return Some(rehydrated),
-            Err(error) => error,
+        return match rehydrated.build(Detached).await {
+            Ok((job, phase)) => driver.go(job, phase, Some(&record)).await,
+            Err(unfit) => not_built(driver.world, &unfit),
         };
+    }
+    let controller = subject.controller(setup(simulated, driver.limits, rehydrated.open().clone()));
+    match rehydrated.build(controller).await {
+        Ok((job, phase)) => driver.go(job, phase, Some(&record)).await,
+        Err(unfit) => not_built(driver.world, &unfit),
+    }
+}
+
+/// The world was asked once more, and did not answer: the next controller takes the record up.
+fn not_built(world: &Shared, unfit: &Unfit) -> Life {
+    if unfit.is_retryable() || matches!(unfit, Unfit::Scheduler(_)) {
+        return Life::TakenOver;
+    }
+    refused(world, unfit)
+}
+
+fn refused(world: &Shared, error: &dyn std::fmt::Display) -> Life {
+    lock(world).violated("I7", format!("the job could not be built: {error}"));
+    Life::Over
+}
+
+fn setup(world: &Simulated, limits: &Arc<Limits>, open: OpenRun) -> Setup {
+    Setup { open, topology: scenario::topology(), world: world.clone(), limits: (**limits).clone() }
+}
+
+async fn take_up<S: Subject>(
+    subject: &S,
+    world: &Simulated,
+    limits: &Arc<Limits>,
+) -> Result<Option<Rehydrated<S::Scheduler>>, ()> {
+    let (job, topology) = (JobId::from(JOB), scenario::topology());
+    loop {
+        let (journal, scheduler) = (subject.journal(world.clone()), subject.scheduler(world.clone()));
+        let store: Arc<dyn DynCheckpointStore> = Arc::new(world.clone());
+        let error: RehydrateError =
+            match rehydrate(&job, journal, scheduler, Some((store, &topology)), Arc::clone(limits)).await {
+                Ok(rehydrated) => return Ok(rehydrated.map(Rehydrated::simulated)),
+                Err(error) => error,
+            };
         // What refuses once need not refuse for ever: a person has looked at it.
-        if !matches!(error.unfit(), Unfit::Scheduler(_) | Unfit::Store(_)) {
+        if !matches!(error.unfit(), Unfit::Journal(_) | Unfit::Scheduler(_) | Unfit::Store(_)) {
             lock(&world.0).violated("I7", format!("what was written down can't be taken up: {error}"));
-            return None;
+            return Err(());
         }
-        record = error.into_record();
         sleep(MOMENT).await;
     }
 }
@@ -214,8 +211,8 @@ impl Driver<'_> {
             self.check_time(&mut world, job.walked(), replayed, (from, started), &policy);
             match driven {
                 Ok(receipt) => {
-                    world.check_requests(receipt.requested, receipt.may_restart());
-                    world.check_end(&receipt.stopped, record);
+                    world.check_requests(receipt.requested(), receipt.may_restart());
+                    world.check_end(receipt.stopped(), record);
                     if gave_back {
                         world.note(CanHappen::DriveGaveBack);
                     }

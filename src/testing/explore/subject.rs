@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::collaborators::Simulated;
 use crate::{
-    cluster::{ClusterBuilder, ClusterController},
-    contracts::{Epoch, JobController, JobId, RunId, Scheduler, StopRequest, Topology},
+    cluster::ClusterController,
+    contracts::{JobController, OpenRun, Scheduler, StopRequest, Topology},
     limits::Limits,
     machine::Journal,
     mailbox::JobSender,
@@ -14,21 +14,14 @@ use crate::{
 /// What a controller is built from.
 #[derive(Clone, Debug)]
 pub struct Setup {
-    /// The job.
-    pub job: JobId,
-    /// The run.
-    pub run: RunId,
+    /// The run, or the run as it is taken up after a crash.
+    pub open: OpenRun,
     /// Two workers, three tasks.
     pub topology: Arc<Topology>,
     /// The transport and the checkpoint store.
     pub world: Simulated,
     /// Small limits.
     pub limits: Limits,
-    /// The final checkpoint that a controller before this one started ([`Rehydrated::final_epoch`](crate::drive::Rehydrated::final_epoch)).
-    pub final_epoch: Option<Epoch>,
-    /// Where a controller before this one has crashed: its epochs come after this one
-    /// ([`Rehydrated::epochs_after`](crate::drive::Rehydrated::epochs_after)).
-    pub epochs_after: Option<Epoch>,
 }
 
 /// What is explored. The methods say how the parts that a user may write are made of the simulated ones; the phases,
@@ -64,11 +57,9 @@ pub struct OurController;
 impl OurController {
     /// It, as the explorer builds it.
     pub fn build<T: crate::contracts::Transport>(setup: Setup, transport: T) -> ClusterController<T> {
-        let Setup { job, run, topology, world, limits, final_epoch, epochs_after } = setup;
-        let builder = ClusterController::builder(job, run, topology, Arc::new(transport));
-        let builder = builder.limits(limits).store(Arc::new(world));
-        let builder = epochs_after.into_iter().fold(builder, ClusterBuilder::epochs_after);
-        final_epoch.into_iter().fold(builder, ClusterBuilder::resume_final).build()
+        let Setup { open, topology, world, limits } = setup;
+        let builder = ClusterController::builder(&open, topology, Arc::new(transport));
+        builder.limits(limits).store(Arc::new(world)).build()
     }
 }
 

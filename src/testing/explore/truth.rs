@@ -14,8 +14,8 @@ use crate::{
 };
 
 /// Phases that release workers once their evidence is proven.
-const RELEASING: [PhaseKind; 3] =
-    [PhaseKind::CheckpointStopping, PhaseKind::StoppingGraceful, PhaseKind::StoppingImmediate];
+const RELEASING: [PhaseKind; 4] =
+    [PhaseKind::Finishing, PhaseKind::CheckpointStopping, PhaseKind::StoppingGraceful, PhaseKind::StoppingImmediate];
 /// Phases that take a final checkpoint.
 const CHECKPOINTING: [PhaseKind; 2] = [PhaseKind::CheckpointStopping, PhaseKind::Finishing];
 
@@ -121,8 +121,9 @@ impl World {
             return false;
         }
         let phase = self.phase_on_record();
-        let is_written =
-            phase.is_some_and(|phase| RELEASING.contains(&phase)) || (force && phase == Some(PhaseKind::StoppingForce));
+        let is_written = phase.is_some_and(|phase| {
+            RELEASING.contains(&phase) || (force && (phase == PhaseKind::StoppingForce || phase.is_terminal()))
+        });
         if !is_written {
             let what = if force { "killed" } else { "asked to leave" };
             self.violated("I7", format!("workers were {what} while the durable record said {phase:?}"));
@@ -204,6 +205,7 @@ impl World {
         }
         match stopped {
             AnyStopped::Checkpointed(stopped) => self.check_checkpointed(stopped.evidence().epoch()),
+            AnyStopped::Completed(stopped) => self.check_checkpointed(stopped.evidence().epoch()),
             AnyStopped::Drained(_) => self.check_tasks("Drained", |end| end == Some(End::Finished)),
             AnyStopped::Halted(_) => self.check_tasks("Halted", |end| end.is_some()),
             AnyStopped::Killed(_) => {}
@@ -272,7 +274,8 @@ impl World {
     /// time on top of it.
     pub(super) fn check_time(&mut self, limits: &Limits, from: u64, phase: PhaseKind, records: u32) {
         let Some(most) = limits.worst_case(phase, self.scenario.spent) else { return };
-        let most = most + limits.worst_record() * records;
+        // The scheduler is asked once more where writing the end down took long.
+        let most = most + limits.worst_record() * records + limits.kill * 2;
         let (took, most) = (self.now().saturating_sub(from), u64::try_from(most.as_millis()).unwrap_or(u64::MAX));
         if took > most {
             self.violated("I5", format!("the drive took {took} ms from {phase}, and the limits say {most} ms"));

@@ -128,17 +128,18 @@ struct Shared {
 ///
 /// ```
 /// use std::time::Duration;
-/// use winddown::{JobContext, Policy, RunId, drive, testing::scripted::*};
+/// use winddown::{JobContext, OpenRun, Policy, RunId, drive, testing::scripted::*};
 ///
 /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let (controller, scheduler) = (ScriptedController::new(4), ScriptedScheduler::new([1, 2]));
 /// controller.on(Told::FinalCheckpoint, Duration::from_secs(5), Does::CompleteFinal);
 /// controller.on(Told::FinalCheckpoint, Duration::from_secs(6), Does::Finish);
 ///
-/// let (mut job, running) = JobContext::new("wordcount", RunId::new(1), controller.clone(), scheduler);
+/// let open = OpenRun::without_store("wordcount", RunId::new(1));
+/// let (mut job, running) = JobContext::new(&open, controller.clone(), scheduler)?;
 /// let stopping = running.stop_with_checkpoint(&mut job)?;
 /// let receipt = drive(stopping, &mut job, &Policy::give_back()).await?;
-/// assert_eq!(receipt.stopped.epoch(), Some(ScriptedController::FINAL));
+/// assert_eq!(receipt.stopped().epoch(), Some(ScriptedController::FINAL));
 /// assert_eq!(controller.told(), [Told::FinalCheckpoint, Told::Release]);
 /// # Ok(()) }
 /// ```

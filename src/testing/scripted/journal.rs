@@ -44,14 +44,14 @@ impl Book {
 /// can drop the job, load the record, and rehydrate.
 ///
 /// ```
-/// use winddown::{JobContext, PhaseKind, Policy, RunId, drive, testing::scripted::*};
+/// use winddown::{JobContext, OpenRun, PhaseKind, Policy, RunId, drive, testing::scripted::*};
 ///
 /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let journal = ScriptedJournal::default();
 /// journal.answers([JournalAnswer::WritesAndFails, JournalAnswer::Writes]);
 ///
-/// let builder = JobContext::builder("wordcount", RunId::new(1)).journal(journal.clone());
-/// let (mut job, running) = builder.build(ScriptedController::new(4), ScriptedScheduler::new([1, 2]));
+/// let builder = JobContext::builder(&OpenRun::without_store("wordcount", RunId::new(1))).journal(journal.clone());
+/// let (mut job, running) = builder.build(ScriptedController::new(4), ScriptedScheduler::new([1, 2]))?;
 /// let stopping = running.force(&mut job)?;
 /// let _receipt = drive(stopping, &mut job, &Policy::escalate()).await?;
 /// assert_eq!(journal.phases().first(), Some(&PhaseKind::StoppingForce));

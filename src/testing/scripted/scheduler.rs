@@ -54,16 +54,17 @@ struct Fleet {
 ///
 /// ```
 /// use std::time::Duration;
-/// use winddown::{JobContext, Policy, RunId, drive, testing::scripted::*};
+/// use winddown::{JobContext, OpenRun, Policy, RunId, drive, testing::scripted::*};
 ///
 /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let scheduler = ScriptedScheduler::new([1, 2]);
 /// scheduler.answers(Call::Kill, [SchedulerAnswer::Unavailable, SchedulerAnswer::ObeysAfter(Duration::from_secs(3))]);
 ///
-/// let (mut job, running) = JobContext::new("wordcount", RunId::new(1), ScriptedController::new(4), scheduler.clone());
+/// let open = OpenRun::without_store("wordcount", RunId::new(1));
+/// let (mut job, running) = JobContext::new(&open, ScriptedController::new(4), scheduler.clone())?;
 /// let stopping = running.force(&mut job)?;
 /// let receipt = drive(stopping, &mut job, &Policy::escalate()).await?;
-/// assert_eq!((receipt.stopped.name(), receipt.retries), ("killed", 1));
+/// assert_eq!((receipt.stopped().name(), receipt.retries()), ("killed", 1));
 /// assert!(scheduler.alive().is_empty());
 /// # Ok(()) }
 /// ```

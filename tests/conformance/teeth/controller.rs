@@ -120,7 +120,7 @@ impl ControllerSubject for Maker {
         let wire = Wire { workers: setup.workers, mistake, turn: tokio::sync::Mutex::default() };
         let store = Store { inner: setup.store, mistake };
         let topology = Arc::clone(&setup.topology);
-        let inner = ClusterController::builder(setup.job, setup.run, setup.topology, Arc::new(wire))
+        let inner = ClusterController::builder(&setup.open, setup.topology, Arc::new(wire))
             .limits(setup.limits)
             .store(Arc::new(store))
             .build();
@@ -128,7 +128,7 @@ impl ControllerSubject for Maker {
             inner,
             mistake,
             topology,
-            run: setup.run,
+            run: setup.open.run(),
             epoch: None,
             extra: 0,
             stop: vec![],
@@ -172,7 +172,7 @@ struct Store {
 }
 
 impl CheckpointStore for Store {
-    async fn open_run(&self, job: &JobId) -> Result<Restored, StoreError> {
+    async fn open_run(&self, job: &JobId) -> Result<OpenRun, StoreError> {
         self.inner.open_run_boxed(job).await
     }
 

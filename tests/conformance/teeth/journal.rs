@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::records::altered;
 use tokio::time::sleep;
 use winddown::{
     testing::conformance::{self, Contract, Damage, Hook, JournalSubject, Report, Rule},
@@ -127,13 +128,13 @@ impl Database {
         let mut record = record.clone();
         if self.mistake == Mistake::SignedEpoch {
             let signed = |epoch: Epoch| Epoch::new(epoch.get().min(i64::MAX.unsigned_abs()));
-            record.final_epoch = record.final_epoch.map(signed);
+            record = altered(&record, serde_json::json!({ "final_epoch": record.final_epoch().map(signed) }));
         }
         let (mut now, mut disk) = (self.now.lock().unwrap(), self.disk.lock().unwrap());
         if self.mistake == Mistake::WritesBehind {
             disk.clone_from(&now);
         }
-        now.insert(self.key(&record.job), Stored::Record(record));
+        now.insert(self.key(record.job()), Stored::Record(record));
         if self.mistake != Mistake::WritesBehind {
             disk.clone_from(&now);
         }
@@ -141,9 +142,9 @@ impl Database {
 
     fn may_write(&self, found: Option<&PhaseRecord>, record: &PhaseRecord) -> Result<Write, JournalError> {
         let may = found.is_some_and(|found| match self.mistake {
-            Mistake::AnyLaterRevision => found.run == record.run && found.revision < record.revision,
-            Mistake::NewerRunBeginsAnywhere => found.run < record.run,
-            Mistake::OlderRunBeginsAnew => record.run < found.run && record.revision == 1,
+            Mistake::AnyLaterRevision => found.run() == record.run() && found.revision() < record.revision(),
+            Mistake::NewerRunBeginsAnywhere => found.run() < record.run(),
+            Mistake::OlderRunBeginsAnew => record.run() < found.run() && record.revision() == 1,
             _ => false,
         });
         if may { Ok(Write::Needed) } else { may_write(found, record) }
@@ -209,7 +210,7 @@ impl Journal for Handle {
     async fn write(&self, record: &PhaseRecord) -> Result<(), JournalError> {
         let database = &self.database;
         if database.mistake == Mistake::LooksThenWrites {
-            let found = database.read(&record.job)?;
+            let found = database.read(record.job())?;
             if may_write(found.as_ref(), record)? == Write::Needed {
                 sleep(Duration::from_millis(2)).await;
                 database.set(record);
@@ -236,7 +237,7 @@ impl Journal for Handle {
 impl Handle {
     async fn locked(&self, record: &PhaseRecord) -> Result<(), JournalError> {
         let database = &self.database;
-        let found = match (database.mistake, database.read(&record.job)) {
+        let found = match (database.mistake, database.read(record.job())) {
             (Mistake::OverwritesDamage, Err(JournalError::Corrupt { .. })) => None,
             (_, found) => found?,
         };
@@ -249,7 +250,7 @@ impl Handle {
             return Ok(());
         }
         if database.mistake == Mistake::RemovesFirst {
-            database.now.lock().unwrap().remove(&database.key(&record.job));
+            database.now.lock().unwrap().remove(&database.key(record.job()));
             sleep(Duration::from_millis(2)).await;
         }
         database.set(record);

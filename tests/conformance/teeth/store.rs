@@ -260,20 +260,20 @@ fn without_commits(manifest: &Manifest) -> Manifest {
 }
 
 impl CheckpointStore for Handle {
-    async fn open_run(&self, job: &JobId) -> Result<Restored, StoreError> {
+    async fn open_run(&self, job: &JobId) -> Result<OpenRun, StoreError> {
         let manifest = self.shelf.newest(job)?;
         if self.shelf.mistake == Mistake::LooksThenClaims {
             let run = self.shelf.with(job, |log| log.newest.next());
             sleep(Duration::from_millis(5)).await;
             self.shelf.with(job, |log| log.newest = log.newest.max(run));
-            return Ok(Restored { run, manifest: self.shelf.newest(job)? });
+            return Ok(OpenRun::new(job.clone(), run, self.shelf.newest(job)?)?);
         }
         // In one step: nothing is published between the claim and the look.
         self.shelf.with(job, |log| {
             let run = self.next_run(log);
             log.newest = log.newest.max(run);
             let manifest = if log.is_damaged { manifest } else { log.manifests.last().cloned() };
-            Ok(Restored { run, manifest })
+            Ok(OpenRun::new(job.clone(), run, manifest).unwrap_or_else(|_| OpenRun::without_store(job.clone(), run)))
         })
     }
 

@@ -65,7 +65,7 @@ impl TransportSubject for Maker {
     async fn start(&self, run: TransportRun) -> Wire {
         let workers = self.workers.lock().unwrap().insert(run.workers).clone();
         let (turn, is_locked) = (tokio::sync::Mutex::default(), AtomicBool::new(false));
-        Wire { mistake: self.mistake, run: run.run, workers, turn, is_locked, taken: Mutex::default() }
+        Wire { mistake: self.mistake, run: run.open.run(), workers, turn, is_locked, taken: Mutex::default() }
     }
 
     async fn freeze(&self, worker: WorkerId) -> Hook {

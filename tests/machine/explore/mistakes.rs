@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::records::altered;
 use winddown::{
     testing::explore::{Setup, Simulated, Subject},
     *,
@@ -69,17 +70,15 @@ impl Subject for Mistaken {
         let mistake = self.mistake;
         let wire = Wire { world: setup.world.clone(), mistake, one_by_one: Arc::default(), sent: Arc::default() };
         let store = Store { world: setup.world.clone(), mistake };
-        let builder = ClusterController::builder(setup.job, setup.run, setup.topology, Arc::new(wire));
+        let open = match setup.open.final_epoch() {
+            Some(epoch) if mistake == Mistake::SecondFinalEpoch => after(&setup.open, epoch),
+            _ => setup.open,
+        };
+        let builder = ClusterController::builder(&open, setup.topology, Arc::new(wire));
         let builder = builder.limits(setup.limits).store(Arc::new(store));
-        let builder = setup.epochs_after.into_iter().fold(builder, ClusterBuilder::epochs_after);
-        let inner = match setup.final_epoch {
-            Some(epoch) if mistake == Mistake::SecondFinalEpoch => builder.last_complete(Some(epoch)),
-            Some(epoch) => builder.resume_final(epoch),
-            None => builder,
-        }
-        .build();
+        let inner = builder.build();
         *self.lane.lock().unwrap() = None;
-        Controller { inner, mistake, run: setup.run }
+        Controller { inner, mistake, run: open.run() }
     }
 
     fn scheduler(&self, world: Simulated) -> Workers {
@@ -97,6 +96,13 @@ impl Subject for Mistaken {
             let _ = job.request(request);
         }
     }
+}
+
+/// The run as if it had begun after the checkpoint `epoch`.
+fn after(open: &OpenRun, epoch: Epoch) -> OpenRun {
+    let (job, run) = (open.job().clone(), RunId::new(open.run().get() - 1));
+    let manifest = Manifest { job: job.clone(), run, epoch, then_stop: true, tasks: vec![] };
+    OpenRun::new(job, open.run(), Some(manifest)).unwrap()
 }
 
 /// A transport.
@@ -146,7 +152,7 @@ struct Store {
 }
 
 impl CheckpointStore for Store {
-    async fn open_run(&self, job: &JobId) -> Result<Restored, StoreError> {
+    async fn open_run(&self, job: &JobId) -> Result<OpenRun, StoreError> {
         self.world.open_run(job).await
     }
 
@@ -257,8 +263,8 @@ impl Journal for Notebook {
 
     async fn write(&self, record: &PhaseRecord) -> Result<(), JournalError> {
         let record = match self.mistake {
-            Mistake::RecordForgetsRequest if record.revision > 2 => {
-                Some(PhaseRecord { requested: None, ..record.clone() })
+            Mistake::RecordForgetsRequest if record.revision() > 2 => {
+                Some(altered(record, serde_json::json!({ "requested": null })))
             }
             Mistake::JournalAfterEffect => self.behind.lock().unwrap().replace(record.clone()),
             _ => Some(record.clone()),

@@ -25,9 +25,8 @@ impl Runtime for Embedded {
     type Hold = ();
 
     async fn start(&self, new: NewRun<'_>) -> Result<(Arc<EmbeddedRun>, ()), JobError> {
-        let tasks = new.plan.start(new.manifest.map(|manifest| manifest.epoch), &self.meter);
-        let job = new.job.clone();
-        let hosted = self.cluster.start(job, new.run, &new.topology, new.manifest, new.mailbox, tasks)?;
+        let tasks = new.plan.start(new.open.manifest().map(|manifest| manifest.epoch), &self.meter);
+        let hosted = self.cluster.start(new.open, &new.topology, new.mailbox, tasks)?;
         Ok((Arc::new(hosted), ()))
     }
 

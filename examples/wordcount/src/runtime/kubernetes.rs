@@ -108,7 +108,7 @@ impl Kubernetes {
             if let Some(container) = template.spec.as_mut().and_then(|spec| spec.containers.first_mut()) {
                 container.args.get_or_insert_default().push(path);
             }
-            let env = WorkerEnv::new(new.job.clone(), new.run, work.id(), controller.clone());
+            let env = WorkerEnv::new(new.open, work.id(), controller.clone());
             self.scheduler.start(env, template).await.map_err(system)?;
         }
         Ok(())
@@ -123,11 +123,11 @@ impl Runtime for Kubernetes {
     async fn start(&self, new: NewRun<'_>) -> Result<(Arc<GrpcTransport>, Hold), JobError> {
         let (transport, registration) = self.remote.register(&new)?;
         if let Err(error) = self.start_workers(&new).await {
-            kill(&self.scheduler, new.job, Some(new.run)).await.map_err(JobError::System)?;
+            kill(&self.scheduler, new.open.job(), Some(new.open.run())).await.map_err(JobError::System)?;
             return Err(error);
         }
         let mut watches = JoinSet::new();
-        let follower = self.scheduler.follow(new.job.clone(), new.run);
+        let follower = self.scheduler.follow(new.open.job().clone(), new.open.run());
         watches.spawn(tell_ends(follower, new.mailbox.clone(), Arc::clone(&self.screen)));
         watches.spawn(stop_on_notice(registration, new.mailbox, Arc::clone(&self.screen)));
         Ok((transport, Hold { _watches: watches }))

@@ -16,7 +16,7 @@ pub(crate) mod worker;
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::timeout;
-use winddown::{JobId, JobSender, Limits, Manifest, RunId, Scheduler, SchedulerError, Topology, Transport};
+use winddown::{JobId, JobSender, Limits, OpenRun, RunId, Scheduler, SchedulerError, Topology, Transport};
 
 #[cfg(all(target_os = "linux", feature = "kubernetes"))]
 pub(crate) use self::kubernetes::Kubernetes;
@@ -52,11 +52,9 @@ pub(crate) trait Runtime: Sized {
 
 /// A run to be started.
 pub(crate) struct NewRun<'a> {
-    pub(crate) job: &'a JobId,
-    pub(crate) run: RunId,
+    /// Its names, and the checkpoint that it starts from.
+    pub(crate) open: &'a OpenRun,
     pub(crate) topology: Arc<Topology>,
-    /// The checkpoint that it starts from.
-    pub(crate) manifest: Option<&'a Manifest>,
     pub(crate) plan: &'a Plan,
     pub(crate) limits: &'a Limits,
     /// Where workers report.

@@ -64,7 +64,7 @@ impl Process {
     async fn start_workers(&self, new: &NewRun<'_>, watches: &mut JoinSet<()>) -> Result<(), JobError> {
         let told_of_one = Arc::new(AtomicBool::new(false));
         for (work, path) in new.plan.works.iter().zip(self.remote.assign(new)?) {
-            let env = WorkerEnv::new(new.job.clone(), new.run, work.id(), format!("http://{}", self.remote.address));
+            let env = WorkerEnv::new(new.open, work.id(), format!("http://{}", self.remote.address));
             let process = self.start_process(env, &path).await?;
             let watch = Watch { process, mailbox: new.mailbox.clone(), told_of_one: Arc::clone(&told_of_one) };
             watches.spawn(watch.until_gone(work.id(), Arc::clone(&self.screen)));
@@ -101,7 +101,7 @@ impl Runtime for Process {
         let mut watches = JoinSet::new();
         if let Err(error) = self.start_workers(&new, &mut watches).await {
             drop(watches);
-            kill(&self.scheduler, new.job, Some(new.run)).await.map_err(JobError::System)?;
+            kill(&self.scheduler, new.open.job(), Some(new.open.run())).await.map_err(JobError::System)?;
             return Err(error);
         }
         Ok((transport, Hold { _registration: registration, _watches: watches }))

@@ -52,7 +52,7 @@ impl Remote {
     /// Listens to the workers of a run. To be called before the first of them is started, which may be fast.
     pub(super) fn register(&self, new: &NewRun<'_>) -> Result<(Arc<GrpcTransport>, Registration), JobError> {
         let options = CallOptions { call: new.limits.order, ..CallOptions::default() };
-        let transport = GrpcTransport::new(new.job.clone(), new.run, Arc::clone(&new.topology)).options(options);
+        let transport = GrpcTransport::new(new.open, Arc::clone(&new.topology)).options(options);
         let transport = Arc::new(transport);
         let registered = self.server.register(Arc::clone(&transport), new.mailbox.clone());
         Ok((transport, registered.map_err(|error| JobError::System(error.to_string()))?))
@@ -69,7 +69,7 @@ impl Remote {
         let workers = u32::try_from(new.plan.works.len()).unwrap_or(u32::MAX);
         let write = |work: &crate::tasks::Work| {
             let path = assignments.join(format!("{}.json", work.id().get()));
-            Assignment::new(workers, work, new.manifest).write(&path).map(|()| path)
+            Assignment::new(workers, work, new.open.manifest()).write(&path).map(|()| path)
         };
         Ok(new.plan.works.iter().map(write).collect::<Result<_, _>>()?)
     }

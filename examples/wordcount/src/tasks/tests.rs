@@ -2,8 +2,8 @@ use std::{collections::BTreeMap, fs, time::Duration};
 
 use tokio::{sync::mpsc::UnboundedReceiver, time::Instant};
 use winddown::{
-    Command, EmbeddedCluster, EmbeddedRun, Event, EventSink, JobId, Manifest, Order, RunId, SinkClosed, TaskCommit,
-    TaskSnapshot, Transport, WorkerEvent, WorkerOptions, WorkerStopMode,
+    Command, EmbeddedCluster, EmbeddedRun, Event, EventSink, JobId, Manifest, OpenRun, Order, RunId, SinkClosed,
+    TaskCommit, TaskSnapshot, Transport, WorkerEvent, WorkerOptions, WorkerStopMode,
 };
 
 use super::*;
@@ -69,10 +69,8 @@ impl Job {
         let topology = topology(WORKERS).unwrap();
         let from = self.manifest.as_ref().map(|manifest| manifest.epoch);
         let hosted = self.cluster.start(
-            JobId::from("words"),
-            RunId::new(self.runs),
+            &OpenRun::new("words", RunId::new(self.runs), self.manifest.clone()).unwrap(),
             &topology,
-            self.manifest.as_ref(),
             Events(sink),
             self.plan.start(from, &self.meter),
         );

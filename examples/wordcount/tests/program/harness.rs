@@ -15,6 +15,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use serde_json::Value;
 use winddown::{FileJournal, Journal, PhaseKind, PhaseRecord};
 
 /// The program.
@@ -140,7 +141,7 @@ impl Case {
 
     /// Waits until the journal has this phase.
     pub(crate) fn await_phase(&self, phase: PhaseKind) {
-        self.await_state(phase.name(), |_| self.record().is_some_and(|record| record.phase == phase));
+        self.await_state(phase.name(), |_| self.record().is_some_and(|record| record.phase() == phase));
     }
 
     /// Waits until a worker process has read its first line.
@@ -320,4 +321,14 @@ impl Random {
         }
         text
     }
+}
+
+/// `record` with other values in some of its fields, as somebody makes it who edits a journal's file.
+pub(crate) fn altered(record: &PhaseRecord, changes: Value) -> PhaseRecord {
+    let mut fields = serde_json::to_value(record).unwrap();
+    let Value::Object(changes) = changes else { panic!("expected fields") };
+    for (name, value) in changes {
+        assert!(fields.as_object_mut().unwrap().insert(name.clone(), value).is_some(), "a record has no {name}");
+    }
+    serde_json::from_value(fields).unwrap()
 }

@@ -15,8 +15,8 @@ fn strength(evidence: &str) -> usize {
 
 /// The record of a shutdown that has begun and not ended.
 fn unfinished(record: Option<PhaseRecord>) -> Option<PhaseRecord> {
-    let begun = |record: &PhaseRecord| record.phase != PhaseKind::Running || record.requested.is_some();
-    record.filter(|record| !record.phase.is_terminal() && begun(record))
+    let begun = |record: &PhaseRecord| record.phase() != PhaseKind::Running || record.requested().is_some();
+    record.filter(|record| !record.phase().is_terminal() && begun(record))
 }
 
 /// How long to wait before a kill: up to 2 ms in the first try, twice as long in each that follows, up to 256 ms, and so on from the start. So
@@ -48,21 +48,21 @@ fn kill_and_resume(runtime: &str, rounds: u32, enough: usize, random: &mut Rando
         for (mode, most) in modes {
             let line = format!("{runtime} --stop {mode}@150ms");
             let left = kill_after(&case, &line, "stop asked for", moment(round, random));
-            let killed = case.record().map_or(0, |record| record.run.get());
+            let killed = case.record().map_or(0, |record| record.run().get());
             // The job goes on in the same call, until it is stopped itself.
             let end = case.run(&format!("{runtime} --stop immediate@10ms"));
             assert_eq!(end.code, Some(0), "{end:?}");
             let report = end.report();
             assert!(report["run"].as_u64().unwrap() > killed, "a new run follows: {end:?}");
             assert_eq!((&report["evidence"], &report["workers_left"]), (&"halted".into(), &0.into()), "{end:?}");
-            assert!(case.record().unwrap().phase.is_terminal());
+            assert!(case.record().unwrap().phase().is_terminal());
             let resumed = report.get("resumed_shutdown");
             assert_eq!(resumed.is_some(), left.is_some(), "{left:?} {end:?}");
             if let (Some(resumed), Some(record)) = (resumed, left) {
                 assert_resumed(resumed, &record, most);
                 assert_eq!(resumed["requested"], mode);
                 assert!(end.stderr.contains("that shutdown is finished first"), "{end:?}");
-                phases.insert(record.phase.name());
+                phases.insert(record.phase().name());
             }
         }
     }
@@ -75,7 +75,7 @@ fn kill_and_resume(runtime: &str, rounds: u32, enough: usize, random: &mut Rando
 
 /// What was finished is what the journal had, and no more is claimed than `most`.
 fn assert_resumed(resumed: &Value, record: &PhaseRecord, most: &str) {
-    assert_eq!((&resumed["run"], &resumed["found"]), (&record.run.get().into(), &record.phase.name().into()));
+    assert_eq!((&resumed["run"], &resumed["found"]), (&record.run().get().into(), &record.phase().name().into()));
     let evidence = resumed["evidence"].as_str().unwrap();
     assert!(strength(evidence) <= strength(most), "{evidence} is more than {most}: {resumed}");
     let last = resumed["phases"].as_array().unwrap().last().unwrap()["phase"].as_str().unwrap();
@@ -106,7 +106,7 @@ fn i7_a_resumed_shutdown_may_be_killed_as_well() {
         let second = kill_after(&case, line, "that shutdown is finished first", moment(tried, &mut random));
         let end = case.run(&format!("{line} --stop immediate@0ms"));
         assert_eq!(end.report().get("resumed_shutdown").is_some(), second.is_some(), "{second:?} {end:?}");
-        if let Some(second) = second.filter(|second| (second.run, second.attempt) == (first.run, 2)) {
+        if let Some(second) = second.filter(|second| (second.run(), second.attempt()) == (first.run(), 2)) {
             assert_resumed(&end.report()["resumed_shutdown"], &second, "checkpointed");
             hit = true;
             break;
@@ -164,7 +164,7 @@ fn a_final_checkpoint_that_the_store_proves_keeps_its_evidence() {
         if let Some(resumed) = end.report().get("resumed_shutdown") {
             let evidence = resumed["evidence"].as_str().unwrap().to_owned();
             if evidence == "checkpointed" {
-                let epoch = record.and_then(|record| record.final_epoch).map(winddown::Epoch::get);
+                let epoch = record.and_then(|record| record.final_epoch()).map(winddown::Epoch::get);
                 assert_eq!(resumed["epoch"].as_u64(), epoch, "{end:?}");
                 return;
             }

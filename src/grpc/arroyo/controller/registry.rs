@@ -161,7 +161,10 @@ impl Hosted {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{contracts::Role, mailbox::Mailbox};
+    use crate::{
+        contracts::{OpenRun, Role},
+        mailbox::Mailbox,
+    };
 
     /// So memory is bounded however many calls come in.
     #[tokio::test(start_paused = true)]
@@ -169,7 +172,7 @@ mod tests {
         let (mailbox, worker, wait) = (Mailbox::new(1), WorkerId::new(1), Duration::from_secs(4));
         let topology =
             crate::contracts::Topology::builder().operator("source", Role::Source, [worker]).build().unwrap();
-        let transport = Arc::new(GrpcTransport::new("words", RunId::new(1), topology));
+        let transport = Arc::new(GrpcTransport::new(&OpenRun::without_store("words", RunId::new(1)), topology));
         let registration = Arc::<Registry>::default().register(transport, mailbox.sender(), 1).unwrap();
         let hosted = &registration.hosted;
         let say = || hosted.deliver(worker, Event::Heartbeat, wait);

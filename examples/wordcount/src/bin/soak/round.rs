@@ -213,7 +213,7 @@ impl Round {
 
 /// Whether a controller that is killed now leaves a shutdown to be finished.
 fn was_stopping(record: &PhaseRecord) -> bool {
-    !record.phase.is_terminal() && (record.phase != PhaseKind::Running || record.requested.is_some())
+    !record.phase().is_terminal() && (record.phase() != PhaseKind::Running || record.requested().is_some())
 }
 
 /// What a report must not say, whatever has happened.
@@ -224,7 +224,7 @@ fn check(report: &Value, before: Option<&PhaseRecord>, progress: &mut Progress) 
         return problem("no worker to be left");
     }
     match (before.filter(|record| was_stopping(record)), report.get("resumed_shutdown")) {
-        (Some(record), Some(resumed)) if resumed["run"] == record.run.get() => {}
+        (Some(record), Some(resumed)) if resumed["run"] == record.run().get() => {}
         (None, None) => {}
         _ => return problem("a resumed shutdown if and only if the call before was killed in one"),
     }

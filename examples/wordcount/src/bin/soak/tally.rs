@@ -64,9 +64,9 @@ impl Tally {
             self.starting += 1;
             return;
         };
-        let mode = StopRequest::ALL.into_iter().position(|mode| Some(mode) == record.requested);
-        *self.phases.entry((record.phase, mode.map_or(0, |mode| mode + 1))).or_default() += 1;
-        self.again += u64::from(record.attempt > 1);
+        let mode = StopRequest::ALL.into_iter().position(|mode| Some(mode) == record.requested());
+        *self.phases.entry((record.phase(), mode.map_or(0, |mode| mode + 1))).or_default() += 1;
+        self.again += u64::from(record.attempt() > 1);
     }
 
     /// A call has ended by itself.
