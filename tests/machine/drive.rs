@@ -64,9 +64,7 @@ async fn a_new_budget_for_the_final_checkpoint_comes_with_new_retries() {
     for at in [0, 100, 200] {
         parts.controller.on(Told::FinalCheckpoint, secs(at), Does::RefuseOrder);
     }
-    for does in [Does::CompleteFinal, Does::Finish] {
-        parts.controller.on(Told::FinalCheckpoint, secs(300), does);
-    }
+    completes(&parts.controller, secs(300), secs(300));
     let (mut job, running) = parts.job(Limits { checkpoint_retries: 1, ..Limits::default() });
     let stopping = running.stop_with_checkpoint(&mut job).unwrap();
     let receipt = drive(stopping, &mut job, &Policy::keep_trying()).await.unwrap();
@@ -107,9 +105,7 @@ async fn a_backoff_ends_with_the_budget_of_the_final_checkpoint() {
 #[tokio::test(start_paused = true)]
 async fn a_checkpoint_that_is_complete_has_no_budget_left_to_end_a_backoff() {
     let parts = Parts::new();
-    for does in [Does::CompleteFinal, Does::Finish] {
-        parts.controller.on(Told::FinalCheckpoint, secs(9), does);
-    }
+    completes(&parts.controller, secs(9), secs(9));
     parts.scheduler.answers(Call::Ask, [SchedulerAnswer::Refuses]);
     parts.scheduler.answers(Call::Kill, [SchedulerAnswer::Unavailable, SchedulerAnswer::Obeys]);
     let (mut job, running) = parts.job(slow_retries());
@@ -139,9 +135,7 @@ async fn i6_a_kill_without_a_controller_is_kept_when_its_drive_is_dropped() {
 /// How a job stops that is asked to, and whose tasks do as they are told.
 async fn stopped(step: impl FnOnce(Running, &mut Job) -> AnyPhase) -> AnyPhase {
     let parts = Parts::new();
-    for does in [Does::CompleteFinal, Does::Finish] {
-        parts.controller.on(Told::FinalCheckpoint, secs(1), does);
-    }
+    completes(&parts.controller, secs(1), secs(1));
     for mode in [WorkerStopMode::Graceful, WorkerStopMode::Immediate] {
         parts.controller.on(Told::Stop(mode), secs(1), Does::Finish);
     }
@@ -197,8 +191,7 @@ async fn a_final_checkpoint_of_another_job_is_given_back_whatever_the_policy() {
 #[tokio::test(start_paused = true)]
 async fn a_receipt_shows_the_way_its_times_and_what_went_wrong() {
     let parts = Parts::new();
-    parts.controller.on(Told::FinalCheckpoint, secs(2), Does::CompleteFinal);
-    parts.controller.on(Told::FinalCheckpoint, secs(3), Does::Finish);
+    completes(&parts.controller, secs(2), secs(3));
     let (mut job, running) = parts.job(Limits::default());
     tokio::time::sleep(secs(5)).await;
     let stopping = running.stop_with_checkpoint(&mut job).unwrap();

@@ -22,7 +22,7 @@ fn heartbeat(worker: u64) -> WorkerEvent {
 #[tokio::test(start_paused = true)]
 async fn i5_a_request_that_is_in_force_does_not_use_the_kills_retries_up_in_one_moment() {
     let (mut job, running, controller, workers) = job(Limits::default());
-    controller.on(Told::FinalCheckpoint, secs(1), Does::CompleteFinal).on(Told::FinalCheckpoint, secs(1), Does::Finish);
+    completes(&controller, secs(1), secs(1));
     workers.answers(Call::Ask, [SchedulerAnswer::Ignores]);
     workers.answers(Call::Kill, [vec![SchedulerAnswer::Unavailable; 19], vec![SchedulerAnswer::Obeys]].concat());
     request_later(&job, secs(2), StopRequest::Force);

@@ -82,11 +82,7 @@ async fn i2_workers_that_survive_a_kill_are_named() {
 async fn i2_workers_that_finish_but_stay_are_killed_without_loss_of_evidence() {
     for answer in [SchedulerAnswer::Ignores, SchedulerAnswer::Unavailable, SchedulerAnswer::Hangs] {
         let (mut job, running, controller, workers) = job(Limits::default());
-        controller.on(Told::FinalCheckpoint, secs(1), Does::CompleteFinal).on(
-            Told::FinalCheckpoint,
-            secs(1),
-            Does::Finish,
-        );
+        completes(&controller, secs(1), secs(1));
         workers.answers(Call::Ask, [answer]);
         let stopping = running.stop_with_checkpoint(&mut job).unwrap();
         let receipt = drive(stopping, &mut job, &Policy::give_back()).await.unwrap();
@@ -123,7 +119,7 @@ async fn i3_a_failure_during_the_final_checkpoint_ends_the_wait_at_once() {
 #[tokio::test(start_paused = true)]
 async fn i4_a_graceful_request_changes_nothing_during_the_final_checkpoint() {
     let (mut job, running, controller, _) = job(Limits::default());
-    controller.on(Told::FinalCheckpoint, secs(9), Does::CompleteFinal).on(Told::FinalCheckpoint, secs(9), Does::Finish);
+    completes(&controller, secs(9), secs(9));
     let stopping = running.stop_with_checkpoint(&mut job).unwrap();
     request_later(&job, secs(1), StopRequest::Graceful);
     let after = stopping.next(&mut job).await.unwrap();
@@ -198,7 +194,7 @@ async fn i6_a_closed_channel_is_an_error_and_no_panic() {
 async fn i6_every_failure_gives_the_phase_back_and_it_goes_on() {
     let (mut job, running, controller, workers) = job(Limits::default());
     controller.on(Told::FinalCheckpoint, secs(1), Does::RefuseOrder);
-    controller.on(Told::FinalCheckpoint, secs(2), Does::CompleteFinal).on(Told::FinalCheckpoint, secs(3), Does::Finish);
+    completes(&controller, secs(2), secs(3));
     workers.answers(Call::Ask, [SchedulerAnswer::Ignores]);
     workers.answers(Call::Kill, [SchedulerAnswer::Unavailable, SchedulerAnswer::Ignores, SchedulerAnswer::Obeys]);
 
@@ -238,7 +234,7 @@ async fn i6_messages_are_taken_in_during_a_backoff() {
     let limits = Limits { backoff_min: secs(50), mailbox_capacity: 1, ..Limits::default() };
     let (mut job, running, controller, _) = job(limits);
     controller.checkpoints([CheckpointAnswer::Refuses, CheckpointAnswer::Starts]);
-    controller.on(Told::FinalCheckpoint, secs(1), Does::CompleteFinal).on(Told::FinalCheckpoint, secs(1), Does::Finish);
+    completes(&controller, secs(1), secs(1));
     let sender = job.sender();
     let talk = tokio::spawn(async move {
         for _ in 0..10 {
@@ -293,7 +289,7 @@ async fn i8_a_request_during_recovery_prevents_a_restart() {
 #[tokio::test(start_paused = true)]
 async fn i10_a_run_that_is_dropped_again_and_again_loses_nothing() {
     let (mut job, mut running, controller, workers) = job(Limits::default());
-    controller.on(Told::FinalCheckpoint, secs(1), Does::CompleteFinal).on(Told::FinalCheckpoint, secs(2), Does::Finish);
+    completes(&controller, secs(1), secs(2));
     workers.answers(Call::Ask, [SchedulerAnswer::ObeysAfter(secs(1))]);
     request_later(&job, secs(1), StopRequest::Checkpoint);
     let sender = job.sender();

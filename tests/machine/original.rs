@@ -11,9 +11,9 @@ const IMMEDIATE: WorkerStopMode = WorkerStopMode::Immediate;
 #[tokio::test(start_paused = true)]
 async fn original_1_checkpoint_stopping_checks_starts_waits_and_stops() {
     let (mut job, running, controller, workers) = job(Limits::default());
-    controller.checkpoints([CheckpointAnswer::Busy, CheckpointAnswer::Busy, CheckpointAnswer::Starts]); // a periodic checkpoint is in flight at first
-    controller.on(Told::FinalCheckpoint, secs(3), Does::CompleteFinal);
-    controller.on(Told::FinalCheckpoint, secs(4), Does::Finish);
+    // A periodic checkpoint is in flight at first.
+    controller.checkpoints([CheckpointAnswer::Busy, CheckpointAnswer::Busy, CheckpointAnswer::Starts]);
+    completes(&controller, secs(3), secs(4));
 
     let stopping = running.stop_with_checkpoint(&mut job).unwrap();
     let AfterCheckpointStopping::Stopped(stopped) = stopping.next(&mut job).await.unwrap() else {
@@ -122,11 +122,7 @@ async fn original_5_a_checkpoint_that_can_not_be_started_is_tried_ten_times_agai
     for (refusals, checkpointed) in [(10, true), (11, false)] {
         let (mut job, running, controller, _) = job(Limits::default());
         controller.checkpoints([vec![CheckpointAnswer::Refuses; refusals], vec![CheckpointAnswer::Starts]].concat());
-        controller.on(Told::FinalCheckpoint, secs(1), Does::CompleteFinal).on(
-            Told::FinalCheckpoint,
-            secs(1),
-            Does::Finish,
-        );
+        completes(&controller, secs(1), secs(1));
         let stopping = running.stop_with_checkpoint(&mut job).unwrap();
         let outcome = drive(stopping, &mut job, &Policy::give_back()).await;
         assert_eq!(outcome.is_ok(), checkpointed, "{refusals} refusals");
@@ -171,7 +167,7 @@ async fn original_6_stopping_is_entered_from_running_by_request_and_by_ttl() {
 async fn original_6_stopping_is_entered_from_finishing_and_recovering() {
     let (mut job, running, controller, _) = job(Limits::default());
     controller.later(secs(1), Does::ExhaustSources);
-    controller.on(Told::FinalCheckpoint, secs(1), Does::CompleteFinal).on(Told::FinalCheckpoint, secs(2), Does::Finish);
+    completes(&controller, secs(1), secs(2));
     let receipt = drive(running, &mut job, &Policy::give_back()).await.unwrap();
     let walked = ["Running", "Finishing", "Stopping<Graceful>", "Stopped<Drained>"];
     assert_eq!(names(&receipt.legs()), walked);

@@ -10,11 +10,7 @@ use crate::support::*;
 async fn i7_the_record_does_not_go_backwards_from_the_end() {
     for lost in [JournalAnswer::WritesAndFails, JournalAnswer::Unavailable, JournalAnswer::Hangs] {
         let parts = Parts::new();
-        parts.controller.on(Told::FinalCheckpoint, secs(1), Does::CompleteFinal).on(
-            Told::FinalCheckpoint,
-            secs(1),
-            Does::Finish,
-        );
+        completes(&parts.controller, secs(1), secs(1));
         // The phase, the final epoch, and then the end.
         parts.journal.answers([JournalAnswer::Writes, JournalAnswer::Writes, lost, JournalAnswer::Writes]);
         let (mut job, running) = parts.job(Limits::default());
@@ -35,11 +31,7 @@ async fn i7_the_record_does_not_go_backwards_from_the_end() {
 #[tokio::test(start_paused = true)]
 async fn i7_a_backoff_after_a_failed_record_does_not_poll_the_controller() {
     let (mut job, running, controller, _, journal) = journaled(Limits::default());
-    controller.on(Told::FinalCheckpoint, secs(60), Does::CompleteFinal).on(
-        Told::FinalCheckpoint,
-        secs(60),
-        Does::Finish,
-    );
+    completes(&controller, secs(60), secs(60));
     journal.answers([JournalAnswer::Writes, JournalAnswer::Unavailable, JournalAnswer::Writes]);
     let start = Instant::now();
     let stopping = running.stop_with_checkpoint(&mut job).unwrap();

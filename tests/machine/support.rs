@@ -57,6 +57,12 @@ pub(crate) fn workers() -> ScriptedScheduler {
     ScriptedScheduler::new([1, 2]).of_run(JOB, RUN)
 }
 
+/// The final checkpoint completes `checkpoint` after it was ordered, and all tasks finish `tasks` after it.
+pub(crate) fn completes(controller: &ScriptedController, checkpoint: Duration, tasks: Duration) {
+    controller.on(Told::FinalCheckpoint, checkpoint, Does::CompleteFinal);
+    controller.on(Told::FinalCheckpoint, tasks, Does::Finish);
+}
+
 /// What the scheduler was asked.
 pub(crate) fn asked(workers: &ScriptedScheduler) -> Vec<Call> {
     workers.calls().into_iter().map(|(call, _)| call).collect()

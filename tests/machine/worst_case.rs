@@ -46,7 +46,7 @@ async fn drive_from(start: PhaseKind, on_spent: OnSpentCheckpoint, answer: Sched
     let (mut job, running, controller, workers) = job(Limits::default());
     if ends {
         let late = secs(599);
-        controller.on(Told::FinalCheckpoint, late, Does::CompleteFinal).on(Told::FinalCheckpoint, late, Does::Finish);
+        completes(&controller, late, late);
         for mode in [WorkerStopMode::Graceful, WorkerStopMode::Immediate] {
             controller.on(Told::Stop(mode), secs(59), Does::Finish);
         }

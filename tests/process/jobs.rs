@@ -34,32 +34,26 @@ async fn healthy_workers_stop_in_every_mode() {
 
 #[tokio::test]
 async fn a_worker_killed_before_the_final_checkpoint() {
-    let bench = Bench::new();
-    let receipt = bench
-        .run(Manners::Healthy, async |live| {
-            live.under_way().await;
-            live.strike(Signal::KILL);
-            live.ask(StopRequest::Checkpoint);
-        })
-        .await;
+    let receipt = Bench::with(Manners::Healthy, async |live| {
+        live.under_way().await;
+        live.strike(Signal::KILL);
+        live.ask(StopRequest::Checkpoint);
+    })
+    .await;
     assert_eq!(receipt.stopped().name(), "killed", "{receipt}");
-    bench.finish().await;
 }
 
 #[tokio::test]
 async fn a_worker_killed_during_the_final_checkpoint() {
-    let bench = Bench::new();
-    let receipt = bench
-        .run(Manners::HoldsState, async |live| {
-            live.under_way().await;
-            live.ask(StopRequest::Checkpoint);
-            live.collecting().await;
-            live.strike(Signal::KILL);
-        })
-        .await;
+    let receipt = Bench::with(Manners::HoldsState, async |live| {
+        live.under_way().await;
+        live.ask(StopRequest::Checkpoint);
+        live.collecting().await;
+        live.strike(Signal::KILL);
+    })
+    .await;
     assert_eq!(walked(&receipt), FORCED, "{receipt}");
     assert!(receipt.last_error().unwrap().contains("worker 1 left with 1 unfinished tasks"));
-    bench.finish().await;
 }
 
 /// The manifest is durable and a commit is missing: that is no `Checkpointed`, and the next run carries the commit out.
@@ -87,19 +81,16 @@ async fn i3_a_worker_killed_before_its_commit() {
 /// As a pod that is evicted: SIGTERM, and some time.
 #[tokio::test]
 async fn a_worker_that_is_asked_to_leave_and_gives_notice_gets_its_final_checkpoint() {
-    let bench = Bench::new();
-    let receipt = bench
-        .run(Manners::GivesNotice, async |live| {
-            live.under_way().await;
-            live.strike(Signal::TERM);
-            let leaving = timeout(Duration::from_secs(20), live.leaving.wait_for(|leaving| !leaving.is_empty()));
-            assert_eq!(*leaving.await.expect("no notice").unwrap(), [WorkerId::new(1)].into());
-            live.ask(StopRequest::Checkpoint);
-        })
-        .await;
+    let receipt = Bench::with(Manners::GivesNotice, async |live| {
+        live.under_way().await;
+        live.strike(Signal::TERM);
+        let leaving = timeout(Duration::from_secs(20), live.leaving.wait_for(|leaving| !leaving.is_empty()));
+        assert_eq!(*leaving.await.expect("no notice").unwrap(), [WorkerId::new(1)].into());
+        live.ask(StopRequest::Checkpoint);
+    })
+    .await;
     let AnyStopped::Checkpointed(stopped) = &receipt.stopped() else { panic!("{receipt}") };
     assert!(!stopped.killed_workers(), "{receipt}");
-    bench.finish().await;
 }
 
 #[tokio::test]
@@ -124,64 +115,57 @@ async fn a_worker_killed_after_the_final_checkpoint() {
 
 #[tokio::test]
 async fn a_worker_frozen_for_ever_in_the_final_checkpoint() {
-    let bench = Bench::new();
-    let receipt = bench
-        .run(Manners::HoldsState, async |live| {
-            live.under_way().await;
-            live.ask(StopRequest::Checkpoint);
-            live.collecting().await;
-            live.strike(Signal::STOP);
-        })
-        .await;
+    let receipt = Bench::with(Manners::HoldsState, async |live| {
+        live.under_way().await;
+        live.ask(StopRequest::Checkpoint);
+        live.collecting().await;
+        live.strike(Signal::STOP);
+    })
+    .await;
     assert_eq!(walked(&receipt), FORCED, "{receipt}");
     assert!(receipt.last_error().unwrap().contains("worker 1 is lost: silent for"));
-    bench.finish().await;
 }
 
 #[tokio::test]
 async fn a_worker_frozen_for_ever_before_any_stop_is_recovered_from() {
-    let bench = Bench::new();
-    let receipt = bench
-        .run(Manners::Healthy, async |live| {
-            live.under_way().await;
-            live.strike(Signal::STOP);
-            let Limits { heartbeat, health_every, .. } = live.limits;
-            let recover = live.limits.worst_case(PhaseKind::Recovering, POLICY).unwrap();
-            live.bound.set(Some((Instant::now(), heartbeat + health_every + recover)));
-        })
-        .await;
+    let receipt = Bench::with(Manners::Healthy, async |live| {
+        live.under_way().await;
+        live.strike(Signal::STOP);
+        let Limits { heartbeat, health_every, .. } = live.limits;
+        let recover = live.limits.worst_case(PhaseKind::Recovering, POLICY).unwrap();
+        live.bound.set(Some((Instant::now(), heartbeat + health_every + recover)));
+    })
+    .await;
     assert_eq!(walked(&receipt), ["Running", "Recovering", "Stopping<Force>", "Stopped<Killed>"], "{receipt}");
     assert!(receipt.may_restart());
-    bench.finish().await;
 }
 
 /// A worker that wakes up in time has lost nothing but time.
 #[tokio::test]
 async fn a_worker_frozen_and_continued() {
-    for request in [StopRequest::Checkpoint, StopRequest::Immediate] {
-        let bench = Bench::new();
-        let receipt = bench
-            .run(Manners::Healthy, async |live| {
-                live.under_way().await;
-                live.strike(Signal::STOP);
-                live.ask(request);
-                sleep(ms(700)).await;
-                live.strike(Signal::CONT);
-            })
-            .await;
+    let frozen = async |request| {
+        let receipt = Bench::with(Manners::Healthy, async |live| {
+            live.under_way().await;
+            live.strike(Signal::STOP);
+            live.ask(request);
+            sleep(ms(700)).await;
+            live.strike(Signal::CONT);
+        })
+        .await;
         match &receipt.stopped() {
             AnyStopped::Checkpointed(stopped) => assert!(!stopped.killed_workers(), "{receipt}"),
             AnyStopped::Halted(stopped) => assert!(!stopped.killed_workers(), "{receipt}"),
             other => panic!("{other:?}: {receipt}"),
         }
-        bench.finish().await;
-    }
+    };
+    tokio::join!(frozen(StopRequest::Checkpoint), frozen(StopRequest::Immediate));
 }
 
 #[tokio::test]
 async fn a_worker_that_never_answers_stop_execution() {
-    for request in [StopRequest::Graceful, StopRequest::Immediate] {
-        let receipt = Bench::stop_with(Manners::NeverAnswersStop, request).await;
+    for receipt in
+        Bench::stop_with_each(Manners::NeverAnswersStop, [StopRequest::Graceful, StopRequest::Immediate]).await
+    {
         assert_eq!(receipt.stopped().name(), "killed", "{receipt}");
         assert!(receipt.last_error().as_ref().unwrap().contains("worker 1 timed out"), "{receipt}");
     }
@@ -189,8 +173,7 @@ async fn a_worker_that_never_answers_stop_execution() {
 
 #[tokio::test]
 async fn a_worker_that_answers_an_error_to_stop_execution() {
-    for request in [StopRequest::Graceful, StopRequest::Immediate] {
-        let receipt = Bench::stop_with(Manners::RefusesStop, request).await;
+    for receipt in Bench::stop_with_each(Manners::RefusesStop, [StopRequest::Graceful, StopRequest::Immediate]).await {
         assert_eq!(receipt.stopped().name(), "killed", "{receipt}");
         assert!(receipt.last_error().as_ref().unwrap().contains("the disk is on fire"), "{receipt}");
     }
@@ -198,8 +181,7 @@ async fn a_worker_that_answers_an_error_to_stop_execution() {
 
 #[tokio::test]
 async fn a_worker_that_accepts_connections_and_says_nothing() {
-    for request in [StopRequest::Checkpoint, StopRequest::Immediate] {
-        let receipt = Bench::stop_with(Manners::Mute, request).await;
+    for receipt in Bench::stop_with_each(Manners::Mute, [StopRequest::Checkpoint, StopRequest::Immediate]).await {
         assert_eq!(receipt.stopped().name(), "killed", "{receipt}");
     }
 }
@@ -207,16 +189,15 @@ async fn a_worker_that_accepts_connections_and_says_nothing() {
 /// What the evidence says was proven before; that the process is gone is verified all the same.
 #[tokio::test]
 async fn i2_a_worker_that_says_finished_and_stays_alive() {
-    for (request, evidence) in [(StopRequest::Checkpoint, "checkpointed"), (StopRequest::Immediate, "halted")] {
-        let receipt = Bench::stop_with(Manners::Stays, request).await;
+    let receipts = Bench::stop_with_each(Manners::Stays, [StopRequest::Checkpoint, StopRequest::Immediate]).await;
+    for (receipt, evidence) in receipts.into_iter().zip(["checkpointed", "halted"]) {
         assert_eq!(receipt.stopped().name(), evidence, "{receipt}");
     }
 }
 
 #[tokio::test]
 async fn i11_a_worker_that_reports_for_another_run() {
-    for request in [StopRequest::Checkpoint, StopRequest::Immediate] {
-        let receipt = Bench::stop_with(Manners::OtherRun, request).await;
+    for receipt in Bench::stop_with_each(Manners::OtherRun, [StopRequest::Checkpoint, StopRequest::Immediate]).await {
         assert_eq!(receipt.stopped().name(), "killed", "{receipt}");
     }
 }

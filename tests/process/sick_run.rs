@@ -178,21 +178,31 @@ impl Bench {
         assert_exact(&self.stage.path(""), WORKERS);
     }
 
-    /// A run that is asked to stop as soon as it is under way; then the run that ends the job.
-    pub(crate) async fn stop_with(manners: Manners, request: StopRequest) -> Receipt {
+    /// A run with a sick worker, and a script beside it; then the run that ends the job.
+    pub(crate) async fn with(manners: Manners, script: impl AsyncFnOnce(&mut Live)) -> Receipt {
         let bench = Self::new();
-        let receipt = bench
-            .run(manners, async |live| {
-                match manners {
-                    // No checkpoint is ever complete.
-                    Manners::Mute | Manners::OtherRun => sleep(ms(500)).await,
-                    _ => live.under_way().await,
-                }
-                live.ask(request);
-            })
-            .await;
+        let receipt = bench.run(manners, script).await;
         bench.finish().await;
         receipt
+    }
+
+    /// The same with a run that is asked to stop as soon as it is under way.
+    pub(crate) async fn stop_with(manners: Manners, request: StopRequest) -> Receipt {
+        Self::with(manners, async |live| {
+            match manners {
+                // No checkpoint is ever complete.
+                Manners::Mute | Manners::OtherRun => sleep(ms(500)).await,
+                _ => live.under_way().await,
+            }
+            live.ask(request);
+        })
+        .await
+    }
+
+    /// A job for each request. They run at the same time, since each does little but wait.
+    pub(crate) async fn stop_with_each(manners: Manners, requests: [StopRequest; 2]) -> [Receipt; 2] {
+        let [one, two] = requests.map(|request| Self::stop_with(manners, request));
+        tokio::join!(one, two).into()
     }
 }
 

@@ -350,10 +350,9 @@ impl JobController for ScriptedController {
         self.note(ControllerCall::Progress);
         loop {
             if let Some(does) = self.take_due() {
-                return match does.error() {
-                    Some(error) => Err(error),
-                    None => Ok(self.apply(does)),
-                };
+                let error = does.error();
+                self.apply(does);
+                return error.map_or(Ok(()), Err);
             }
             if std::mem::take(&mut lock(&self.0.script).is_changed) {
                 return Ok(());
