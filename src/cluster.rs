@@ -121,6 +121,16 @@ impl<T: Transport> ClusterBuilder<T> {
         self
     }
 
+    /// Orders the commits of the checkpoint that this run starts from ([`restored`](Self::restored)) again, before any checkpoint of this
+    /// run: for workers that do not carry them out by themselves when they are started, as Arroyo's do not.
+    ///
+    /// Only where the run before may have ended before its commits were carried out: after a crash, or a kill. After
+    /// `Stopped<Checkpointed>` they have been, and some sinks can't be told twice.
+    pub fn commit_again(mut self, manifest: &Manifest) -> Self {
+        self.model.commit_again(manifest);
+        self
+    }
+
     /// A controller before this one has crashed: this one goes on with its final checkpoint if it had started one, and gives its own
     /// checkpoints numbers that no controller before it can have used.
     pub fn resume(self, rehydrated: &Rehydrated) -> Self {
@@ -177,8 +187,14 @@ impl<T: Transport> JobController for ClusterController<T> {
 
     fn handle(&mut self, event: WorkerEvent, now: Instant) -> Result<Applied, Rejection> {
         let worker = event.worker;
-        let may_end_worker =
-            matches!(event.event, Event::TaskFinished { .. } | Event::TaskFailed { .. } | Event::WorkerFinished);
+        let may_end_worker = matches!(
+            event.event,
+            Event::TaskFinished { .. }
+                | Event::TaskFailed { .. }
+                | Event::ChainFinished { .. }
+                | Event::ChainFailed { .. }
+                | Event::WorkerFinished
+        );
         let outcome = self.model.handle(event, now);
         match outcome {
             Ok(Applied::Changed) if may_end_worker => {

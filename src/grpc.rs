@@ -12,9 +12,9 @@
 //! The example `custom_worker` shows both sides in two processes.
 
 mod address;
-mod commits;
 mod controller;
 mod fence;
+mod once;
 mod options;
 pub mod proto;
 mod transport;

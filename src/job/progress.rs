@@ -25,7 +25,7 @@ pub struct Progress {
     pub alive: Option<u32>,
     /// Retries used so far, over all phases.
     pub retries: u32,
-    /// The last error, even if a retry got past it.
+    /// The last error, even if a retry got past it, or a worker said that it ends nothing.
     pub last_error: Option<Arc<str>>,
 }
 

@@ -154,7 +154,7 @@ async fn attended<C: JobController, T>(
             result = &mut call => return Ok(result?),
             incoming = mailbox.next(Some(StopRequest::Immediate)) => match incoming {
                 Incoming::Request(_) => return Err(NotLeft::Forced),
-                Incoming::Worker(event) => take_in(controller, event),
+                Incoming::Worker(event) => drop(take_in(controller, event)),
             },
         }
     }

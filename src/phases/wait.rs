@@ -6,7 +6,7 @@ use std::{future::poll_fn, task::Poll, time::Duration};
 use tokio::time::{Instant, sleep_until};
 
 use crate::{
-    contracts::{ControllerError, JobController, WorkerEvent},
+    contracts::{ControllerError, Event, JobController, TaskError, WorkerEvent},
     job::{Incoming, JobContext, StopRequest},
 };
 
@@ -51,7 +51,9 @@ pub(crate) async fn news<C: JobController, S>(
             return Ok(News::Request(request));
         }
         let Some(event) = job.mailbox.try_recv() else { break };
-        take_in(&mut job.controller, event);
+        if let Some(error) = take_in(&mut job.controller, event) {
+            job.note_error(&error);
+        }
         taken += 1;
     }
     let now = Instant::now();
@@ -60,8 +62,9 @@ pub(crate) async fn news<C: JobController, S>(
     }
     let next_look = look_at_health(job, now);
     job.publish_status();
+    let mut nonfatal = None;
     let JobContext { controller, mailbox, .. } = job;
-    tokio::select! {
+    let news = tokio::select! {
         biased;
         // Before messages, so that a flood of them does not keep orders from being sent.
         result = controller.progress() => result.map(|()| News::Status),
@@ -70,12 +73,16 @@ pub(crate) async fn news<C: JobController, S>(
         incoming = mailbox.next(level), if taken == 0 => Ok(match incoming {
             Incoming::Request(request) => News::Request(request),
             Incoming::Worker(event) => {
-                take_in(controller, event);
+                nonfatal = take_in(controller, event);
                 News::Status
             }
         }),
         () = sleep_until(deadline.map_or(next_look, |deadline| deadline.min(next_look))) => Ok(News::Status),
+    };
+    if let Some(error) = nonfatal {
+        job.note_error(&error);
     }
+    news
 }
 
 /// Waits until `until` while messages are taken in and the controller works on; a request stronger than `level` ends it.
@@ -111,11 +118,20 @@ async fn yield_once() {
     .await;
 }
 
-/// Hands a message to the controller. What it rejects has changed nothing, so it is only told.
-pub(super) fn take_in<C: JobController>(controller: &mut C, event: WorkerEvent) {
+/// Hands a message to the controller. What it rejects has changed nothing, so it is only told. Gives back an error that ends nothing, for
+/// those who watch the job.
+pub(super) fn take_in<C: JobController>(controller: &mut C, event: WorkerEvent) -> Option<TaskError> {
+    let nonfatal = match &event.event {
+        Event::NonfatalError { task, error } => Some((event.worker, *task, error.clone())),
+        _ => None,
+    };
     if let Err(rejection) = controller.handle(event, Instant::now().into_std()) {
         tracing::debug!(%rejection, "rejected a worker's message");
+        return None;
     }
+    let (worker, task, error) = nonfatal?;
+    tracing::warn!(worker = worker.get(), ?task, %error, "a worker reported an error that ends nothing");
+    Some(error)
 }
 
 /// When silent workers are looked for.
