@@ -23,6 +23,8 @@ pub(crate) enum Mistake {
     FlagForgottenOnRetry,
     /// A durable manifest is taken for a complete checkpoint, and its tasks for finished.
     EvidenceBeforeCommit,
+    /// Who has something to commit is not heard, so nobody is asked to.
+    CommitNeverAskedFor,
     /// The store says `Ok` before the manifest is durable.
     CommitBeforePublish,
     /// The final checkpoint that was started before the crash is taken for complete, and another one started.
@@ -187,6 +189,10 @@ impl JobController for Controller {
     fn handle(&mut self, mut event: WorkerEvent, now: Instant) -> Result<Applied, Rejection> {
         match (self.mistake, &event.event) {
             (Mistake::ForeignAccepted, _) => event.run = self.run,
+            (Mistake::CommitNeverAskedFor, Event::CheckpointCompleted { task, epoch, snapshot, commit: Some(_) }) => {
+                let (task, epoch, snapshot) = (*task, *epoch, snapshot.clone());
+                event.event = Event::CheckpointCompleted { task, epoch, snapshot, commit: None };
+            }
             (Mistake::LostFailure, Event::TaskFailed { .. }) => return Ok(Applied::Changed),
             (Mistake::FailureTakenForFinish, Event::TaskFailed { task, .. }) => {
                 event.event = Event::TaskFinished { task: *task };
