@@ -124,8 +124,9 @@ impl<T: Transport> ClusterBuilder<T> {
     /// Orders the commits of the checkpoint that this run starts from ([`restored`](Self::restored)) again, before any checkpoint of this
     /// run: for workers that do not carry them out by themselves when they are started, as Arroyo's do not.
     ///
-    /// Only where the run before may have ended before its commits were carried out: after a crash, or a kill. After
-    /// `Stopped<Checkpointed>` they have been, and some sinks can't be told twice.
+    /// Only where the run before may have ended before its commits were carried out: after a crash, a kill, or a stop that came in the
+    /// middle of a checkpoint ([`RunStatus::last_complete`] was before the manifest's epoch). After `Stopped<Checkpointed>` they have
+    /// been, and some sinks can't be told twice.
     pub fn commit_again(mut self, manifest: &Manifest) -> Self {
         self.model.commit_again(manifest);
         self

@@ -7,7 +7,8 @@
 //! - **getters**: [`status`](RunModel::status), [`failure`](RunModel::failure), [`counters`](RunModel::counters),
 //!   [`wants`](RunModel::wants), [`next_heartbeat_deadline`](RunModel::next_heartbeat_deadline), all O(1), and
 //!   [`manifest`](RunModel::manifest);
-//! - **handle**: [`handle`](RunModel::handle) takes an event in, in O(1) and without allocating;
+//! - **handle**: [`handle`](RunModel::handle) takes an event in, in O(1) and without allocating (the end of a chain costs as much as the
+//!   chain is long);
 //!   [`check_health`](RunModel::check_health) takes the time in;
 //! - **commands**: `begin_…` state what is wanted, [`published`](RunModel::published) and
 //!   [`abandon`](RunModel::abandon) tell what became of a checkpoint;

@@ -63,7 +63,8 @@ pub struct ControllerOptions {
     pub mailbox_wait: Duration,
     /// How many calls may wait for room in one job's mailbox; more are answered `RESOURCE_EXHAUSTED` at once. 1024. So what one job's
     /// reports hold in memory is at most this and [`Limits::mailbox_capacity`](crate::Limits::mailbox_capacity) together, times
-    /// `max_message`.
+    /// `max_message`. Calls of workers that are not of our kit wait for their turn to wait; what bounds those is the number of connections,
+    /// and `calls_per_connection`.
     pub waiting_per_job: u32,
     /// How long a worker that is not of our kit waits for a job whose registration is gone, or for a run that is not registered yet,
     /// before it is told so: an error for an answer ends such a worker. It waits for jobs that were registered here no longer ago than

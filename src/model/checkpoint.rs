@@ -17,6 +17,7 @@ use crate::{
 /// A final one stays here until it is complete, even when it can't become complete any more (`doomed`): its status says
 /// how far it came.
 #[derive(Clone, Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each may hold with each other")]
 pub(super) struct InFlight {
     pub(super) epoch: Epoch,
     pub(super) then_stop: bool,
@@ -142,7 +143,7 @@ impl RunModel {
     /// they are started. It goes before any checkpoint of this run, and is one that is being committed: a final one waits for it.
     ///
     /// Say it before anything else, after [`restore`](Self::restore), and only where a run before this one may have ended with commits
-    /// not carried out: after a crash, or a kill; never after `Stopped<Checkpointed>`.
+    /// not carried out: after a crash, a kill, or a stop that came in the middle of a checkpoint; never after `Stopped<Checkpointed>`.
     pub fn commit_again(&mut self, manifest: &Manifest) {
         self.set_last_complete(Some(manifest.epoch));
         let commits = self.tasks.commit_again(manifest);
@@ -240,6 +241,7 @@ impl RunModel {
         let acknowledged = self.tasks.acknowledge(task, at, snapshot, commit, as_whole);
         checkpoint.snapshots.done += 1;
         checkpoint.commits.total += acknowledged.commits;
+        checkpoint.commits.done += acknowledged.done;
         checkpoint.as_whole |= as_whole;
         if acknowledged.too_late {
             self.ended_without_commit(task);
@@ -256,7 +258,8 @@ impl RunModel {
         // Before the manifest is durable nothing may be committed: what a crash takes back would be visible already. Where a
         // controller before this one has ordered the commit, its manifest was durable.
         let ordered = checkpoint.phase == Phase::Committing || checkpoint.resumed;
-        if !ordered || !self.tasks.has(at, ACKED) || !self.tasks.has_to_commit(task, at) {
+        let has_to = self.tasks.has_to_commit(task, at);
+        if !ordered || !self.tasks.has(at, ACKED) || !(has_to || checkpoint.resumed) {
             return Err(Rejection::NothingToCommit { task, epoch });
         }
         if self.tasks.has(at, COMMITTED) {
@@ -264,6 +267,11 @@ impl RunModel {
         }
         if self.tasks.has(at, ENDED) {
             return Err(Rejection::TaskEnded(task));
+        }
+        if !has_to {
+            // The controller before this one knew by another subtask that the whole operator commits; here that one has yet to speak.
+            self.tasks.committed_early(task, at);
+            return Ok(Applied::Changed);
         }
         self.tasks.set(at, COMMITTED);
         checkpoint.commits.done += 1;

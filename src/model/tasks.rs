@@ -47,6 +47,8 @@ struct Commits {
     own: u32,
     /// Subtasks that gave a state with nothing to commit, and have ended since.
     ended: u32,
+    /// Subtasks that said they have committed, as they were told to before it was known here that they have to.
+    early: u32,
 }
 
 /// What a state that came in means for the commits of its checkpoint.
@@ -54,6 +56,8 @@ struct Commits {
 pub(super) struct Acknowledged {
     /// So many commits more the checkpoint waits for.
     pub(super) commits: u32,
+    /// So many of them have been carried out.
+    pub(super) done: u32,
     /// A subtask that has to commit after all has ended.
     pub(super) too_late: bool,
 }
@@ -139,10 +143,11 @@ impl Tasks {
         let commit_flag = if commit.is_some() { NEEDS_COMMIT } else { 0 };
         self.slots[at] = (self.slots[at] & !(NEEDS_COMMIT | COMMITTED)) | ACKED | commit_flag;
         let operator = &mut self.operators[task.operator as usize];
-        let mut acknowledged = Acknowledged { commits: 0, too_late: false };
+        let mut acknowledged = Acknowledged { commits: 0, done: 0, too_late: false };
         if as_whole && !operator.as_whole {
             operator.as_whole = true;
             acknowledged.commits = operator.take_part.saturating_sub(operator.own);
+            acknowledged.done = operator.early;
             acknowledged.too_late = operator.ended > 0;
         } else if commit.is_some() && !operator.as_whole {
             operator.own += 1;
@@ -152,9 +157,15 @@ impl Tasks {
         acknowledged
     }
 
+    /// The task has committed, and its operator may yet turn out to commit as a whole.
+    pub(super) fn committed_early(&mut self, task: TaskId, at: usize) {
+        self.set(at, COMMITTED);
+        self.operators[task.operator as usize].early += 1;
+    }
+
     /// The task has ended. Its operator may yet turn out to commit as a whole.
     pub(super) fn ended(&mut self, task: TaskId, at: usize) {
-        if self.has(at, ACKED) && !self.has_to_commit(task, at) {
+        if self.has(at, ACKED) && !self.has(at, COMMITTED) && !self.has_to_commit(task, at) {
             self.operators[task.operator as usize].ended += 1;
         }
     }

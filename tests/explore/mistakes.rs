@@ -25,6 +25,8 @@ pub(crate) enum Mistake {
     EvidenceBeforeCommit,
     /// Who has something to commit is not heard, so nobody is asked to.
     CommitNeverAskedFor,
+    /// Of an operator that commits as a whole, only those subtasks are asked to that gave something.
+    OnlyThoseWithDataCommit,
     /// The store says `Ok` before the manifest is durable.
     CommitBeforePublish,
     /// The final checkpoint that was started before the crash is taken for complete, and another one started.
@@ -192,6 +194,10 @@ impl JobController for Controller {
             (Mistake::CommitNeverAskedFor, Event::CheckpointCompleted { task, epoch, snapshot, commit: Some(_) }) => {
                 let (task, epoch, snapshot) = (*task, *epoch, snapshot.clone());
                 event.event = Event::CheckpointCompleted { task, epoch, snapshot, commit: None };
+            }
+            (Mistake::OnlyThoseWithDataCommit, Event::OperatorPreCommitted { task, epoch, snapshot, commit }) => {
+                let (task, epoch, snapshot, commit) = (*task, *epoch, snapshot.clone(), Some(commit.clone()));
+                event.event = Event::CheckpointCompleted { task, epoch, snapshot, commit };
             }
             (Mistake::LostFailure, Event::TaskFailed { .. }) => return Ok(Applied::Changed),
             (Mistake::FailureTakenForFinish, Event::TaskFailed { task, .. }) => {

@@ -199,6 +199,26 @@ fn a1_the_commits_of_a_run_before_are_ordered_again_before_any_checkpoint() {
     assert_eq!(bench.model.begin_checkpoint(true).unwrap(), crate::CheckpointStart::Started(epoch(2)));
 }
 
+/// Its workers say again what they had said, in any order.
+#[test]
+fn a1_a_controller_that_takes_over_hears_of_a_commit_before_it_knows_who_commits() {
+    let mut bench = Bench::new();
+    bench.model.resume_final(epoch(1));
+    assert_eq!(bench.model.begin_checkpoint(true).unwrap(), crate::CheckpointStart::Started(epoch(1)));
+    bench.ack(SINKS[0], 1).unwrap();
+    assert_eq!(bench.commit(SINKS[0], 1), Ok(Applied::Changed));
+    assert_eq!(bench.commit(SINKS[0], 1), Ok(Applied::Duplicate));
+    bench.finish(SINKS[0]).unwrap();
+    bench.whole(SINKS[1], 1).unwrap();
+    for task in SOURCES {
+        bench.ack(task, 1).unwrap();
+    }
+    bench.manifest_is_durable(1);
+    assert_eq!((bench.stage(), bench.model.failure()), (committing(1, 2), None));
+    bench.commit(SINKS[1], 1).unwrap();
+    assert_eq!(bench.model.status().final_checkpoint, FinalCheckpoint::Complete(epoch(1)));
+}
+
 #[test]
 fn a1_a_restored_run_without_commits_starts_at_once() {
     let mut before = Bench::new();
