@@ -64,6 +64,7 @@ pub struct ClusterController<T: Transport + ?Sized> {
 /// Collects what a [`ClusterController`] needs.
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct ClusterBuilder<T: Transport + ?Sized> {
+    open: OpenRun,
     model: RunModel,
     courier: Courier<T>,
     store: Option<Arc<dyn DynCheckpointStore>>,
@@ -80,7 +81,7 @@ impl<T: Transport + ?Sized> ClusterController<T> {
         let mut model = RunModel::new(topology.into(), open.run(), limits.heartbeat, None, now());
         model.open(open);
         let courier = Courier::new(transport, open.job().clone(), open.run(), &limits);
-        ClusterBuilder { model, courier, store: None, limits }
+        ClusterBuilder { open: open.clone(), model, courier, store: None, limits }
     }
 
     /// The job.
@@ -109,9 +110,22 @@ impl<T: Transport + ?Sized> ClusterBuilder<T> {
         self
     }
 
+    /// Orders the commits of the checkpoint that this run starts from again, before any checkpoint of this run: for workers that do not
+    /// carry them out by themselves when they are started, as Arroyo's do not.
+    ///
+    /// Only where the run before may have ended before its commits were carried out: after a crash, a kill, or a stop that came in the
+    /// middle of a checkpoint ([`RunStatus::last_complete`] was before the manifest's epoch). After `Stopped<Checkpointed>` they have
+    /// been, and some sinks can't be told twice.
+    pub fn commit_again(mut self) -> Self {
+        if let Some(manifest) = self.open.manifest() {
+            self.model.commit_again(manifest);
+        }
+        self
+    }
+
     /// The controller. It sends nothing until [`progress`](JobController::progress) is polled.
     pub fn build(self) -> ClusterController<T> {
-        let Self { model, courier, store, limits } = self;
+        let Self { model, courier, store, limits, .. } = self;
         let every = limits.checkpoint_every.filter(|_| store.is_some());
         let mut controller = ClusterController {
             settled: model.revision(),
@@ -159,8 +173,14 @@ impl<T: Transport + ?Sized> JobController for ClusterController<T> {
 
     fn handle(&mut self, event: WorkerEvent, now: Instant) -> Result<Applied, Rejection> {
         let worker = event.worker;
-        let may_end_worker =
-            matches!(event.event, Event::TaskFinished { .. } | Event::TaskFailed { .. } | Event::WorkerFinished);
+        let may_end_worker = matches!(
+            event.event,
+            Event::TaskFinished { .. }
+                | Event::TaskFailed { .. }
+                | Event::ChainFinished { .. }
+                | Event::ChainFailed { .. }
+                | Event::WorkerFinished
+        );
         let outcome = self.model.handle(event, now);
         match outcome {
             Ok(Applied::Changed) if may_end_worker => {

@@ -7,7 +7,8 @@
 //! - **getters**: [`status`](RunModel::status), [`failure`](RunModel::failure), [`counters`](RunModel::counters),
 //!   [`wants`](RunModel::wants), [`next_heartbeat_deadline`](RunModel::next_heartbeat_deadline), all O(1), and
 //!   [`manifest`](RunModel::manifest);
-//! - **handle**: [`handle`](RunModel::handle) takes an event in, in O(1) and without allocating;
+//! - **handle**: [`handle`](RunModel::handle) takes an event in, in O(1) and without allocating (the end of a chain costs as much as the
+//!   chain is long);
 //!   [`check_health`](RunModel::check_health) takes the time in;
 //! - **commands**: `begin_…` state what is wanted, [`published`](RunModel::published) and
 //!   [`abandon`](RunModel::abandon) tell what became of a checkpoint;
@@ -86,6 +87,7 @@ pub struct RunModel {
     failure: Option<RunFailure>,
     latest_failure: Option<RunFailure>,
     failures: u32,
+    nonfatal_errors: u32,
     counters: Counters,
     /// The newest epoch that is taken: started in this run, or complete before it.
     newest: Option<Epoch>,
@@ -132,6 +134,7 @@ impl RunModel {
             failure: None,
             latest_failure: None,
             failures: 0,
+            nonfatal_errors: 0,
             counters: Counters::default(),
             newest: last_complete,
             epochs_after: last_complete,
@@ -216,6 +219,7 @@ impl RunModel {
             last_complete: self.last_complete,
             orders_outstanding: 0,
             failures: self.failures,
+            nonfatal_errors: self.nonfatal_errors,
         }
     }
 
@@ -304,11 +308,24 @@ impl RunModel {
                 let speaker = self.speaker(worker)?;
                 return Ok(self.worker_finished(speaker, worker));
             }
+            Event::NonfatalError { .. } => {
+                let speaker = self.speaker(worker)?;
+                self.nonfatal_errors = self.nonfatal_errors.saturating_add(1);
+                self.workers.seen(speaker, now);
+                return Ok(Applied::Changed);
+            }
+            Event::WorkerFailed { error } => {
+                self.speaker(worker)?;
+                return Ok(self.worker_failed(worker, error));
+            }
             Event::SourceExhausted { task }
             | Event::CheckpointCompleted { task, .. }
+            | Event::OperatorPreCommitted { task, .. }
             | Event::CommitCompleted { task, .. }
             | Event::TaskFinished { task }
-            | Event::TaskFailed { task, .. } => {
+            | Event::TaskFailed { task, .. }
+            | Event::ChainFinished { task }
+            | Event::ChainFailed { task, .. } => {
                 let (at, speaker) = self.slot(worker, *task)?;
                 (*task, at, speaker)
             }
@@ -316,11 +333,20 @@ impl RunModel {
         let applied = match event {
             Event::SourceExhausted { .. } => self.source_exhausted(task, at),
             Event::CheckpointCompleted { epoch, snapshot, commit, .. } => {
-                self.acknowledge(task, at, epoch, snapshot, commit)
+                self.acknowledge(task, at, epoch, snapshot, commit, false)
+            }
+            Event::OperatorPreCommitted { epoch, snapshot, commit, .. } => {
+                self.acknowledge(task, at, epoch, snapshot, Some(commit), true)
             }
             Event::CommitCompleted { epoch, .. } => self.committed(task, at, epoch),
             Event::TaskFailed { error, .. } => self.task_failed(task, at, error),
-            Event::TaskFinished { .. } | Event::Heartbeat | Event::WorkerFinished => self.task_finished(task, at),
+            Event::ChainFinished { .. } => self.chain_ended(task, FINISHED, Self::task_finished),
+            Event::ChainFailed { error, .. } => self.chain_failed(task, error),
+            Event::TaskFinished { .. }
+            | Event::Heartbeat
+            | Event::NonfatalError { .. }
+            | Event::WorkerFailed { .. }
+            | Event::WorkerFinished => self.task_finished(task, at),
         }?;
         // Only now: an event that is rejected is no sign of life.
         self.workers.seen(speaker, now);
@@ -392,10 +418,56 @@ impl RunModel {
         Ok(Applied::Changed)
     }
 
+    /// One failure of a whole chain: who looks at their number must not take it for several.
+    fn chain_failed(&mut self, task: TaskId, error: TaskError) -> Result<Applied, Rejection> {
+        let applied = self.chain_ended(task, FAILED, |model, task, at| {
+            model.end(task, at, FAILED)?;
+            model.failed += 1;
+            Ok(Applied::Changed)
+        })?;
+        if let (Applied::Changed, Some(at)) = (applied, self.tasks.locate(task)) {
+            let worker = self.worker_id(self.tasks.worker(at));
+            self.fail(RunFailure::TaskFailed { task, worker, error });
+        }
+        Ok(applied)
+    }
+
+    /// Ends that subtask of every operator of the chain. It costs as much as the chain is long, whatever the number of tasks.
+    fn chain_ended(
+        &mut self,
+        task: TaskId,
+        how: u32,
+        end: impl Fn(&mut Self, TaskId, usize) -> Result<Applied, Rejection>,
+    ) -> Result<Applied, Rejection> {
+        let (chain, subtask) = (self.topology.chain_of(task.operator), task.subtask);
+        let members = || chain.clone().map(move |operator| TaskId::new(operator, subtask));
+        let ended_otherwise = |it: &TaskId| self.tasks.locate(*it).is_some_and(|at| self.tasks.has(at, ENDED & !how));
+        if let Some(member) = members().find(ended_otherwise) {
+            return Err(Rejection::TaskEnded(member));
+        }
+        let mut applied = Applied::Duplicate;
+        for member in members() {
+            if let Some(at) = self.tasks.locate(member).filter(|at| !self.tasks.has(*at, how)) {
+                end(self, member, at)?;
+                applied = Applied::Changed;
+            }
+        }
+        Ok(applied)
+    }
+
+    fn worker_failed(&mut self, worker: WorkerId, error: &TaskError) -> Applied {
+        if matches!(&self.failure, Some(RunFailure::WorkerFailed { worker: known, .. }) if *known == worker) {
+            return Applied::Duplicate;
+        }
+        self.fail(RunFailure::WorkerFailed { worker, error: error.clone() });
+        Applied::Changed
+    }
+
     fn end(&mut self, task: TaskId, at: usize, how: u32) -> Result<(), Rejection> {
         if self.tasks.has(at, ENDED) {
             return Err(Rejection::TaskEnded(task));
         }
+        self.tasks.ended(task, at);
         self.tasks.set(at, how);
         self.count_exhausted(at);
         self.workers.task_ended(self.tasks.worker(at));

@@ -50,6 +50,20 @@ pub enum Event {
         /// abandoned, and are never committed then.
         commit: Option<Bytes>,
     },
+    /// The same from a task whose operator commits as a whole: from the first of these on, every subtask of the operator has to
+    /// carry out the commit of `epoch`, also one that gave nothing for it. The checkpoint is complete once each of them has.
+    OperatorPreCommitted {
+        /// The task.
+        task: TaskId,
+        /// The checkpoint.
+        epoch: Epoch,
+        /// As in [`CheckpointCompleted`](Self::CheckpointCompleted).
+        snapshot: Bytes,
+        /// What the second phase needs of this task; empty if that is nothing. What it gave for earlier checkpoints need not be in
+        /// it: one that is given up before it is committed is a failure of the run
+        /// ([`RunFailure::PreCommitLost`](crate::RunFailure::PreCommitLost)).
+        commit: Bytes,
+    },
     /// A task has carried out the commit order of `epoch`: the second phase of the two-phase commit.
     CommitCompleted {
         /// The task.
@@ -66,6 +80,32 @@ pub enum Event {
     TaskFailed {
         /// The task.
         task: TaskId,
+        /// Why.
+        error: TaskError,
+    },
+    /// A task has ended well, and with it that subtask of every operator that it is
+    /// [chained](crate::TopologyBuilder::chain) with.
+    ChainFinished {
+        /// The subtask of any operator of the chain.
+        task: TaskId,
+    },
+    /// The same, badly: one failure, whatever the chain's length.
+    ChainFailed {
+        /// The subtask of the operator that failed, or of any other of the chain.
+        task: TaskId,
+        /// Why.
+        error: TaskError,
+    },
+    /// Something went wrong that ends nothing: a record that could not be read, say. It is told, and counted
+    /// ([`RunStatus::nonfatal_errors`](crate::RunStatus::nonfatal_errors)).
+    NonfatalError {
+        /// The task, if that is known.
+        task: Option<TaskId>,
+        /// What.
+        error: TaskError,
+    },
+    /// The worker could not begin its work: its tasks will never run.
+    WorkerFailed {
         /// Why.
         error: TaskError,
     },

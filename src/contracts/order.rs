@@ -42,7 +42,9 @@ pub enum Command {
     Commit {
         /// The checkpoint.
         epoch: Epoch,
-        /// The tasks of this worker that have something to commit, and what they gave with their snapshot.
+        /// The tasks of this worker that have something to commit, and what they gave with their snapshot. Where an operator commits
+        /// as a whole ([`Event::OperatorPreCommitted`](crate::Event::OperatorPreCommitted)), all of its subtasks, those on other
+        /// workers too: in some sinks the first subtask commits for all the others.
         tasks: Arc<[TaskCommit]>,
     },
     /// Stop the tasks. A worker whose tasks have all ended answers as if it had just stopped them.

@@ -110,6 +110,8 @@ pub struct RunStatus {
     pub orders_outstanding: u32,
     /// How many failures ([`RunFailure`]) there have been.
     pub failures: u32,
+    /// How many errors were reported that end nothing ([`Event::NonfatalError`](crate::Event::NonfatalError)).
+    pub nonfatal_errors: u32,
 }
 
 impl RunStatus {
@@ -158,6 +160,24 @@ pub enum RunFailure {
         worker: WorkerId,
         /// How many of its tasks had not ended.
         unfinished: u32,
+    },
+    /// A worker could not begin its work.
+    #[error("{worker} could not begin: {error}")]
+    WorkerFailed {
+        /// The worker.
+        worker: WorkerId,
+        /// Why.
+        error: TaskError,
+    },
+    /// A checkpoint was given up for which an operator that commits as a whole had pre-committed. Such an operator may not give what it
+    /// left uncommitted again, so a later checkpoint would pass over it. A new run from the last complete checkpoint makes it anew.
+    #[error(
+        "epoch {epoch} was given up with something pre-committed that no later checkpoint of this run covers: \
+         start a new run from the last complete checkpoint"
+    )]
+    PreCommitLost {
+        /// The checkpoint.
+        epoch: Epoch,
     },
     /// A task ended during the final checkpoint without giving its state, so that the checkpoint can't hold it.
     #[error(

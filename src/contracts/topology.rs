@@ -1,7 +1,8 @@
 //! What a run consists of: its operators, their subtasks, and the worker that each subtask is placed on.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, hash_map::Entry},
+    ops::Range,
     sync::Arc,
 };
 
@@ -25,7 +26,8 @@ pub enum Role {
 pub struct Operator {
     name: Arc<str>,
     role: Role,
-    placement: Box<[u32]>,
+    node: u32,
+    placement: Arc<[u32]>,
 }
 
 impl Operator {
@@ -37,6 +39,11 @@ impl Operator {
     /// What it does in the dataflow.
     pub fn role(&self) -> Role {
         self.role
+    }
+
+    /// The id of the node that runs it: its own index, unless it was added with [`TopologyBuilder::chain`].
+    pub fn node(&self) -> u32 {
+        self.node
     }
 
     /// How many subtasks it has.
@@ -60,12 +67,31 @@ impl Operator {
 /// assert_eq!(topology.worker_of(TaskId::new(1, 0)), Some(one));
 /// # Ok::<(), winddown::TopologyError>(())
 /// ```
+///
+/// An engine that chains operators gives each *node* of its graph an id, and starts and ends its subtasks as a whole, while each
+/// operator of the chain has a state of its own. [`TopologyBuilder::chain`] says so:
+///
+/// ```
+/// use winddown::{Role, Topology, WorkerId};
+///
+/// let workers = [WorkerId::new(1), WorkerId::new(2)];
+/// let topology = Topology::builder()
+///     .chain(1, Role::Source, ["kafka", "parse", "watermark"], workers)
+///     .chain(4, Role::Inner, ["window", "sink"], workers)
+///     .build()?;
+/// assert_eq!(topology.tasks(), 10); // each gives a state in every checkpoint
+/// assert_eq!(topology.node(4), Some(3..5)); // the operators that a subtask of node 4 begins and ends with
+/// # Ok::<(), winddown::TopologyError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Written", into = "Written")]
 pub struct Topology {
     operators: Vec<Operator>,
     workers: Vec<WorkerId>,
     tasks: usize,
+    names: HashMap<Arc<str>, u32>,
+    /// The operators of each node, by its id.
+    nodes: HashMap<u32, Range<u32>>,
 }
 
 /// A topology that no run can have.
@@ -87,6 +113,20 @@ pub enum TopologyError {
         /// The name.
         operator: Arc<str>,
     },
+    /// A node has no operator.
+    #[error("expected node {node} to run at least one operator, got none")]
+    EmptyChain {
+        /// The node's id.
+        node: u32,
+    },
+    /// Two nodes have one id.
+    #[error(
+        "expected node ids to be distinct, got {node} twice: an operator that is added by itself takes its own index for a node id"
+    )]
+    DuplicateNode {
+        /// The id.
+        node: u32,
+    },
     /// More tasks or workers than can be numbered.
     #[error("expected at most {limit} {what}, got {got}: split the job")]
     TooLarge {
@@ -102,7 +142,16 @@ pub enum TopologyError {
 /// Collects operators for a [`Topology`].
 #[derive(Clone, Debug, Default)]
 pub struct TopologyBuilder {
-    operators: Vec<(Arc<str>, Role, Vec<WorkerId>)>,
+    nodes: Vec<Node>,
+}
+
+#[derive(Clone, Debug)]
+struct Node {
+    /// Its operator's index if it has none of its own.
+    id: Option<u32>,
+    role: Role,
+    operators: Vec<Arc<str>>,
+    placement: Vec<WorkerId>,
 }
 
 impl TopologyBuilder {
@@ -115,37 +164,65 @@ impl TopologyBuilder {
         role: Role,
         placement: impl IntoIterator<Item = WorkerId>,
     ) -> Self {
-        self.operators.push((name.into(), role, placement.into_iter().collect()));
+        let (operators, placement) = (vec![name.into()], placement.into_iter().collect());
+        self.nodes.push(Node { id: None, role, operators, placement });
+        self
+    }
+
+    /// Adds the operators of one node of an engine's graph, which run chained in one task: the *i*-th subtasks of all of them run on
+    /// the *i*-th worker of `placement`, and begin and end together. `node` is the engine's id of it; ids may have gaps. `role` is that
+    /// of the first operator; the others read what it gives, and are [`Inner`](Role::Inner).
+    #[must_use]
+    pub fn chain<N: Into<Arc<str>>>(
+        mut self,
+        node: u32,
+        role: Role,
+        operators: impl IntoIterator<Item = N>,
+        placement: impl IntoIterator<Item = WorkerId>,
+    ) -> Self {
+        let (operators, placement) = (operators.into_iter().map(Into::into).collect(), placement.into_iter().collect());
+        self.nodes.push(Node { id: Some(node), role, operators, placement });
         self
     }
 
     /// The topology.
     ///
     /// # Errors
-    /// [`TopologyError`] says which operator is at fault and what was expected.
+    /// [`TopologyError`] says which operator or node is at fault and what was expected.
     pub fn build(self) -> Result<Topology, TopologyError> {
         let mut workers = Vec::new();
         let mut index: HashMap<WorkerId, u32> = HashMap::new();
-        let mut names: HashSet<Arc<str>> = HashSet::new();
-        let mut operators = Vec::with_capacity(self.operators.len());
+        let mut names: HashMap<Arc<str>, u32> = HashMap::new();
+        let mut nodes: HashMap<u32, Range<u32>> = HashMap::new();
+        let mut operators = Vec::with_capacity(self.nodes.len());
         let mut tasks = 0_usize;
-        for (name, role, placement) in self.operators {
+        for Node { id, role, operators: chain, placement } in self.nodes {
+            let first = number(operators.len());
+            let node = id.unwrap_or(first);
+            let Some(name) = chain.first() else { return Err(TopologyError::EmptyChain { node }) };
             if placement.is_empty() {
-                return Err(TopologyError::NoSubtasks { operator: name });
+                return Err(TopologyError::NoSubtasks { operator: Arc::clone(name) });
             }
-            if !names.insert(Arc::clone(&name)) {
-                return Err(TopologyError::DuplicateOperator { operator: name });
-            }
-            tasks += placement.len();
-            let mut placed = Vec::with_capacity(placement.len());
-            for worker in placement {
-                let next = u32::try_from(workers.len()).unwrap_or(u32::MAX);
-                placed.push(*index.entry(worker).or_insert_with(|| {
+            tasks = tasks.saturating_add(placement.len().saturating_mul(chain.len()));
+            let mut place = |worker| {
+                let next = number(workers.len());
+                *index.entry(worker).or_insert_with(|| {
                     workers.push(worker);
                     next
-                }));
+                })
+            };
+            let placement: Arc<[u32]> = placement.into_iter().map(&mut place).collect();
+            for (position, name) in chain.into_iter().enumerate() {
+                match names.entry(Arc::clone(&name)) {
+                    Entry::Occupied(_) => return Err(TopologyError::DuplicateOperator { operator: name }),
+                    Entry::Vacant(place) => place.insert(number(operators.len())),
+                };
+                let role = if position == 0 { role } else { Role::Inner };
+                operators.push(Operator { name, role, node, placement: Arc::clone(&placement) });
             }
-            operators.push(Operator { name, role, placement: placed.into() });
+            if nodes.insert(node, first..number(operators.len())).is_some() {
+                return Err(TopologyError::DuplicateNode { node });
+            }
         }
         if tasks == 0 {
             return Err(TopologyError::Empty);
@@ -157,8 +234,13 @@ impl TopologyBuilder {
                 return Err(TopologyError::TooLarge { what, limit, got });
             }
         }
-        Ok(Topology { operators, workers, tasks })
+        Ok(Topology { operators, workers, tasks, names, nodes })
     }
+}
+
+/// More than a `u32` can number is refused in the end.
+fn number(of: usize) -> u32 {
+    u32::try_from(of).unwrap_or(u32::MAX)
 }
 
 impl Topology {
@@ -207,8 +289,17 @@ impl Topology {
 
     /// The index of the operator of this name.
     pub fn operator_index(&self, name: &str) -> Option<u32> {
-        let position = self.operators.iter().position(|op| &*op.name == name)?;
-        u32::try_from(position).ok()
+        self.names.get(name).copied()
+    }
+
+    /// The indices of the operators that the node of this id runs.
+    pub fn node(&self, id: u32) -> Option<Range<u32>> {
+        self.nodes.get(&id).cloned()
+    }
+
+    /// The indices of the operators that run in one task with this one, itself included; empty if there is no such operator.
+    pub fn chain_of(&self, operator: u32) -> Range<u32> {
+        self.operators.get(operator as usize).and_then(|it| self.node(it.node)).unwrap_or_default()
     }
 }
 
@@ -226,16 +317,32 @@ struct WrittenOperator {
     role: Role,
     /// The worker of each subtask.
     placement: Vec<WorkerId>,
+    /// The id of its node, where that is not its index.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    node: Option<u32>,
+    /// The operators that run in one task with it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    chained: Vec<Arc<str>>,
 }
 
 impl From<Topology> for Written {
     fn from(topology: Topology) -> Self {
-        let Topology { operators, workers, .. } = topology;
-        let written = |Operator { name, role, placement }: Operator| {
-            let worker = |index: &u32| workers.get(*index as usize).copied();
-            WrittenOperator { name, role, placement: placement.iter().filter_map(worker).collect() }
-        };
-        Self { operators: operators.into_iter().map(written).collect() }
+        let mut operators = Vec::new();
+        for (index, operator) in (0..).zip(topology.operators()) {
+            let chain = topology.chain_of(index);
+            if chain.start == index {
+                let worker = |worker: &u32| topology.workers.get(*worker as usize).copied();
+                let rest = topology.operators.iter().take(chain.end as usize).skip(index as usize + 1);
+                operators.push(WrittenOperator {
+                    name: Arc::clone(&operator.name),
+                    role: operator.role,
+                    placement: operator.placement.iter().filter_map(worker).collect(),
+                    node: (operator.node != index).then_some(operator.node),
+                    chained: rest.map(|it| Arc::clone(&it.name)).collect(),
+                });
+            }
+        }
+        Self { operators }
     }
 }
 
@@ -243,7 +350,62 @@ impl TryFrom<Written> for Topology {
     type Error = TopologyError;
 
     fn try_from(written: Written) -> Result<Self, TopologyError> {
-        let operators = written.operators.into_iter().map(|it| (it.name, it.role, it.placement)).collect();
-        TopologyBuilder { operators }.build()
+        let node = |WrittenOperator { name, role, placement, node, chained }| {
+            let operators = std::iter::once(name).chain(chained).collect();
+            Node { id: node, role, operators, placement }
+        };
+        TopologyBuilder { nodes: written.operators.into_iter().map(node).collect() }.build()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ONE: WorkerId = WorkerId::new(1);
+    const TWO: WorkerId = WorkerId::new(2);
+
+    #[test]
+    fn a2_a_node_with_any_id_runs_one_operator_or_more() {
+        let topology = Topology::builder()
+            .operator("source", Role::Source, [ONE])
+            .chain(7, Role::Source, ["read", "parse"], [ONE, TWO])
+            .chain(4_000_000_000, Role::Inner, ["sink"], [TWO])
+            .build()
+            .unwrap();
+        assert_eq!(topology.tasks(), 1 + 2 * 2 + 1);
+        assert_eq!(topology.node(0), Some(0..1));
+        assert_eq!(topology.node(7), Some(1..3));
+        assert_eq!(topology.node(4_000_000_000), Some(3..4));
+        assert_eq!(topology.node(1), None, "an operator's index is no node's id");
+        assert_eq!((topology.chain_of(2), topology.chain_of(3), topology.chain_of(9)), (1..3, 3..4, 0..0));
+        let roles: Vec<_> = topology.operators().iter().map(Operator::role).collect();
+        assert_eq!(roles, [Role::Source, Role::Source, Role::Inner, Role::Inner]);
+        for operator in 1..3 {
+            assert_eq!(topology.worker_of(TaskId::new(operator, 1)), Some(TWO));
+        }
+        assert_eq!(topology.operator_index("parse"), Some(2));
+    }
+
+    #[test]
+    fn a2_a_node_has_an_id_of_its_own_and_an_operator() {
+        let twice = Topology::builder().chain(1, Role::Source, ["a"], [ONE]).operator("b", Role::Inner, [ONE]);
+        assert_eq!(twice.build().unwrap_err(), TopologyError::DuplicateNode { node: 1 });
+        let empty = Topology::builder().chain(1, Role::Source, Vec::<String>::new(), [ONE]);
+        assert_eq!(empty.build().unwrap_err(), TopologyError::EmptyChain { node: 1 });
+        let name = Topology::builder().chain(1, Role::Source, ["a", "a"], [ONE]);
+        assert!(matches!(name.build().unwrap_err(), TopologyError::DuplicateOperator { .. }));
+    }
+
+    #[test]
+    fn u12_a_topology_with_chains_is_read_as_it_was_written() {
+        let topology = Topology::builder()
+            .operator("source", Role::Source, [ONE])
+            .chain(7, Role::Source, ["read", "parse"], [ONE, TWO])
+            .chain(4, Role::Inner, ["sink"], [TWO])
+            .build()
+            .unwrap();
+        let text = serde_json::to_string(&topology).unwrap();
+        assert_eq!(serde_json::from_str::<Topology>(&text).unwrap(), topology, "{text}");
     }
 }

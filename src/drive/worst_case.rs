@@ -20,6 +20,10 @@ impl Limits {
     /// | `Finishing` | `final_checkpoint` + `finish` + `release` + *F* |
     /// | `Running` | from the stop request: the longest of the above; the wait for a request has no end |
     ///
+    /// The formulas hold whether a worker takes a repeated order as one or, as Arroyo's do, as two: those are not sent an order again that may have
+    /// arrived, so one that was lost on the way costs the whole budget of its phase (`final_checkpoint`, `finish`, `recover` or `release`), where
+    /// another worker would cost a retry.
+    ///
     /// With a journal, each record may take *J* = (1 + `journal_retries`) · `journal` + *backoffs*(`journal_retries`) more: one for each
     /// phase entered, one for the epoch of a final checkpoint, one for the end ([`worst_record`](Self::worst_record)).
     ///

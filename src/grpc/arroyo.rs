@@ -3,9 +3,9 @@
 //! Orders go to each worker's own server ([`GrpcTransport`]), reports come to the controller's ([`ControllerServer`]).
 //! `docs/wire.md` has the messages.
 
-mod commits;
 mod controller;
 mod fence;
+mod once;
 mod transport;
 mod wire;
 mod worker;

@@ -58,12 +58,18 @@ impl CallOptions {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ControllerOptions {
     /// How long a call waits for room in its job's mailbox before it is answered `RESOURCE_EXHAUSTED`. 4 s, less than the 5 s
-    /// that a worker gives a call, so that the worker hears the reason.
+    /// that a worker gives a call, so that the worker hears the reason. A call of a worker that is not of our kit waits until there is
+    /// room: an error for an answer ends such a worker.
     pub mailbox_wait: Duration,
     /// How many calls may wait for room in one job's mailbox; more are answered `RESOURCE_EXHAUSTED` at once. 1024. So what one job's
     /// reports hold in memory is at most this and [`Limits::mailbox_capacity`](crate::limits::Limits::mailbox_capacity) together, times
-    /// `max_message`.
+    /// `max_message`. Calls of workers that are not of our kit wait for their turn to wait; what bounds those is the number of connections,
+    /// and `calls_per_connection`.
     pub waiting_per_job: u32,
+    /// How long a worker that is not of our kit waits for a job whose registration is gone, or for a run that is not registered yet,
+    /// before it is told so: an error for an answer ends such a worker. It waits for jobs that were registered here no longer ago than
+    /// this; for any job while the server is no older than this, since its predecessor may have known it. 30 s.
+    pub registration_wait: Duration,
     /// How many calls of one connection are handled at a time; more wait in that connection. 64.
     pub calls_per_connection: u32,
     /// The largest message, in bytes. A task's state belongs into a durable store, and only its place into the message.
@@ -80,6 +86,7 @@ impl Default for ControllerOptions {
         Self {
             mailbox_wait: Duration::from_secs(4),
             waiting_per_job: 1024,
+            registration_wait: Duration::from_secs(30),
             calls_per_connection: 64,
             max_message: 4 << 20,
             keep_alive: KeepAlive::default(),

@@ -445,8 +445,7 @@ impl<C, S> JobContext<C, S> {
     }
 
     pub(crate) fn note_error(&mut self, error: &dyn fmt::Display) {
-        let text: Arc<str> = error.to_string().into();
-        self.publish(|progress| replace(&mut progress.last_error, Some(text)));
+        self.progress.note_error(error);
     }
 
     pub(crate) fn note_retry(&mut self) {

@@ -35,7 +35,7 @@ pub struct Progress {
     pub alive: Option<u32>,
     /// Retries used so far, over all phases.
     pub retries: u32,
-    /// The last error, even if a retry got past it.
+    /// The last error, even if a retry got past it, or a worker said that it ends nothing.
     pub last_error: Option<Arc<str>>,
     /// Boxed, as it is seldom there.
     rejected: Option<Arc<Rejected>>,
@@ -63,7 +63,7 @@ pub struct ProgressReport {
     pub alive: Option<u32>,
     /// Retries used so far, over all phases.
     pub retries: u32,
-    /// The last error, even if a retry got past it.
+    /// The last error, even if a retry got past it, or a worker said that it ends nothing.
     pub last_error: Option<Arc<str>>,
     /// Messages of workers that were rejected, by reason.
     pub rejected: Rejected,
@@ -138,6 +138,16 @@ impl LiveProgress {
         self.change(|progress| {
             Arc::make_mut(progress.rejected.get_or_insert_default()).count(rejection);
             true
+        });
+    }
+
+    /// Keeps the newest error.
+    pub(super) fn note_error(&mut self, error: &dyn std::fmt::Display) {
+        let text: Arc<str> = error.to_string().into();
+        self.change(|progress| {
+            let is_new = progress.last_error.as_ref() != Some(&text);
+            progress.last_error = Some(text);
+            is_new
         });
     }
 

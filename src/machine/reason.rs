@@ -95,6 +95,10 @@ kinds! {
     WorkerLost "worker-lost", "a worker is lost";
     /// A worker has left before its tasks had ended.
     WorkerLeft "worker-left", "a worker left before its tasks had ended";
+    /// A worker could not start.
+    WorkerFailed "worker-failed", "a worker could not start";
+    /// A checkpoint was given up for which something had been pre-committed that no later one covers.
+    PreCommitLost "pre-commit-lost", "a checkpoint was given up with something pre-committed";
     /// The phase's budget is spent.
     Deadline "deadline", "the phase's time is over";
     /// Workers did not take an order, after all retries.
@@ -122,6 +126,8 @@ impl ReasonKind {
                 | Self::TaskIncomplete
                 | Self::WorkerLost
                 | Self::WorkerLeft
+                | Self::WorkerFailed
+                | Self::PreCommitLost
                 | Self::Deadline
                 | Self::OrderRefused
                 | Self::StoreFailed
@@ -241,6 +247,8 @@ impl From<&RunFailure> for Reason {
             RunFailure::TaskFailed { task, worker, .. } => (ReasonKind::TaskFailed, vec![worker], vec![task]),
             RunFailure::WorkerLost { worker, .. } => (ReasonKind::WorkerLost, vec![worker], vec![]),
             RunFailure::WorkerLeft { worker, .. } => (ReasonKind::WorkerLeft, vec![worker], vec![]),
+            RunFailure::WorkerFailed { worker, .. } => (ReasonKind::WorkerFailed, vec![worker], vec![]),
+            RunFailure::PreCommitLost { .. } => (ReasonKind::PreCommitLost, vec![], vec![]),
             RunFailure::FinishedWithoutSnapshot { task, .. } | RunFailure::FinishedWithoutCommit { task, .. } => {
                 (ReasonKind::TaskIncomplete, vec![], vec![task])
             }

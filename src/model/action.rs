@@ -71,19 +71,39 @@ impl RunModel {
         }
     }
 
-    /// One order for each worker that has tasks with something to commit, with the data of its own tasks only.
+    /// One order for each worker that has tasks with something to commit, with the data of its own tasks, and that of the whole operator
+    /// where one commits as a whole.
     fn commit_orders(&self, epoch: Epoch) -> Vec<(WorkerId, Command)> {
         let workers = self.topology.workers();
-        let mut tasks_of = vec![Vec::new(); workers.len()];
-        for (worker, task, data) in self.tasks.commits(&self.topology) {
-            tasks_of[worker as usize].push(TaskCommit { task, data: data.clone() });
+        let mut parts = vec![(Vec::new(), Vec::new()); workers.len()];
+        for (worker, commit, as_whole) in self.tasks.commits(&self.topology) {
+            let (own, wholes): &mut (Vec<TaskCommit>, Vec<u32>) = &mut parts[worker as usize];
+            match (as_whole, wholes.last() == Some(&commit.task.operator)) {
+                (false, _) => own.push(commit),
+                (true, false) => wholes.push(commit.task.operator),
+                (true, true) => {}
+            }
         }
-        (0..)
-            .zip(workers.iter().zip(tasks_of))
-            .filter(|(_, (_, tasks))| !tasks.is_empty())
-            .map(|(at, (worker, tasks))| (at, *worker, Command::Commit { epoch, tasks: Arc::from(tasks) }))
-            .filter(|(at, _, command)| self.wants_of(*at, command))
-            .map(|(_, worker, command)| (worker, command))
-            .collect()
+        let mut orders = Vec::new();
+        // Most workers of such operators host the same ones: what is the same for two of them in a row is made once.
+        let mut shared: Option<(Vec<u32>, Arc<[TaskCommit]>)> = None;
+        for ((at, worker), (mut own, wholes)) in (0..).zip(workers).zip(parts) {
+            let tasks = match &shared {
+                Some((of, tasks)) if own.is_empty() && *of == wholes => Arc::clone(tasks),
+                _ => {
+                    let is_shared = own.is_empty();
+                    own.extend(wholes.iter().flat_map(|operator| self.tasks.commits_of(*operator)));
+                    let tasks = Arc::from(own);
+                    shared = is_shared.then(|| (wholes, Arc::clone(&tasks)));
+                    tasks
+                }
+            };
+            let command = Command::Commit { epoch, tasks };
+            let is_empty = matches!(&command, Command::Commit { tasks, .. } if tasks.is_empty());
+            if !is_empty && self.wants_of(at, &command) {
+                orders.push((*worker, command));
+            }
+        }
+        orders
     }
 }

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::{
     EPOCHS_PER_CONTROLLER, RunModel,
     action::Queued,
-    tasks::{ACKED, COMMITTED, ENDED, NEEDS_COMMIT},
+    tasks::{ACKED, COMMITTED, ENDED},
 };
 use crate::contracts::{
     Applied, CheckpointStage, CheckpointStart, Command, ControllerError, Count, Epoch, JobId, Manifest, Rejection,
@@ -17,6 +17,7 @@ use crate::contracts::{
 /// A final one stays here until it is complete, even when it can't become complete any more (`doomed`): its status says
 /// how far it came.
 #[derive(Clone, Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each may hold with each other")]
 pub(super) struct InFlight {
     pub(super) epoch: Epoch,
     pub(super) then_stop: bool,
@@ -24,6 +25,8 @@ pub(super) struct InFlight {
     doomed: bool,
     /// A controller before this one started it: some of its commits may have been ordered already.
     resumed: bool,
+    /// An operator has pre-committed for it as a whole: given up before that is committed, what it gave is lost.
+    as_whole: bool,
     snapshots: Count,
     commits: Count,
 }
@@ -127,10 +130,38 @@ impl RunModel {
 
     /// Gives the periodic checkpoint of this epoch up, so that another can start. Its late snapshots and commits change
     /// nothing. A final checkpoint is never abandoned: it stays what the run waits for.
+    ///
+    /// Where an operator that commits as a whole has pre-committed for it, what that gave would be passed over, and the run has failed
+    /// ([`RunFailure::PreCommitLost`]).
     pub fn abandon(&mut self, epoch: Epoch) {
         if self.in_flight.as_ref().is_some_and(|it| it.epoch == epoch && !it.then_stop) {
-            self.give_up();
+            self.abandon_periodic();
         }
+    }
+
+    /// Orders the commits of the checkpoint that this run starts from again, for workers that do not carry them out by themselves when
+    /// they are started. It goes before any checkpoint of this run, and is one that is being committed: a final one waits for it.
+    ///
+    /// Say it before anything else, after [`restore`](Self::restore), and only where a run before this one may have ended with commits
+    /// not carried out: after a crash, a kill, or a stop that came in the middle of a checkpoint; never after `Stopped<Checkpointed>`.
+    pub fn commit_again(&mut self, manifest: &Manifest) {
+        self.set_last_complete(Some(manifest.epoch));
+        let commits = self.tasks.commit_again(manifest);
+        if commits == 0 {
+            return;
+        }
+        self.in_flight = Some(InFlight {
+            epoch: manifest.epoch,
+            then_stop: false,
+            phase: Phase::Committing,
+            doomed: false,
+            resumed: false,
+            as_whole: true,
+            snapshots: Count::new(commits, commits),
+            commits: Count::new(0, commits),
+        });
+        self.queue.push_back(Queued::Commit(manifest.epoch));
+        self.touch();
     }
 }
 
@@ -189,9 +220,16 @@ impl RunModel {
         epoch: Epoch,
         snapshot: Bytes,
         commit: Option<Bytes>,
+        as_whole: bool,
     ) -> Result<Applied, Rejection> {
         self.known_epoch(epoch)?;
         let Some(checkpoint) = self.in_flight.as_mut().filter(|it| it.epoch == epoch) else {
+            // A checkpoint of this run that was given up before this came: only now is it known that something is lost with it.
+            let is_lost = as_whole && Some(epoch) > self.last_complete && self.failure.is_none() && !self.is_over();
+            if is_lost {
+                self.fail(RunFailure::PreCommitLost { epoch });
+                return Ok(Applied::Changed);
+            }
             return Ok(Applied::Duplicate);
         };
         if self.tasks.has(at, ACKED) {
@@ -200,9 +238,14 @@ impl RunModel {
         if self.tasks.has(at, ENDED) {
             return Err(Rejection::TaskEnded(task));
         }
+        let acknowledged = self.tasks.acknowledge(task, at, snapshot, commit, as_whole);
         checkpoint.snapshots.done += 1;
-        checkpoint.commits.total += u32::from(commit.is_some());
-        self.tasks.acknowledge(at, snapshot, commit);
+        checkpoint.commits.total += acknowledged.commits;
+        checkpoint.commits.done += acknowledged.done;
+        checkpoint.as_whole |= as_whole;
+        if acknowledged.too_late {
+            self.ended_without_commit(task);
+        }
         self.publish_if_collected();
         Ok(Applied::Changed)
     }
@@ -215,7 +258,8 @@ impl RunModel {
         // Before the manifest is durable nothing may be committed: what a crash takes back would be visible already. Where a
         // controller before this one has ordered the commit, its manifest was durable.
         let ordered = checkpoint.phase == Phase::Committing || checkpoint.resumed;
-        if !ordered || !self.tasks.has(at, ACKED) || !self.tasks.has(at, NEEDS_COMMIT) {
+        let has_to = self.tasks.has_to_commit(task, at);
+        if !ordered || !self.tasks.has(at, ACKED) || !(has_to || checkpoint.resumed) {
             return Err(Rejection::NothingToCommit { task, epoch });
         }
         if self.tasks.has(at, COMMITTED) {
@@ -223,6 +267,11 @@ impl RunModel {
         }
         if self.tasks.has(at, ENDED) {
             return Err(Rejection::TaskEnded(task));
+        }
+        if !has_to {
+            // The controller before this one knew by another subtask that the whole operator commits; here that one has yet to speak.
+            self.tasks.committed_early(task, at);
+            return Ok(Applied::Changed);
         }
         self.tasks.set(at, COMMITTED);
         checkpoint.commits.done += 1;
@@ -234,14 +283,8 @@ impl RunModel {
 
     /// What a task's good end means for the checkpoint in flight.
     pub(super) fn finished_in_checkpoint(&mut self, task: TaskId, at: usize) {
-        if self.tasks.commit_is_pending(at) {
-            let epoch = self.in_flight.as_ref().map(|it| it.epoch).or(self.newest);
-            match (self.is_over(), epoch) {
-                (false, Some(epoch)) => self.fail(RunFailure::FinishedWithoutCommit { task, epoch }),
-                // A task that was told to stop commits no more; the next run does it, from the manifest.
-                _ => self.give_up(),
-            }
-            return;
+        if self.tasks.commit_is_pending(task, at) {
+            return self.ended_without_commit(task);
         }
         let acked = self.tasks.has(at, ACKED);
         let Some(checkpoint) = self.in_flight.as_ref().filter(|it| it.is_in(Phase::Collecting, it.epoch) && !acked)
@@ -252,7 +295,25 @@ impl RunModel {
             let epoch = checkpoint.epoch;
             self.fail(RunFailure::FinishedWithoutSnapshot { task, epoch });
         } else {
-            self.give_up();
+            self.abandon_periodic();
+        }
+    }
+
+    /// The task, or one of the same operator, has ended with something to commit.
+    fn ended_without_commit(&mut self, task: TaskId) {
+        let epoch = self.in_flight.as_ref().map(|it| it.epoch).or(self.newest);
+        match (self.is_over(), epoch) {
+            (false, Some(epoch)) => self.fail(RunFailure::FinishedWithoutCommit { task, epoch }),
+            // A task that was told to stop commits no more; the next run does it, from the manifest.
+            _ => self.give_up(),
+        }
+    }
+
+    /// The periodic checkpoint in flight won't become complete, and the run goes on if nothing is lost with it.
+    fn abandon_periodic(&mut self) {
+        match self.in_flight.as_ref().filter(|it| it.as_whole && !self.is_over()).map(|it| it.epoch) {
+            Some(epoch) => self.fail(RunFailure::PreCommitLost { epoch }),
+            None => self.give_up(),
         }
     }
 
@@ -287,6 +348,7 @@ impl RunModel {
             phase: Phase::Collecting,
             doomed: false,
             resumed: resumed.is_some(),
+            as_whole: false,
             snapshots: Count::new(0, take_part),
             commits: Count::default(),
         });

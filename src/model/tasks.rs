@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::contracts::{Role, TaskId, TaskSnapshot, Topology};
+use crate::contracts::{Manifest, Role, TaskCommit, TaskId, TaskSnapshot, Topology};
 
 /// The task has ended well.
 pub(super) const FINISHED: u32 = 1;
@@ -29,9 +29,37 @@ const FLAG_BITS: u32 = 8;
 pub(super) struct Tasks {
     /// The first slot of each operator, and one entry more: the end of the last operator.
     base: Box<[u32]>,
+    operators: Box<[Commits]>,
     slots: Box<[u32]>,
     /// Apart from the slots, so that what is read on every message stays dense.
     states: Box<[State]>,
+}
+
+/// What is known of an operator's commits in the newest checkpoint. So that it costs the same at any number of subtasks to find out
+/// that all of them have to commit.
+#[derive(Clone, Copy, Debug, Default)]
+struct Commits {
+    /// One subtask has said that every one of them has to.
+    as_whole: bool,
+    /// Subtasks that take part in the checkpoint.
+    take_part: u32,
+    /// Subtasks that gave something to commit, each for itself.
+    own: u32,
+    /// Subtasks that gave a state with nothing to commit, and have ended since.
+    ended: u32,
+    /// Subtasks that said they have committed, as they were told to before it was known here that they have to.
+    early: u32,
+}
+
+/// What a state that came in means for the commits of its checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Acknowledged {
+    /// So many commits more the checkpoint waits for.
+    pub(super) commits: u32,
+    /// So many of them have been carried out.
+    pub(super) done: u32,
+    /// A subtask that has to commit after all has ended.
+    pub(super) too_late: bool,
 }
 
 /// The last state that a task gave.
@@ -61,7 +89,8 @@ impl Tasks {
             })
             .collect();
         let states = vec![State::default(); slots.len()].into();
-        Self { base: base.into(), slots, states }
+        let operators = vec![Commits::default(); topology.operators().len()].into();
+        Self { base: base.into(), operators, slots, states }
     }
 
     /// The slot of a task; `None` if the run has no such task.
@@ -86,17 +115,79 @@ impl Tasks {
         self.slots[at] |= flags;
     }
 
-    /// Whether the task gave something to commit and has not committed it.
-    pub(super) fn commit_is_pending(&self, at: usize) -> bool {
-        self.slots[at] & (NEEDS_COMMIT | COMMITTED) == NEEDS_COMMIT
+    /// Whether the task's operator commits the newest checkpoint as a whole.
+    fn is_whole(&self, operator: u32) -> bool {
+        self.operators.get(operator as usize).is_some_and(|it| it.as_whole)
     }
 
-    /// Takes the snapshot of the newest checkpoint in.
-    pub(super) fn acknowledge(&mut self, at: usize, snapshot: Bytes, commit: Option<Bytes>) {
+    /// Whether the task, or its operator as a whole, gave something to commit.
+    pub(super) fn has_to_commit(&self, task: TaskId, at: usize) -> bool {
+        self.has(at, NEEDS_COMMIT) || (self.has(at, ACKED) && self.is_whole(task.operator))
+    }
+
+    /// The same, and the task has not committed it.
+    pub(super) fn commit_is_pending(&self, task: TaskId, at: usize) -> bool {
+        self.has_to_commit(task, at) && !self.has(at, COMMITTED)
+    }
+
+    /// Takes the snapshot of the newest checkpoint in; `as_whole` says that the whole operator has to commit.
+    pub(super) fn acknowledge(
+        &mut self,
+        task: TaskId,
+        at: usize,
+        snapshot: Bytes,
+        commit: Option<Bytes>,
+        as_whole: bool,
+    ) -> Acknowledged {
         // The new snapshot covers what earlier, abandoned checkpoints left uncommitted, so it replaces those flags too.
         let commit_flag = if commit.is_some() { NEEDS_COMMIT } else { 0 };
         self.slots[at] = (self.slots[at] & !(NEEDS_COMMIT | COMMITTED)) | ACKED | commit_flag;
+        let operator = &mut self.operators[task.operator as usize];
+        let mut acknowledged = Acknowledged { commits: 0, done: 0, too_late: false };
+        if as_whole && !operator.as_whole {
+            operator.as_whole = true;
+            acknowledged.commits = operator.take_part.saturating_sub(operator.own);
+            acknowledged.done = operator.early;
+            acknowledged.too_late = operator.ended > 0;
+        } else if commit.is_some() && !operator.as_whole {
+            operator.own += 1;
+            acknowledged.commits = 1;
+        }
         self.states[at] = State { snapshot, commit };
+        acknowledged
+    }
+
+    /// The task has committed, and its operator may yet turn out to commit as a whole.
+    pub(super) fn committed_early(&mut self, task: TaskId, at: usize) {
+        self.set(at, COMMITTED);
+        self.operators[task.operator as usize].early += 1;
+    }
+
+    /// The task has ended. Its operator may yet turn out to commit as a whole.
+    pub(super) fn ended(&mut self, task: TaskId, at: usize) {
+        if self.has(at, ACKED) && !self.has(at, COMMITTED) && !self.has_to_commit(task, at) {
+            self.operators[task.operator as usize].ended += 1;
+        }
+    }
+
+    /// What the operators that gave something to commit with the checkpoint that the run starts from have to commit again; says how many
+    /// tasks have to.
+    pub(super) fn commit_again(&mut self, manifest: &Manifest) -> u32 {
+        let mut commits = 0;
+        let of = |it: &&TaskSnapshot| it.commit.is_some();
+        for operator in manifest.tasks.iter().filter(of).map(|it| it.task.operator) {
+            if let Some(operator) = self.operators.get_mut(operator as usize) {
+                operator.as_whole = true;
+            }
+        }
+        for it in &manifest.tasks {
+            if let Some(at) = self.locate(it.task).filter(|_| self.is_whole(it.task.operator) && !it.finished) {
+                self.set(at, ACKED);
+                self.states[at].commit.clone_from(&it.commit);
+                commits += 1;
+            }
+        }
+        commits
     }
 
     /// The state that the task started from.
@@ -106,12 +197,17 @@ impl Tasks {
 
     /// Prepares for a new checkpoint, and counts the tasks that take part in it: those that have not ended.
     pub(super) fn begin_checkpoint(&mut self) -> u32 {
-        let mut take_part = 0;
-        for slot in &mut self.slots {
-            *slot &= !ACKED;
-            take_part += u32::from(*slot & ENDED == 0);
+        let mut all = 0;
+        for (operator, bounds) in self.operators.iter_mut().zip(self.base.windows(2)) {
+            let mut take_part = 0;
+            for slot in &mut self.slots[bounds[0] as usize..bounds[1] as usize] {
+                *slot &= !ACKED;
+                take_part += u32::from(*slot & ENDED == 0);
+            }
+            *operator = Commits { take_part, ..Commits::default() };
+            all += take_part;
         }
-        take_part
+        all
     }
 
     /// Every task of the checkpoint whose snapshots are all in. A task that gave none for it had ended before it began.
@@ -125,19 +221,36 @@ impl Tasks {
                 TaskSnapshot {
                     task,
                     snapshot: state.snapshot.clone(),
-                    // What an ended task once gave has been committed since: the run fails otherwise.
-                    commit: state.commit.clone().filter(|_| !finished),
+                    // What an ended task once gave has been committed since: the run fails otherwise. One that gave nothing has to
+                    // commit all the same where its operator does so as a whole: now, and again if this fails.
+                    commit: state
+                        .commit
+                        .clone()
+                        .or_else(|| self.is_whole(task.operator).then(Bytes::new))
+                        .filter(|_| !finished),
                     finished,
                 }
             })
             .collect()
     }
 
-    /// The tasks that have to commit, each with the index of its worker and what it commits.
-    pub(super) fn commits<'a>(&'a self, topology: &'a Topology) -> impl Iterator<Item = (u32, TaskId, &'a Bytes)> {
+    /// The tasks that have to commit, each with the index of its worker and whether its operator commits as a whole.
+    pub(super) fn commits<'a>(&'a self, topology: &'a Topology) -> impl Iterator<Item = (u32, TaskCommit, bool)> {
         (0..).zip(topology.task_ids()).filter_map(|(at, task)| {
-            let pending = self.has(at, ACKED) && self.commit_is_pending(at);
-            self.states[at].commit.as_ref().filter(|_| pending).map(|data| (self.worker(at), task, data))
+            let pending = self.has(at, ACKED) && self.commit_is_pending(task, at);
+            pending.then(|| (self.worker(at), self.commit(task, at), self.is_whole(task.operator)))
         })
+    }
+
+    /// What all subtasks of an operator commit in the newest checkpoint.
+    pub(super) fn commits_of(&self, operator: u32) -> impl Iterator<Item = TaskCommit> {
+        let end = self.base.get(operator as usize + 1).copied().unwrap_or_default();
+        let first = self.base.get(operator as usize).copied().unwrap_or(end);
+        let subtasks = (first..end).filter(|at| self.has(*at as usize, ACKED));
+        subtasks.map(move |at| self.commit(TaskId::new(operator, at - first), at as usize))
+    }
+
+    fn commit(&self, task: TaskId, at: usize) -> TaskCommit {
+        TaskCommit { task, data: self.states[at].commit.clone().unwrap_or_default() }
     }
 }

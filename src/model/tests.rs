@@ -5,6 +5,7 @@ mod random;
 mod reference;
 mod taken_over;
 mod wanted;
+mod whole;
 
 use bytes::Bytes;
 

@@ -182,10 +182,16 @@ impl Book {
             let copy = event.clone();
             match event {
                 Event::SourceExhausted { .. } => task.exhausted = Some(copy),
-                Event::CheckpointCompleted { epoch, .. } => newest(&mut task.checkpoint, *epoch, copy),
+                Event::CheckpointCompleted { epoch, .. } | Event::OperatorPreCommitted { epoch, .. } => {
+                    newest(&mut task.checkpoint, *epoch, copy);
+                }
                 Event::CommitCompleted { epoch, .. } => newest(&mut task.commit, *epoch, copy),
-                Event::TaskFinished { .. } | Event::TaskFailed { .. } => task.end = Some(copy),
-                Event::Heartbeat | Event::WorkerFinished => {}
+                Event::TaskFinished { .. }
+                | Event::TaskFailed { .. }
+                | Event::ChainFinished { .. }
+                | Event::ChainFailed { .. } => task.end = Some(copy),
+                Event::Heartbeat | Event::NonfatalError { .. } | Event::WorkerFailed { .. } | Event::WorkerFinished => {
+                }
             }
         }
         self.left |= *event == Event::WorkerFinished;

@@ -5,6 +5,7 @@
 #[path = "../support/arroyo.rs"]
 mod arroyo;
 mod input;
+mod jobs_of_arroyo;
 mod network;
 mod original;
 mod proto;

@@ -176,7 +176,8 @@ async fn a_worker_that_answers_an_error() {
         let end = stop(StopRequest::Graceful, manners, None).await;
         assert!(end.killed(), "{code:?}: {:?}", end.receipt.stopped());
         let tries = end.diary.entries().iter().filter(|entry| *entry == "stop Graceful").count();
-        let retried = matches!(code, Code::Internal | Code::Unavailable);
+        // `Internal` comes of a handler that broke in the middle of its work: the order may have been taken.
+        let retried = code == Code::Unavailable;
         assert_eq!(tries, if retried { 4 } else { 1 }, "{code:?}");
     }
 }

@@ -58,9 +58,12 @@ service WorkerGrpc: Checkpoint(CheckpointReq)->CheckpointResp, Commit(CommitReq)
 service JobControllerGrpc: Heartbeat(HeartbeatReq)->HeartbeatResp, \
   TaskCheckpointEvent(TaskCheckpointEventReq)->TaskCheckpointEventResp, \
   TaskCheckpointCompleted(TaskCheckpointCompletedReq)->TaskCheckpointCompletedResp, \
-  TaskFinished(TaskFinishedReq)->TaskFinishedResp, TaskFailed(TaskFailedReq)->TaskFailedResp
+  TaskFinished(TaskFinishedReq)->TaskFinishedResp, TaskFailed(TaskFailedReq)->TaskFailedResp, \
+  NonfatalError(NonfatalErrorReq)->WorkerErrorRes
 service ControllerGrpc: RegisterWorker(RegisterWorkerReq)->RegisterWorkerResp, \
-  TaskStarted(TaskStartedReq)->TaskStartedResp, WorkerFinished(WorkerFinishedReq)->WorkerFinishedResp
+  TaskStarted(TaskStartedReq)->TaskStartedResp, \
+  WorkerInitializationComplete(WorkerInitializationCompleteReq)->WorkerInitializationCompleteResp, \
+  SendSinkData(SinkDataReq)->SinkDataResp, WorkerFinished(WorkerFinishedReq)->WorkerFinishedResp
 message WorkerContext: machine_id=1 string, worker_id=2 uint64, job_id=3 string, generation=4 uint64, pipeline_id=5 string
 message CheckpointReq: epoch=1 uint64, min_epoch=2 uint64, timestamp=3 uint64, then_stop=4 bool, is_commit=5 bool
 message CheckpointResp:
@@ -89,6 +92,7 @@ message SubtaskCheckpointMetadata: subtask_index=1 uint32, start_time=2 uint64, 
 enum TableEnum: MissingTableType=0, GlobalKeyValue=1, ExpiringKeyedTimeTable=2
 message TableSubtaskCheckpointMetadata: subtask_index=1 uint32, table_type=2 TableEnum, data=3 bytes
 message TableConfig: table_type=1 TableEnum, config=2 bytes, state_version=3 uint32
+message GlobalKeyedTableConfig: table_name=1 string, description=2 string, uses_two_phase_commit=3 bool
 message GlobalKeyedTableSubtaskCheckpointMetadata: subtask_index=1 uint32, file=2 optional string, \
   commit_data=3 optional bytes
 message TaskStartedReq: worker_context=1 WorkerContext, time=2 uint64, task_id=4 uint32, subtask_idx=5 uint32
@@ -101,6 +105,14 @@ enum ErrorDomain: USER=0, INTERNAL=1, EXTERNAL=2
 enum RetryHint: NO_RETRY=0, WITH_BACKOFF=1
 message TaskError: operator_id=1 string, task_id=2 uint32, subtask_idx=3 uint32, error=4 string, \
   error_domain=5 ErrorDomain, retry_hint=6 RetryHint, details=7 string
+message NonfatalErrorReq: worker_context=1 WorkerContext, time=2 uint64, error=3 TaskError
+message WorkerErrorRes:
+message WorkerInitializationCompleteReq: worker_context=1 WorkerContext, time=3 uint64, success=4 bool, \
+  error_message=5 optional string
+message WorkerInitializationCompleteResp:
+message SinkDataReq: job_id=1 string, operator_id=2 string, subtask_idx=3 uint32, timestamps=4 repeated uint64, \
+  start_id=6 uint64, batch=7 string, done=8 bool
+message SinkDataResp:
 message WorkerResources: slots=1 uint64
 message RegisterWorkerReq: worker_context=1 WorkerContext, time=2 uint64, rpc_address=4 string, data_address=5 string, \
   resources=6 WorkerResources, slots=8 uint64
@@ -163,6 +175,8 @@ fn type_of(message: &DescriptorProto, field: &FieldDescriptorProto) -> String {
         }
         scalar => scalar.as_str_name().trim_start_matches("TYPE_").to_lowercase(),
     };
-    assert_ne!(field.label(), Label::Repeated, "only maps are repeated");
+    if field.label() == Label::Repeated {
+        return format!("repeated {name}");
+    }
     if field.proto3_optional() { format!("optional {name}") } else { name }
 }

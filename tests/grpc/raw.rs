@@ -1,5 +1,5 @@
 //! Calls with bytes for a message, and no generated client in between.
-#![allow(unreachable_pub, reason = "each test file uses its part")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
 use bytes::{Buf as _, BufMut as _};
 use winddown::grpc::tonic::{
@@ -11,7 +11,7 @@ use winddown::grpc::tonic::{
 };
 
 /// Everything that can be called on a controller.
-pub const METHODS: [&str; 9] = [
+pub const METHODS: [&str; 12] = [
     "arroyo_rpc.JobControllerGrpc/Heartbeat",
     "arroyo_rpc.JobControllerGrpc/TaskCheckpointEvent",
     "arroyo_rpc.JobControllerGrpc/TaskCheckpointCompleted",
@@ -21,7 +21,13 @@ pub const METHODS: [&str; 9] = [
     "arroyo_rpc.ControllerGrpc/TaskStarted",
     "arroyo_rpc.ControllerGrpc/WorkerFinished",
     "winddown.WinddownControllerGrpc/SourceExhausted",
+    "arroyo_rpc.JobControllerGrpc/NonfatalError",
+    "arroyo_rpc.ControllerGrpc/WorkerInitializationComplete",
+    SEND_SINK_DATA,
 ];
+
+/// The one call that becomes no event.
+pub const SEND_SINK_DATA: &str = "arroyo_rpc.ControllerGrpc/SendSinkData";
 
 #[derive(Default)]
 struct Raw;
@@ -61,10 +67,21 @@ impl Decoder for Raw {
     }
 }
 
-/// Calls `method` (`package.Service/Method`) with these bytes.
+/// Calls `method` (`package.Service/Method`) with these bytes, as our worker kit does: it is answered at once, whatever the answer is.
 pub async fn call(channel: Channel, method: &str, bytes: Vec<u8>) -> Result<(), Status> {
+    let mut request = Request::new(bytes);
+    request.metadata_mut().insert("winddown-kit", "1".parse().unwrap());
+    send(channel, method, request).await
+}
+
+/// The same as any other worker does.
+pub async fn call_as_another(channel: Channel, method: &str, bytes: Vec<u8>) -> Result<(), Status> {
+    send(channel, method, Request::new(bytes)).await
+}
+
+async fn send(channel: Channel, method: &str, request: Request<Vec<u8>>) -> Result<(), Status> {
     let mut client = Grpc::new(channel);
     client.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
     let path = PathAndQuery::try_from(format!("/{method}")).unwrap();
-    client.unary(Request::new(bytes), path, Raw).await.map(drop)
+    client.unary(request, path, Raw).await.map(drop)
 }

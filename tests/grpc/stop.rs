@@ -63,6 +63,7 @@ async fn arroyo_style_workers_are_stopped_with_a_final_checkpoint() {
     let (bench, mut job, running) = Bench::new(3).await;
     let diaries: Vec<_> = (1..=2).map(|number| arroyo(&bench, number, Manners::default())).collect();
     bench.healthy(3).await;
+    eventually("the tasks to run", || diaries.iter().all(|diary| diary.has("started 0: Ok"))).await;
     let stopping = running.stop_with_checkpoint(&mut job).unwrap();
     let AfterCheckpointStopping::Stopped(stopped) = stopping.next(&mut job).await.unwrap() else { panic!() };
 
@@ -71,14 +72,16 @@ async fn arroyo_style_workers_are_stopped_with_a_final_checkpoint() {
         let told: Vec<_> = diary.entries().into_iter().filter(|entry| !entry.starts_with("heartbeat")).collect();
         let expected = [
             "register: Ok",
+            "initialized: Ok",
+            "started 0: Ok",
             "checkpoint 1 then_stop=true",
-            "STARTED_ALIGNMENT: Ok",
-            "FINISHED_SYNC: Ok",
-            "completed: Ok",
-            "commit data of subtasks [0, 1]",
-            "commit 1",
-            "FINISHED_COMMIT: Ok",
-            "finished: Ok",
+            "STARTED_ALIGNMENT count: Ok",
+            "STARTED_CHECKPOINTING count: Ok",
+            "FINISHED_SYNC count: Ok",
+            "completed count 1: Ok",
+            "commit 1 of count: subtasks [0, 1]",
+            "FINISHED_COMMIT count: Ok",
+            "finished 0: Ok",
             "job finished",
             "worker finished: Ok",
         ];
@@ -98,7 +101,7 @@ async fn arroyo_style_workers_are_stopped_gracefully_and_at_once() {
         let receipt = drive(running, &mut job, &Policy::give_back()).await.unwrap();
         assert!(matches!(receipt.stopped(), AnyStopped::Drained(_) | AnyStopped::Halted(_)), "{:?}", receipt.stopped());
         for diary in diaries {
-            assert!(diary.has(order) && diary.has("finished: Ok") && diary.has("worker finished: Ok"), "{order}");
+            assert!(diary.has(order) && diary.has("finished 0: Ok") && diary.has("worker finished: Ok"), "{order}");
         }
     }
 }

@@ -58,6 +58,8 @@ finds! {
     i3_finds_a_flag_forgotten_on_retry: FlagForgottenOnRetry violates "I3";
     i3_finds_evidence_before_the_commit: EvidenceBeforeCommit violates "I3";
     i3_finds_a_commit_before_the_publication: CommitBeforePublish violates "I3";
+    i3_finds_a_commit_that_was_never_asked_for: CommitNeverAskedFor violates "I3";
+    i3_finds_a_commit_that_only_those_with_data_are_asked_for: OnlyThoseWithDataCommit violates "I3";
     i3_finds_a_second_final_epoch_after_a_crash: SecondFinalEpoch violates "I3" | "I7";
     i3_finds_a_failure_taken_for_a_finish: FailureTakenForFinish violates "I3" | "I5";
     i4_finds_a_record_that_forgets_the_request: RecordForgetsRequest violates "I4";

@@ -39,7 +39,8 @@ pub fn limits() -> Limits {
         final_checkpoint: ms(3000),
         finish: ms(1500),
         recover: ms(500),
-        release: ms(1000),
+        // An Arroyo worker lingers for a second.
+        release: ms(2500),
         kill: ms(1000),
         verify_every: ms(10),
         order: ms(400),
@@ -109,6 +110,10 @@ impl Fleet {
         self.0.lock().unwrap().insert(worker(number), tokio::spawn(alive));
     }
 
+    pub fn is_alive(&self, number: u64) -> bool {
+        !self.0.lock().unwrap()[&worker(number)].is_finished()
+    }
+
     pub fn kill(&self, number: u64) {
         self.0.lock().unwrap()[&worker(number)].abort();
     }
@@ -147,7 +152,12 @@ impl Port {
     pub async fn open() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let options = ControllerOptions { drain: ms(50), mailbox_wait: ms(300), ..ControllerOptions::default() };
+        let options = ControllerOptions {
+            drain: ms(50),
+            mailbox_wait: ms(300),
+            registration_wait: ms(300),
+            ..ControllerOptions::default()
+        };
         let mut port = Self { server: ControllerServer::new(options), address, open: None };
         port.serve(listener);
         port
@@ -193,8 +203,11 @@ impl Bench {
     }
 
     pub async fn with_limits(count: u64, limits: Limits) -> (Self, Job, Running) {
+        Self::of(topology(count), limits).await
+    }
+
+    pub async fn of(topology: Arc<Topology>, limits: Limits) -> (Self, Job, Running) {
         let (port, fleet, store) = (Port::open().await, Fleet::default(), Arc::new(Store::default()));
-        let topology = topology(count);
         let transport =
             Arc::new(GrpcTransport::new(&OpenRun::without_store(JOB, RUN), Arc::clone(&topology)).options(calls()));
         let controller = ClusterController::builder(
@@ -249,6 +262,11 @@ impl Bench {
             }
         };
         assert!(tokio::time::timeout(within, gone).await.is_ok(), "a worker is alive after {within:?}");
+    }
+
+    /// The server knows the job again.
+    pub fn register(&mut self, job: &Job) {
+        self.registration = Some(self.port.server.register(Arc::clone(&self.transport), job.sender()).unwrap());
     }
 
     /// The server forgets the job.

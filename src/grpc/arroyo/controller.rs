@@ -38,6 +38,10 @@ use crate::mailbox::JobSender;
 /// | no context or body; an unknown worker, operator or subtask; a task of another worker; an epoch that was never ordered | `INVALID_ARGUMENT` |
 /// | the job's mailbox is full, and stays so for [`mailbox_wait`](ControllerOptions::mailbox_wait) | `RESOURCE_EXHAUSTED` |
 ///
+/// That is what our own worker kit hears, which reports again. To any other worker an error for an answer is the end (Arroyo's report never
+/// again), so it hears none for what is not its fault: its calls wait for room in the mailbox for as long as it takes, and for a job that
+/// is not registered for [`registration_wait`](ControllerOptions::registration_wait).
+///
 /// A call waits while its job's mailbox is full (back-pressure). The calls of other jobs do not wait with it, unless they share its
 /// connection, and [`calls_per_connection`](ControllerOptions::calls_per_connection) are waiting there: each worker has one of its own.
 #[derive(Clone, Default)]
@@ -101,7 +105,8 @@ impl ControllerServer {
 
     async fn router(&self) -> Router {
         let ControllerOptions { max_message, calls_per_connection, keep_alive, .. } = self.options;
-        let service = Service { registry: Arc::clone(&self.registry), wait: self.options.mailbox_wait };
+        let ControllerOptions { mailbox_wait, registration_wait, .. } = self.options;
+        let service = Service { registry: Arc::clone(&self.registry), wait: mailbox_wait, registration_wait };
         let reports = JobControllerGrpcServer::new(service.clone()).max_decoding_message_size(max_message);
         let workers = ControllerGrpcServer::new(service.clone()).max_decoding_message_size(max_message);
         let extras = WinddownControllerGrpcServer::new(service).max_decoding_message_size(max_message);

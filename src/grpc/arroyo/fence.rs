@@ -1,5 +1,8 @@
-//! Which run an order is meant for. Arroyo's orders do not say it, so our controller says it beside the message, in gRPC metadata
-//! that workers of the Arroyo family never look at, and our worker checks what it finds (invariant I11).
+//! Who an order is meant for, and who speaks: what is said beside a message, in gRPC metadata.
+//!
+//! Arroyo's orders say which worker they are for, and no more; our controller says the run and the job too, in metadata that workers of
+//! the Arroyo family never look at, and our worker checks what it finds (invariant I11). Our worker says with each report that it is
+//! one: it can be told "later" and "again", which a worker of the Arroyo family can't.
 
 use tonic::{
     Status,
@@ -8,10 +11,34 @@ use tonic::{
 
 use crate::contracts::{JobId, RunId, WorkerId};
 
+/// As Arroyo's own controller says it.
+const TARGET: &str = "x-target-worker-id";
+/// Present in what our worker kit reports.
+const KIT: &str = "winddown-kit";
 const RUN: &str = "winddown-run";
 const WORKER: &str = "winddown-worker";
 /// Binary, since a job's name may be any text.
 const JOB: &str = "winddown-job-bin";
+
+/// How a worker takes what it is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Dialect {
+    /// It waits and reports again where it is asked to, and takes a repeated order as one.
+    Kit,
+    /// Any other worker, such as one of Arroyo's: an error for an answer ends it, and an order twice is two orders.
+    Foreign,
+}
+
+impl Dialect {
+    pub(super) fn of(metadata: &MetadataMap) -> Self {
+        if metadata.contains_key(KIT) { Self::Kit } else { Self::Foreign }
+    }
+
+    /// Says that our worker kit speaks.
+    pub(super) fn say_kit(metadata: &mut MetadataMap) {
+        metadata.insert(KIT, MetadataValue::from_static("1"));
+    }
+}
 
 /// Who an order is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,14 +50,15 @@ pub(super) struct Addressee {
 
 impl Addressee {
     pub(super) fn write(&self, metadata: &mut MetadataMap) {
+        metadata.insert(TARGET, self.worker.get().into());
         metadata.insert(RUN, self.run.get().into());
         metadata.insert(WORKER, self.worker.get().into());
         let job: BinaryMetadataValue = MetadataValue::from_bytes(self.job.as_str().as_bytes());
         metadata.insert_bin(JOB, job);
     }
 
-    /// Whether an order is for this worker. What the sender does not say is not checked: a controller of the Arroyo family says
-    /// nothing.
+    /// Whether an order is for this worker. What the sender does not say is not checked: a controller of the Arroyo family says the
+    /// worker at most.
     ///
     /// The answer is `PERMISSION_DENIED`: `FAILED_PRECONDITION` would tell a controller that wants to stop *its* worker that
     /// this has happened already.
@@ -45,7 +73,8 @@ impl Addressee {
                 return refuse(&format_args!("job `{}`", self.job), &format_args!("job `{got}`"));
             }
         }
-        for (name, expected, label) in [(RUN, self.run.get(), "run"), (WORKER, self.worker.get(), "worker")] {
+        let (run, worker) = (self.run.get(), self.worker.get());
+        for (name, expected, label) in [(RUN, run, "run"), (WORKER, worker, "worker"), (TARGET, worker, "worker")] {
             let Some(got) = metadata.get(name) else { continue };
             let got = got.to_str().unwrap_or("?");
             if got.parse() != Ok(expected) {
@@ -84,6 +113,22 @@ mod tests {
         ] {
             let status = other.check(&metadata).unwrap_err();
             assert_eq!((status.code(), status.message()), (tonic::Code::PermissionDenied, message));
+        }
+    }
+
+    #[test]
+    fn a5_the_target_is_said_as_arroyo_says_it_and_checked_without_the_rest() {
+        let mut metadata = MetadataMap::new();
+        addressee().write(&mut metadata);
+        assert_eq!(metadata.get("x-target-worker-id").unwrap(), "3");
+
+        let mut metadata = MetadataMap::new();
+        metadata.insert(TARGET, 3_u64.into());
+        assert!(addressee().check(&metadata).is_ok(), "Arroyo's own controller says no more");
+        for another in ["4", "three", ""] {
+            metadata.insert(TARGET, another.parse().unwrap());
+            let status = addressee().check(&metadata).unwrap_err();
+            assert_eq!(status.code(), tonic::Code::PermissionDenied, "{another:?}");
         }
     }
 

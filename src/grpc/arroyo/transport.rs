@@ -5,11 +5,10 @@ use std::{
     fmt,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
-use bytes::Bytes;
 use tokio::{
     sync::watch,
     time::{Instant, timeout_at},
@@ -20,24 +19,28 @@ use tonic::{
 };
 
 use super::{
-    AddressError, CallOptions, Connect,
-    commits::Commits,
-    endpoint,
-    fence::Addressee,
+    AddressError, CallOptions, Connect, endpoint,
+    fence::{Addressee, Dialect},
+    once::Once,
     proto::arroyo_rpc::{
         CheckpointReq, JobFinishedReq, StopExecutionReq, StopMode, worker_grpc_client::WorkerGrpcClient,
     },
-    wire,
+    wire::{self, Effect},
 };
 use crate::contracts::{
-    Command, Epoch, JobId, OpenRun, Order, OrderError, OrderErrorKind, OtherRun, RunId, TaskId, Topology, Transport,
-    WorkerId, WorkerStopMode,
+    Command, Epoch, JobId, OpenRun, Order, OrderError, OrderErrorKind, OtherRun, RunId, Topology, Transport, WorkerId,
+    WorkerStopMode,
 };
 
 /// Carries the orders of one run to its workers over gRPC.
 ///
 /// A worker's address is told at the start ([`set_address`](Self::set_address)), or by the worker itself when it registers with the
 /// [`ControllerServer`](super::ControllerServer). An order to a worker without an address waits for it, within the order's own time.
+///
+/// A worker of our own kit takes a repeated order as one. Any other (Arroyo's, and whoever has not registered) may take it as two, so such a
+/// worker is never sent an order twice that may have arrived: where it is not known whether it has, `send` gives `Ok`, and what the worker
+/// reports tells. An order that was lost on the way is then noticed by nothing but the time that its phase has
+/// ([`Limits::worst_case`](crate::Limits::worst_case)).
 ///
 /// Each worker of the run has one lazily opened connection, which is opened again after a failure; no worker waits for another
 /// (invariant I9). Every order carries its deadline (`grpc-timeout`), and HTTP/2 pings find out workers that were cut off. Dropping
@@ -60,10 +63,17 @@ pub struct GrpcTransport {
     topology: Arc<Topology>,
     options: CallOptions,
     connect: Connect,
-    workers: HashMap<WorkerId, watch::Sender<Option<Line>>>,
+    workers: HashMap<WorkerId, Peer>,
     /// The newest checkpoint that was ordered: whoever reports a newer one errs.
     newest: AtomicU64,
-    commits: Commits,
+}
+
+/// What is known of a worker.
+struct Peer {
+    line: watch::Sender<Option<Line>>,
+    /// It has registered as one of our kit.
+    is_kit: AtomicBool,
+    once: Once,
 }
 
 /// The way to a worker.
@@ -78,7 +88,8 @@ impl GrpcTransport {
     /// A transport to the workers of `topology`, of which no address is known yet.
     pub fn new(open: &OpenRun, topology: impl Into<Arc<Topology>>) -> Self {
         let topology = topology.into();
-        let workers = topology.workers().iter().map(|worker| (*worker, watch::Sender::new(None))).collect();
+        let peer = || Peer { line: watch::Sender::new(None), is_kit: AtomicBool::new(false), once: Once::default() };
+        let workers = topology.workers().iter().map(|worker| (*worker, peer())).collect();
         Self {
             job: open.job().clone(),
             run: open.run(),
@@ -87,7 +98,6 @@ impl GrpcTransport {
             connect: Connect::default(),
             workers,
             newest: AtomicU64::new(0),
-            commits: Commits::default(),
         }
     }
 
@@ -113,8 +123,8 @@ impl GrpcTransport {
     /// [`AddressError`] when it is no address. A worker that the run does not have changes nothing: [`knows`](Self::knows) tells.
     pub fn set_address(&self, worker: WorkerId, address: &str) -> Result<(), AddressError> {
         let endpoint = endpoint(address, &self.options)?;
-        if let Some(line) = self.workers.get(&worker) {
-            line.send_if_modified(|line| {
+        if let Some(peer) = self.workers.get(&worker) {
+            peer.line.send_if_modified(|line| {
                 let is_new = line.as_ref().is_none_or(|line| line.endpoint.uri() != endpoint.uri());
                 if is_new {
                     *line = Some(Line { endpoint, channel: Arc::default() });
@@ -147,7 +157,7 @@ impl GrpcTransport {
 
     /// Where a worker takes orders, if that is known.
     pub fn address(&self, worker: WorkerId) -> Option<String> {
-        Some(self.workers.get(&worker)?.borrow().as_ref()?.endpoint.uri().to_string())
+        Some(self.workers.get(&worker)?.line.borrow().as_ref()?.endpoint.uri().to_string())
     }
 
     /// The newest checkpoint that any worker was sent an order of; epoch 0 if there was none.
@@ -155,9 +165,11 @@ impl GrpcTransport {
         Epoch::new(self.newest.load(Ordering::Acquire))
     }
 
-    /// Notes what a task has to commit, for the orders to the other workers of its operator.
-    pub(super) fn note_commit(&self, epoch: Epoch, task: TaskId, data: &Bytes) {
-        self.commits.note(epoch, task, data);
+    /// A worker registers, and says what it is.
+    pub(super) fn set_dialect(&self, worker: WorkerId, dialect: Dialect) {
+        if let Some(peer) = self.workers.get(&worker) {
+            peer.is_kit.store(dialect == Dialect::Kit, Ordering::Release);
+        }
     }
 
     async fn channel(&self, line: &watch::Sender<Option<Line>>) -> Option<Channel> {
@@ -193,7 +205,7 @@ impl GrpcTransport {
                 client.checkpoint(self.request(worker, message, deadline)).await.map(drop)
             }
             Command::Commit { epoch, tasks } => {
-                let message = wire::commit_req(&self.topology, epoch, &self.commits.completed(epoch, &tasks));
+                let message = wire::commit_req(&self.topology, epoch, &tasks);
                 client.commit(self.request(worker, message, deadline)).await.map(drop)
             }
             Command::Stop(mode) => {
@@ -226,20 +238,40 @@ impl Transport for GrpcTransport {
             let message = format!("expected an order of run {}, got one of run {}", self.run, order.run);
             return Err(OrderError::new(OrderErrorKind::Rejected, message));
         }
-        let Some(line) = self.workers.get(&worker) else {
+        let Some(peer) = self.workers.get(&worker) else {
             let message = format!("run {} of job `{}` has no worker {worker}", self.run, self.job);
             return Err(OrderError::new(OrderErrorKind::Rejected, message));
         };
         self.note_epoch(&order.command);
         let limit = self.options.call;
         let deadline = Instant::now() + limit;
-        let Ok(Some(channel)) = timeout_at(deadline, self.channel(line)).await else {
+        let Ok(Some(channel)) = timeout_at(deadline, self.channel(&peer.line)).await else {
             let message = format!("it has not registered within {}", crate::text::rounded(limit));
             return Err(OrderError::new(OrderErrorKind::Unreachable, message));
         };
-        match timeout_at(deadline, self.call(channel, worker, order.command, deadline)).await {
-            Ok(answer) => answer.map_err(|status| wire::order_error(&status)),
-            Err(_) => Err(OrderError::timed_out(limit)),
+        let is_kit = peer.is_kit.load(Ordering::Acquire);
+        // Taken before the order goes out, since this future may be dropped while it is on its way.
+        let Some(turn) = is_kit.then_some(None).or_else(|| peer.once.take(&order.command).map(Some)) else {
+            tracing::debug!(job = %self.job, run = %self.run, %worker, order = order.command.name(), "not sent again");
+            return Ok(());
+        };
+        let name = order.command.name();
+        let (error, effect) = match timeout_at(deadline, self.call(channel, worker, order.command, deadline)).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(status)) => (wire::order_error(&status), wire::effect(&status)),
+            Err(_) => (OrderError::timed_out(limit), Effect::Unknown),
+        };
+        match (turn, effect) {
+            (None, _) => Err(error),
+            (Some(turn), Effect::None) => {
+                peer.once.give_back(turn);
+                Err(error)
+            }
+            (Some(_), Effect::Unknown) => {
+                let (job, run) = (&self.job, self.run);
+                tracing::warn!(%job, %run, %worker, order = name, %error, "it may have arrived, and is not sent again");
+                Ok(())
+            }
         }
     }
 }

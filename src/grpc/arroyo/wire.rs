@@ -5,7 +5,7 @@
 //! encoded on the wire, so that it can be handed back.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -14,8 +14,8 @@ use prost::Message;
 use tonic::{Code, Status};
 
 use super::proto::arroyo_rpc::{
-    CommitReq, GlobalKeyedTableSubtaskCheckpointMetadata, OperatorCommitData, SubtaskCheckpointMetadata,
-    TableCommitData, TableEnum, TableSubtaskCheckpointMetadata,
+    CommitReq, GlobalKeyedTableConfig, GlobalKeyedTableSubtaskCheckpointMetadata, OperatorCommitData,
+    SubtaskCheckpointMetadata, TableCommitData, TableConfig, TableEnum, TableSubtaskCheckpointMetadata,
 };
 use crate::contracts::{Epoch, OrderError, OrderErrorKind, TaskCommit, TaskId, Topology};
 
@@ -40,7 +40,7 @@ pub(super) fn metadata(subtask: u32, snapshot: &Bytes, commit: Option<&Bytes>) -
         table_type: table_type.into(),
         data,
     };
-    let mut table_metadata = BTreeMap::new();
+    let (mut table_metadata, mut table_configs) = (BTreeMap::new(), BTreeMap::new());
     table_metadata.insert(SNAPSHOT.to_owned(), table(TableEnum::MissingTableType, snapshot.clone()));
     if let Some(commit) = commit {
         let data = GlobalKeyedTableSubtaskCheckpointMetadata {
@@ -49,6 +49,15 @@ pub(super) fn metadata(subtask: u32, snapshot: &Bytes, commit: Option<&Bytes>) -
             commit_data: Some(commit.clone()),
         };
         table_metadata.insert(COMMIT.to_owned(), table(TableEnum::GlobalKeyValue, data.encode_to_vec().into()));
+        // A controller of the Arroyo family wants one for every table that has a type.
+        let config =
+            GlobalKeyedTableConfig { table_name: COMMIT.to_owned(), uses_two_phase_commit: true, ..Default::default() };
+        let config = TableConfig {
+            table_type: TableEnum::GlobalKeyValue.into(),
+            config: config.encode_to_vec().into(),
+            state_version: 0,
+        };
+        table_configs.insert(COMMIT.to_owned(), config);
     }
     let now = now();
     SubtaskCheckpointMetadata {
@@ -57,37 +66,81 @@ pub(super) fn metadata(subtask: u32, snapshot: &Bytes, commit: Option<&Bytes>) -
         finish_time: now,
         bytes: snapshot.len() as u64,
         table_metadata,
+        table_configs,
         ..SubtaskCheckpointMetadata::default()
     }
+}
+
+/// What a task's state says of the second phase.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Commit {
+    /// Nothing.
+    None,
+    /// This task has to commit this.
+    Own(Bytes),
+    /// Every subtask of the operator has to commit: this is what this one gave.
+    Whole(Bytes),
 }
 
 /// A task's state and commit data, as the manifest keeps them.
 ///
 /// # Errors
 /// What is wrong with a table's data.
-pub(super) fn state(
-    metadata: &SubtaskCheckpointMetadata,
-    needs_commit: bool,
-) -> Result<(Bytes, Option<Bytes>), String> {
-    let is_kit = metadata.table_metadata.contains_key(SNAPSHOT);
-    let commits = if needs_commit { commits_by_table(metadata)? } else { BTreeMap::new() };
-    if let (true, Some(table)) = (is_kit, metadata.table_metadata.get(SNAPSHOT)) {
-        let commit = needs_commit.then(|| commits.into_iter().find(|(name, _)| *name == COMMIT));
-        return Ok((table.data.clone(), commit.map(|commit| commit.map(|(_, data)| data).unwrap_or_default())));
+pub(super) fn state(metadata: &SubtaskCheckpointMetadata, needs_commit: bool) -> Result<(Bytes, Commit), String> {
+    if let Some(table) = metadata.table_metadata.get(SNAPSHOT) {
+        let commit = if needs_commit {
+            Commit::Own(commits_by_table(metadata)?.remove(COMMIT).unwrap_or_default())
+        } else {
+            Commit::None
+        };
+        return Ok((table.data.clone(), commit));
     }
     let snapshot = metadata.encode_to_vec().into();
-    let commit = needs_commit.then(|| {
-        let subtask = metadata.subtask_index;
-        let table = |(name, data): (&str, Bytes)| {
-            (name.to_owned(), TableCommitData { commit_data_by_subtask: BTreeMap::from([(subtask, data)]) })
-        };
-        let tables = OperatorCommitData { committing_data: commits.into_iter().map(table).collect() };
-        let mut encoded = BytesMut::with_capacity(TABLES.len() + tables.encoded_len());
-        encoded.put_slice(TABLES);
-        encoded.put_slice(&tables.encode_to_vec());
-        encoded.freeze()
-    });
+    // Arroyo's workers say it by the configuration of their tables, and never by the flag; theirs is the whole operator's word.
+    let two_phase = two_phase_tables(metadata)?;
+    let commit = match (two_phase.is_empty(), needs_commit) {
+        (false, _) => {
+            let mut commits = commits_by_table(metadata)?;
+            let tables = two_phase.into_iter().map(|name| (name, commits.remove(name)));
+            Commit::Whole(by_table(metadata.subtask_index, tables))
+        }
+        (true, true) => {
+            let tables = commits_by_table(metadata)?.into_iter().map(|(name, data)| (name, Some(data)));
+            Commit::Own(by_table(metadata.subtask_index, tables))
+        }
+        (true, false) => Commit::None,
+    };
     Ok((snapshot, commit))
+}
+
+/// The commit data of one subtask. A table is there also where the subtask gave nothing for it.
+fn by_table<'a>(subtask: u32, tables: impl Iterator<Item = (&'a str, Option<Bytes>)>) -> Bytes {
+    let table = |(name, data): (&str, Option<Bytes>)| {
+        let commit_data_by_subtask = data.map(|data| (subtask, data)).into_iter().collect();
+        (name.to_owned(), TableCommitData { commit_data_by_subtask })
+    };
+    let tables = OperatorCommitData { committing_data: tables.map(table).collect() };
+    let mut encoded = BytesMut::with_capacity(TABLES.len() + tables.encoded_len());
+    encoded.put_slice(TABLES);
+    encoded.put_slice(&tables.encode_to_vec());
+    encoded.freeze()
+}
+
+/// The tables that take part in two-phase commit.
+fn two_phase_tables(metadata: &SubtaskCheckpointMetadata) -> Result<Vec<&str>, String> {
+    let mut tables = Vec::new();
+    for (name, table) in &metadata.table_configs {
+        if table.table_type != i32::from(TableEnum::GlobalKeyValue) {
+            continue;
+        }
+        let config = GlobalKeyedTableConfig::decode(table.config.clone()).map_err(|error| {
+            format!("expected the config of table `{name}` to be a GlobalKeyedTableConfig, got {error}")
+        })?;
+        if config.uses_two_phase_commit {
+            tables.push(name.as_str());
+        }
+    }
+    Ok(tables)
 }
 
 fn commits_by_table(metadata: &SubtaskCheckpointMetadata) -> Result<BTreeMap<&str, Bytes>, String> {
@@ -106,10 +159,16 @@ fn commits_by_table(metadata: &SubtaskCheckpointMetadata) -> Result<BTreeMap<&st
     Ok(commits)
 }
 
-/// The commit order for these tasks.
+/// The commit order for these tasks. An operator is in it also where none of its subtasks gave anything.
 pub(super) fn commit_req(topology: &Topology, epoch: Epoch, tasks: &[TaskCommit]) -> CommitReq {
     let mut committing_data: BTreeMap<String, OperatorCommitData> = BTreeMap::new();
+    let by_table: HashSet<u32> =
+        tasks.iter().filter(|it| it.data.starts_with(TABLES)).map(|it| it.task.operator).collect();
     for TaskCommit { task, data } in tasks {
+        // It said nothing of a table: another subtask said that the whole operator commits.
+        if data.is_empty() && by_table.contains(&task.operator) {
+            continue;
+        }
         // A controller makes orders for tasks of its topology only.
         let Some(operator) = topology.operators().get(task.operator as usize) else { continue };
         let entry = committing_data.entry(operator.name().to_string()).or_default();
@@ -121,14 +180,9 @@ pub(super) fn commit_req(topology: &Topology, epoch: Epoch, tasks: &[TaskCommit]
     CommitReq { epoch: epoch.get(), committing_data }
 }
 
-/// Whether commit data is that of an Arroyo-style task.
-pub(super) fn is_by_table(data: &Bytes) -> bool {
-    data.starts_with(TABLES)
-}
-
 /// The commit data of one task by table.
 fn tables(task: TaskId, data: &Bytes) -> OperatorCommitData {
-    let arroyo = is_by_table(data).then(|| OperatorCommitData::decode(data.slice(TABLES.len()..)));
+    let arroyo = data.starts_with(TABLES).then(|| OperatorCommitData::decode(data.slice(TABLES.len()..)));
     if let Some(Ok(tables)) = arroyo {
         return tables;
     }
@@ -172,6 +226,42 @@ pub(super) fn order_error(status: &Status) -> OrderError {
     OrderError::new(kind, message)
 }
 
+/// What an error says of an order's effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Effect {
+    /// It has none: the order did not arrive, or was turned away.
+    None,
+    /// It may have been taken.
+    Unknown,
+}
+
+/// Whether a worker may have taken the order that this came of.
+pub(super) fn effect(status: &Status) -> Effect {
+    let mut cause = std::error::Error::source(status);
+    if cause.is_some() {
+        // It is our own side of the connection that speaks.
+        while let Some(error) = cause {
+            if error.is::<tonic::ConnectError>() {
+                return Effect::None;
+            }
+            cause = error.source();
+        }
+        return Effect::Unknown;
+    }
+    match status.code() {
+        Code::FailedPrecondition
+        | Code::InvalidArgument
+        | Code::OutOfRange
+        | Code::PermissionDenied
+        | Code::Unauthenticated
+        | Code::Unimplemented
+        | Code::ResourceExhausted
+        | Code::Unavailable => Effect::None,
+        // A handler that failed, or was cut off, in the middle of its work.
+        _ => Effect::Unknown,
+    }
+}
+
 /// How a worker says that it did not take an order: the inverse of [`order_error`].
 pub(super) fn refusal(error: OrderError) -> Status {
     let code = match error.kind {
@@ -204,7 +294,8 @@ mod tests {
             let (snapshot, commit) = (Bytes::copy_from_slice(snapshot), commit.map(Bytes::copy_from_slice));
             let sent = metadata(1, &snapshot, commit.as_ref());
             let received = SubtaskCheckpointMetadata::decode(Bytes::from(sent.encode_to_vec())).unwrap();
-            assert_eq!(state(&received, commit.is_some()).unwrap(), (snapshot, commit));
+            let expected = commit.clone().map_or(Commit::None, Commit::Own);
+            assert_eq!(state(&received, commit.is_some()).unwrap(), (snapshot, expected));
         }
     }
 
@@ -235,10 +326,10 @@ mod tests {
             table_metadata: [("p".into(), table(b"pre")), ("r".into(), table(b"rec")), ("s".into(), other)].into(),
             ..Default::default()
         };
-        let (snapshot, commit) = state(&sent, true).unwrap();
+        let (snapshot, Commit::Own(commit)) = state(&sent, true).unwrap() else { panic!("{sent:?}") };
         assert_eq!(SubtaskCheckpointMetadata::decode(snapshot).unwrap(), sent, "it can be handed back");
 
-        let commit = TaskCommit { task: TaskId::new(1, 1), data: commit.unwrap() };
+        let commit = TaskCommit { task: TaskId::new(1, 1), data: commit };
         let request = commit_req(&topology(), Epoch::new(3), &[commit]);
         let of = |data: &'static [u8]| TableCommitData {
             commit_data_by_subtask: BTreeMap::from([(1, Bytes::from_static(data))]),
@@ -246,6 +337,56 @@ mod tests {
         let expected =
             OperatorCommitData { committing_data: [("p".into(), of(b"pre")), ("r".into(), of(b"rec"))].into() };
         assert_eq!(request.committing_data, BTreeMap::from([("sink".to_owned(), expected)]));
+    }
+
+    fn configured(tables: &[(&str, TableEnum, bool)]) -> SubtaskCheckpointMetadata {
+        let config = |(name, kind, uses_two_phase_commit): &(&str, TableEnum, bool)| {
+            let config = GlobalKeyedTableConfig {
+                table_name: (*name).to_owned(),
+                description: "state".into(),
+                uses_two_phase_commit: *uses_two_phase_commit,
+            };
+            let config =
+                TableConfig { table_type: (*kind).into(), config: config.encode_to_vec().into(), state_version: 1 };
+            ((*name).to_owned(), config)
+        };
+        SubtaskCheckpointMetadata {
+            subtask_index: 1,
+            table_configs: tables.iter().map(config).collect(),
+            ..SubtaskCheckpointMetadata::default()
+        }
+    }
+
+    #[test]
+    fn a1_who_commits_is_said_by_the_table_configurations() {
+        use TableEnum::{ExpiringKeyedTimeTable, GlobalKeyValue};
+        for (tables, commits) in [
+            (&[][..], false),
+            (&[("s", GlobalKeyValue, false)], false),
+            // Its `config` is another message, whose third field may be anything.
+            (&[("w", ExpiringKeyedTimeTable, true)], false),
+            (&[("i", GlobalKeyValue, true)], true),
+            (&[("a", GlobalKeyValue, false), ("p", GlobalKeyValue, true), ("w", ExpiringKeyedTimeTable, false)], true),
+        ] {
+            let (_, commit) = state(&configured(tables), false).unwrap();
+            assert_eq!(matches!(commit, Commit::Whole(_)), commits, "{tables:?}");
+            assert_eq!(matches!(commit, Commit::None), !commits, "{tables:?}");
+        }
+        let mut damaged = configured(&[("p", GlobalKeyValue, true)]);
+        damaged.table_configs.get_mut("p").unwrap().config = Bytes::from_static(b"\xff");
+        let error = state(&damaged, false).unwrap_err();
+        assert!(error.starts_with("expected the config of table `p` to be a GlobalKeyedTableConfig"), "{error}");
+    }
+
+    /// As Kafka's sink: its table takes part in two-phase commit, and holds nothing.
+    #[test]
+    fn a1_an_operator_without_commit_data_is_in_the_order() {
+        let (_, commit) = state(&configured(&[("i", TableEnum::GlobalKeyValue, true)]), false).unwrap();
+        let Commit::Whole(data) = commit else { panic!("{commit:?}") };
+        let silent = TaskCommit { task: TaskId::new(1, 0), data: Bytes::new() };
+        let request = commit_req(&topology(), Epoch::new(3), &[silent, TaskCommit { task: TaskId::new(1, 1), data }]);
+        let table = OperatorCommitData { committing_data: [("i".into(), TableCommitData::default())].into() };
+        assert_eq!(request.committing_data, BTreeMap::from([("sink".to_owned(), table)]));
     }
 
     #[test]

@@ -110,7 +110,7 @@ pub struct TaskCheckpointCompletedReq {
     pub epoch: u64,
     #[prost(message, optional, tag = "6")]
     pub metadata: ::core::option::Option<SubtaskCheckpointMetadata>,
-    /// The task has something to commit once the checkpoint is durable.
+    /// The task has something to commit once the checkpoint is durable. Arroyo's workers never set it: see GlobalKeyedTableConfig.
     #[prost(bool, tag = "7")]
     pub needs_commit: bool,
 }
@@ -161,6 +161,17 @@ pub struct TableConfig {
     #[prost(uint32, tag = "3")]
     pub state_version: u32,
 }
+/// What `TableConfig.config` holds for GlobalKeyValue.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GlobalKeyedTableConfig {
+    #[prost(string, tag = "1")]
+    pub table_name: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub description: ::prost::alloc::string::String,
+    /// Every subtask of the operator has to commit once the checkpoint is durable.
+    #[prost(bool, tag = "3")]
+    pub uses_two_phase_commit: bool,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GlobalKeyedTableSubtaskCheckpointMetadata {
     #[prost(uint32, tag = "1")]
@@ -177,6 +188,7 @@ pub struct TaskStartedReq {
     pub worker_context: ::core::option::Option<WorkerContext>,
     #[prost(uint64, tag = "2")]
     pub time: u64,
+    /// The id of a node of the job's graph, which runs one or more operators. So are the others of this name.
     #[prost(uint32, tag = "4")]
     pub task_id: u32,
     #[prost(uint32, tag = "5")]
@@ -225,6 +237,49 @@ pub struct TaskError {
     #[prost(string, tag = "7")]
     pub details: ::prost::alloc::string::String,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NonfatalErrorReq {
+    #[prost(message, optional, tag = "1")]
+    pub worker_context: ::core::option::Option<WorkerContext>,
+    #[prost(uint64, tag = "2")]
+    pub time: u64,
+    #[prost(message, optional, tag = "3")]
+    pub error: ::core::option::Option<TaskError>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WorkerErrorRes {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WorkerInitializationCompleteReq {
+    #[prost(message, optional, tag = "1")]
+    pub worker_context: ::core::option::Option<WorkerContext>,
+    #[prost(uint64, tag = "3")]
+    pub time: u64,
+    #[prost(bool, tag = "4")]
+    pub success: bool,
+    #[prost(string, optional, tag = "5")]
+    pub error_message: ::core::option::Option<::prost::alloc::string::String>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WorkerInitializationCompleteResp {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SinkDataReq {
+    #[prost(string, tag = "1")]
+    pub job_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub operator_id: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "3")]
+    pub subtask_idx: u32,
+    #[prost(uint64, repeated, tag = "4")]
+    pub timestamps: ::prost::alloc::vec::Vec<u64>,
+    #[prost(uint64, tag = "6")]
+    pub start_id: u64,
+    #[prost(string, tag = "7")]
+    pub batch: ::prost::alloc::string::String,
+    #[prost(bool, tag = "8")]
+    pub done: bool,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SinkDataResp {}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WorkerResources {
     #[prost(uint64, tag = "1")]
@@ -1146,6 +1201,30 @@ pub mod job_controller_grpc_client {
                 .insert(GrpcMethod::new("arroyo_rpc.JobControllerGrpc", "TaskFailed"));
             self.inner.unary(req, path, codec).await
         }
+        /// Something went wrong that ends nothing.
+        pub async fn nonfatal_error(
+            &mut self,
+            request: impl tonic::IntoRequest<super::NonfatalErrorReq>,
+        ) -> std::result::Result<tonic::Response<super::WorkerErrorRes>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/arroyo_rpc.JobControllerGrpc/NonfatalError",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("arroyo_rpc.JobControllerGrpc", "NonfatalError"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1195,6 +1274,11 @@ pub mod job_controller_grpc_server {
             &self,
             request: tonic::Request<super::TaskFailedReq>,
         ) -> std::result::Result<tonic::Response<super::TaskFailedResp>, tonic::Status>;
+        /// Something went wrong that ends nothing.
+        async fn nonfatal_error(
+            &self,
+            request: tonic::Request<super::NonfatalErrorReq>,
+        ) -> std::result::Result<tonic::Response<super::WorkerErrorRes>, tonic::Status>;
     }
     /// Served by the controller: what the tasks of a job report.
     #[derive(Debug)]
@@ -1507,6 +1591,52 @@ pub mod job_controller_grpc_server {
                     };
                     Box::pin(fut)
                 }
+                "/arroyo_rpc.JobControllerGrpc/NonfatalError" => {
+                    #[allow(non_camel_case_types)]
+                    struct NonfatalErrorSvc<T: JobControllerGrpc>(pub Arc<T>);
+                    impl<
+                        T: JobControllerGrpc,
+                    > tonic::server::UnaryService<super::NonfatalErrorReq>
+                    for NonfatalErrorSvc<T> {
+                        type Response = super::WorkerErrorRes;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::NonfatalErrorReq>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as JobControllerGrpc>::nonfatal_error(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = NonfatalErrorSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 _ => {
                     Box::pin(async move {
                         let mut response = http::Response::new(
@@ -1689,6 +1819,58 @@ pub mod controller_grpc_client {
                 .insert(GrpcMethod::new("arroyo_rpc.ControllerGrpc", "TaskStarted"));
             self.inner.unary(req, path, codec).await
         }
+        /// The worker has begun its work, or could not.
+        pub async fn worker_initialization_complete(
+            &mut self,
+            request: impl tonic::IntoRequest<super::WorkerInitializationCompleteReq>,
+        ) -> std::result::Result<
+            tonic::Response<super::WorkerInitializationCompleteResp>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/arroyo_rpc.ControllerGrpc/WorkerInitializationComplete",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "arroyo_rpc.ControllerGrpc",
+                        "WorkerInitializationComplete",
+                    ),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// What a preview sink has to show.
+        pub async fn send_sink_data(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SinkDataReq>,
+        ) -> std::result::Result<tonic::Response<super::SinkDataResp>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/arroyo_rpc.ControllerGrpc/SendSinkData",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("arroyo_rpc.ControllerGrpc", "SendSinkData"));
+            self.inner.unary(req, path, codec).await
+        }
         /// The worker leaves.
         pub async fn worker_finished(
             &mut self,
@@ -1742,6 +1924,19 @@ pub mod controller_grpc_server {
             &self,
             request: tonic::Request<super::TaskStartedReq>,
         ) -> std::result::Result<tonic::Response<super::TaskStartedResp>, tonic::Status>;
+        /// The worker has begun its work, or could not.
+        async fn worker_initialization_complete(
+            &self,
+            request: tonic::Request<super::WorkerInitializationCompleteReq>,
+        ) -> std::result::Result<
+            tonic::Response<super::WorkerInitializationCompleteResp>,
+            tonic::Status,
+        >;
+        /// What a preview sink has to show.
+        async fn send_sink_data(
+            &self,
+            request: tonic::Request<super::SinkDataReq>,
+        ) -> std::result::Result<tonic::Response<super::SinkDataResp>, tonic::Status>;
         /// The worker leaves.
         async fn worker_finished(
             &self,
@@ -1904,6 +2099,104 @@ pub mod controller_grpc_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = TaskStartedSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/arroyo_rpc.ControllerGrpc/WorkerInitializationComplete" => {
+                    #[allow(non_camel_case_types)]
+                    struct WorkerInitializationCompleteSvc<T: ControllerGrpc>(
+                        pub Arc<T>,
+                    );
+                    impl<
+                        T: ControllerGrpc,
+                    > tonic::server::UnaryService<super::WorkerInitializationCompleteReq>
+                    for WorkerInitializationCompleteSvc<T> {
+                        type Response = super::WorkerInitializationCompleteResp;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<
+                                super::WorkerInitializationCompleteReq,
+                            >,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ControllerGrpc>::worker_initialization_complete(
+                                        &inner,
+                                        request,
+                                    )
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WorkerInitializationCompleteSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/arroyo_rpc.ControllerGrpc/SendSinkData" => {
+                    #[allow(non_camel_case_types)]
+                    struct SendSinkDataSvc<T: ControllerGrpc>(pub Arc<T>);
+                    impl<
+                        T: ControllerGrpc,
+                    > tonic::server::UnaryService<super::SinkDataReq>
+                    for SendSinkDataSvc<T> {
+                        type Response = super::SinkDataResp;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SinkDataReq>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ControllerGrpc>::send_sink_data(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SendSinkDataSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

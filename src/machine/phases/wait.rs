@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::{
     clock::{MOMENT, after},
-    contracts::{ControllerError, JobController, StopRequest, WorkerEvent},
+    contracts::{ControllerError, Event, JobController, StopRequest, WorkerEvent},
     machine::{JobContext, progress::LiveProgress},
     mailbox::Incoming,
 };
@@ -101,11 +101,20 @@ async fn yield_once() {
     .await;
 }
 
-/// Hands a message to the controller. What it rejects has changed nothing, so it is only told, and counted.
+/// Hands a message to the controller. What it rejects has changed nothing, so it is only told, and counted. An error that ends nothing is
+/// told to those who watch the job.
 pub(super) fn take_in<C: JobController>(controller: &mut C, progress: &mut LiveProgress, event: WorkerEvent) {
+    let nonfatal = match &event.event {
+        Event::NonfatalError { task, error } => Some((event.worker, *task, error.clone())),
+        _ => None,
+    };
     if let Err(rejection) = controller.handle(event, Instant::now().into_std()) {
         tracing::debug!(%rejection, "rejected a worker's message");
         progress.note_rejection(rejection);
+    } else if let Some((worker, task, error)) = nonfatal {
+        let task = task.map(tracing::field::display);
+        tracing::warn!(worker = worker.get(), task, %error, "a worker reported an error that ends nothing");
+        progress.note_error(&error);
     }
 }
 

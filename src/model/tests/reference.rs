@@ -68,6 +68,7 @@ impl Naive {
             last_complete: self.last_complete,
             orders_outstanding: 0,
             failures: self.failures,
+            nonfatal_errors: 0,
         }
     }
 
@@ -120,6 +121,7 @@ impl Naive {
             | Event::CommitCompleted { task, .. }
             | Event::TaskFinished { task }
             | Event::TaskFailed { task, .. } => *task,
+            other => unreachable!("{other:?} is not among the random events"),
         };
         if !all().any(|it| it == task) {
             return Err(Rejection::UnknownTask(task));

@@ -20,12 +20,15 @@ pub(super) enum Opening {
 
 /// One place to start from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(clippy::struct_excessive_bools, reason = "each may hold with each other")]
 pub(super) struct Scenario {
     pub(super) name: &'static str,
     pub(super) opening: Opening,
     pub(super) spent: OnSpentCheckpoint,
     /// Whether a task has something to commit.
     pub(super) commits: bool,
+    /// Whether it says so for its whole operator, whose other subtask has nothing to say.
+    pub(super) as_whole: bool,
     /// Whether periodic checkpoints are taken.
     pub(super) periodic: bool,
     /// Whether the controller that follows a crash has no link to the workers.
@@ -37,7 +40,7 @@ use Opening::{Request, SourcesComplete, TaskFails, TimeIsOver, WorkerDies};
 use StopRequest::{Checkpoint, Force, Graceful, Immediate};
 
 const fn scenario(name: &'static str, opening: Opening, spent: OnSpentCheckpoint) -> Scenario {
-    Scenario { name, opening, spent, commits: true, periodic: false, detached: false }
+    Scenario { name, opening, spent, commits: true, as_whole: false, periodic: false, detached: false }
 }
 
 /// Every place that schedules start from.
@@ -54,6 +57,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     scenario("checkpoint-give-back", Request(Checkpoint), GiveBack),
     Scenario { commits: false, ..scenario("checkpoint-no-commits", Request(Checkpoint), Escalate) },
     Scenario { periodic: true, ..scenario("checkpoint-periodic", Request(Checkpoint), Escalate) },
+    Scenario { as_whole: true, periodic: true, ..scenario("checkpoint-whole-operator", Request(Checkpoint), Escalate) },
     Scenario { periodic: true, ..scenario("graceful-periodic", Request(Graceful), Escalate) },
     Scenario { detached: true, ..scenario("checkpoint-then-detached", Request(Checkpoint), Escalate) },
 ];

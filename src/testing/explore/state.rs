@@ -54,9 +54,9 @@ fn digest_of_item(item: &Item) -> u64 {
 pub(super) fn digest_of_event(event: &WorkerEvent) -> u64 {
     let head = (event.run, event.worker, std::mem::discriminant(&event.event));
     match &event.event {
-        Event::CheckpointCompleted { task, epoch, .. } | Event::CommitCompleted { task, epoch } => {
-            digest(&(head, task, epoch))
-        }
+        Event::CheckpointCompleted { task, epoch, .. }
+        | Event::OperatorPreCommitted { task, epoch, .. }
+        | Event::CommitCompleted { task, epoch } => digest(&(head, task, epoch)),
         Event::SourceExhausted { task } | Event::TaskFinished { task } | Event::TaskFailed { task, .. } => {
             digest(&(head, task))
         }

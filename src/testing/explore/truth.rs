@@ -152,8 +152,10 @@ impl World {
         let epoch = manifest.epoch;
         for task in self.tasks {
             let entry = manifest.tasks.iter().find(|entry| entry.task == task.id);
+            // What a task has to commit is in it, or neither this run nor the next would ask for it.
+            let is_whole = |commit: bool| task.acked >= Some(epoch) && commit == task.has_commits;
             let is_true =
-                entry.is_some_and(|it| if it.finished { task.end.is_some() } else { task.acked >= Some(epoch) });
+                entry.is_some_and(|it| if it.finished { task.end.is_some() } else { is_whole(it.commit.is_some()) });
             if !is_true {
                 self.violated(
                     "I3",

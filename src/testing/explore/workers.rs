@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::world::{Effect, End, Item, Pending, RUN, Refusal, SOURCE, Task, World};
+use super::world::{COMMITTING_SINK, Effect, End, Item, Pending, RUN, Refusal, SOURCE, Task, World};
 use crate::contracts::{Command, Epoch, Event, OrderErrorKind, TaskError, TaskId, WorkerEvent, WorkerStopMode};
 
 impl World {
@@ -87,16 +87,24 @@ impl World {
         let task = &mut self.tasks[at];
         (task.acked, task.is_last) = (Some(epoch), then_stop);
         let ends = then_stop && !task.has_commits;
-        let event = Self::acknowledgement(task, epoch);
-        self.say(self.tasks[at].worker, event);
+        let task = *task;
+        let event = self.acknowledgement(&task, epoch);
+        self.say(task.worker, event);
         if ends {
             self.end(at, End::Finished);
         }
     }
 
-    fn acknowledgement(task: &Task, epoch: Epoch) -> Event {
-        let commit = task.has_commits.then(|| Bytes::from_static(b"commit"));
-        Event::CheckpointCompleted { task: task.id, epoch, snapshot: Bytes::from_static(b"state"), commit }
+    fn acknowledgement(&self, task: &Task, epoch: Epoch) -> Event {
+        let (id, snapshot, commit) = (task.id, Bytes::from_static(b"state"), Bytes::from_static(b"commit"));
+        match (self.scenario.as_whole, id == COMMITTING_SINK) {
+            (true, true) => Event::OperatorPreCommitted { task: id, epoch, snapshot, commit },
+            // The other sink has to commit too, and does not know it.
+            (true, false) => Event::CheckpointCompleted { task: id, epoch, snapshot, commit: None },
+            (false, _) => {
+                Event::CheckpointCompleted { task: id, epoch, snapshot, commit: task.has_commits.then_some(commit) }
+            }
+        }
     }
 
     fn commit(&mut self, at: usize, epoch: Epoch, tasks: &[TaskId]) -> Result<(), OrderErrorKind> {
@@ -186,7 +194,8 @@ impl World {
                 if let Some(committed) = task.committed.filter(|committed| *committed < epoch) {
                     self.say(at, Event::CommitCompleted { task: task.id, epoch: committed });
                 }
-                self.say(at, Self::acknowledgement(&task, epoch));
+                let event = self.acknowledgement(&task, epoch);
+                self.say(at, event);
                 if task.committed == Some(epoch) {
                     self.say(at, Event::CommitCompleted { task: task.id, epoch });
                 }

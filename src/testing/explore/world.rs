@@ -21,7 +21,7 @@ pub(super) const JOB: &str = "job";
 pub(super) const RUN: RunId = RunId::new(7);
 pub(super) const SOURCE: TaskId = TaskId::new(0, 0);
 const SINK: TaskId = TaskId::new(1, 0);
-const COMMITTING_SINK: TaskId = TaskId::new(1, 1);
+pub(super) const COMMITTING_SINK: TaskId = TaskId::new(1, 1);
 
 /// How a task ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -156,7 +156,11 @@ impl World {
             chooser: Chooser::default(),
             scenario,
             began: Instant::now(),
-            tasks: [task(SOURCE, 0, false), task(SINK, 0, false), task(COMMITTING_SINK, 1, scenario.commits)],
+            tasks: [
+                task(SOURCE, 0, false),
+                task(SINK, 0, scenario.as_whole),
+                task(COMMITTING_SINK, 1, scenario.commits),
+            ],
             workers: [Worker::default(); 2],
             queue: VecDeque::new(),
             late: Vec::new(),

@@ -24,6 +24,10 @@ pub(crate) enum Mistake {
     FlagForgottenOnRetry,
     /// A durable manifest is taken for a complete checkpoint, and its tasks for finished.
     EvidenceBeforeCommit,
+    /// Who has something to commit is not heard, so nobody is asked to.
+    CommitNeverAskedFor,
+    /// Of an operator that commits as a whole, only those subtasks are asked to that gave something.
+    OnlyThoseWithDataCommit,
     /// The store says `Ok` before the manifest is durable.
     CommitBeforePublish,
     /// The final checkpoint that was started before the crash is taken for complete, and another one started.
@@ -193,6 +197,14 @@ impl JobController for Controller {
     fn handle(&mut self, mut event: WorkerEvent, now: Instant) -> Result<Applied, Rejection> {
         match (self.mistake, &event.event) {
             (Mistake::ForeignAccepted, _) => event.run = self.run,
+            (Mistake::CommitNeverAskedFor, Event::CheckpointCompleted { task, epoch, snapshot, commit: Some(_) }) => {
+                let (task, epoch, snapshot) = (*task, *epoch, snapshot.clone());
+                event.event = Event::CheckpointCompleted { task, epoch, snapshot, commit: None };
+            }
+            (Mistake::OnlyThoseWithDataCommit, Event::OperatorPreCommitted { task, epoch, snapshot, commit }) => {
+                let (task, epoch, snapshot, commit) = (*task, *epoch, snapshot.clone(), Some(commit.clone()));
+                event.event = Event::CheckpointCompleted { task, epoch, snapshot, commit };
+            }
             (Mistake::LostFailure, Event::TaskFailed { .. }) => return Ok(Applied::Changed),
             (Mistake::FailureTakenForFinish, Event::TaskFailed { task, .. }) => {
                 event.event = Event::TaskFinished { task: *task };

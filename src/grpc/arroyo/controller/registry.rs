@@ -7,9 +7,13 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{Semaphore, watch};
+use tokio::{
+    sync::{Semaphore, SemaphorePermit, watch},
+    time::{Instant, timeout_at},
+};
 use tonic::Status;
 
+use super::validate::Refusal;
 use crate::{
     contracts::{Event, JobId, RunId, WorkerEvent, WorkerId},
     grpc::GrpcTransport,
@@ -17,9 +21,36 @@ use crate::{
 };
 
 /// The jobs of a server, by name.
-#[derive(Default)]
 pub(super) struct Registry {
-    jobs: RwLock<HashMap<String, Arc<Hosted>>>,
+    jobs: RwLock<Jobs>,
+    began: Instant,
+    /// Told of every job that comes.
+    changes: watch::Sender<()>,
+    /// One permit for each call that waits for a job to come.
+    patience: Semaphore,
+}
+
+#[derive(Default)]
+struct Jobs {
+    hosted: HashMap<String, Arc<Hosted>>,
+    /// When each job went that is not hosted any more.
+    gone: HashMap<String, Instant>,
+}
+
+/// So many calls wait for jobs to come. Each holds its message.
+const PATIENCE: usize = 1024;
+/// So many jobs that went are remembered; beyond it those that went first are forgotten.
+const REMEMBERED: usize = 4096;
+
+impl Default for Registry {
+    fn default() -> Self {
+        Self {
+            jobs: RwLock::default(),
+            began: Instant::now(),
+            changes: watch::Sender::default(),
+            patience: Semaphore::new(PATIENCE),
+        }
+    }
 }
 
 /// One run that a server takes messages for.
@@ -62,7 +93,7 @@ impl Registry {
         let hosted = Arc::new(Hosted { transport, sender, waiting, leaving: watch::Sender::default() });
         let (job, got) = (hosted.transport.job(), hosted.transport.run());
         let mut jobs = self.jobs.write().unwrap_or_else(PoisonError::into_inner);
-        match jobs.entry(job.as_str().to_owned()) {
+        match jobs.hosted.entry(job.as_str().to_owned()) {
             Entry::Occupied(place) if place.get().transport.run() >= got => {
                 let registered = place.get().transport.run();
                 return Err(RegisterError { job: job.clone(), registered, got });
@@ -70,16 +101,62 @@ impl Registry {
             Entry::Occupied(mut place) => drop(place.insert(Arc::clone(&hosted))),
             Entry::Vacant(place) => drop(place.insert(Arc::clone(&hosted))),
         }
+        jobs.gone.remove(job.as_str());
         drop(jobs);
+        self.changes.send_replace(());
         Ok(Registration { registry: Arc::clone(self), hosted })
     }
 
     pub(super) fn get(&self, job: &str) -> Option<Arc<Hosted>> {
-        self.jobs.read().unwrap_or_else(PoisonError::into_inner).get(job).cloned()
+        self.jobs.read().unwrap_or_else(PoisonError::into_inner).hosted.get(job).cloned()
+    }
+
+    /// For a call that waits for `job` to be registered, for at most `wait`.
+    pub(super) fn patience<'a>(&'a self, job: &'a str, wait: Duration) -> Patience<'a> {
+        Patience {
+            registry: self,
+            job,
+            wait,
+            deadline: Instant::now() + wait,
+            changes: self.changes.subscribe(),
+            permit: None,
+        }
+    }
+
+    /// Whether the job was here, or may have been at a server before this one, not long ago.
+    fn may_come(&self, job: &str, within: Duration) -> bool {
+        let jobs = self.jobs.read().unwrap_or_else(PoisonError::into_inner);
+        // One that is registered still is one whose context has gone: its registration is about to.
+        let gone = jobs.gone.get(job).is_some_and(|gone| gone.elapsed() < within);
+        gone || jobs.hosted.contains_key(job) || self.began.elapsed() < within
     }
 
     pub(super) fn jobs(&self) -> Vec<String> {
-        self.jobs.read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+        self.jobs.read().unwrap_or_else(PoisonError::into_inner).hosted.keys().cloned().collect()
+    }
+}
+
+/// A call that waits for its job.
+pub(super) struct Patience<'a> {
+    registry: &'a Registry,
+    job: &'a str,
+    wait: Duration,
+    deadline: Instant,
+    changes: watch::Receiver<()>,
+    permit: Option<SemaphorePermit<'a>>,
+}
+
+impl Patience<'_> {
+    /// Whether the call is worth another attempt after an answer like this: not for an error that no registration can mend, not where nobody
+    /// knows why the job should come, not for ever. Returns as soon as a job has come since the last attempt.
+    pub(super) async fn again(&mut self, refusal: &Refusal) -> bool {
+        if !refusal.until_registered {
+            return false;
+        }
+        if self.permit.is_none() && self.registry.may_come(self.job, self.wait) {
+            self.permit = self.registry.patience.try_acquire().ok();
+        }
+        self.permit.is_some() && timeout_at(self.deadline, self.changes.changed()).await.is_ok()
     }
 }
 
@@ -102,11 +179,16 @@ impl Registration {
 impl Drop for Registration {
     fn drop(&mut self) {
         let mut jobs = self.registry.jobs.write().unwrap_or_else(PoisonError::into_inner);
-        if let Entry::Occupied(place) = jobs.entry(self.hosted.transport.job().as_str().to_owned()) {
-            // A newer run may have taken the place.
-            if Arc::ptr_eq(place.get(), &self.hosted) {
-                place.remove();
+        let name = self.hosted.transport.job().as_str();
+        // A newer run may have taken the place.
+        if jobs.hosted.get(name).is_some_and(|it| Arc::ptr_eq(it, &self.hosted)) {
+            jobs.hosted.remove(name);
+            if jobs.gone.len() >= REMEMBERED
+                && let Some(first) = jobs.gone.iter().min_by_key(|(_, gone)| **gone).map(|(name, _)| name.clone())
+            {
+                jobs.gone.remove(&first);
             }
+            jobs.gone.insert(name.to_owned(), Instant::now());
         }
     }
 }
@@ -118,6 +200,19 @@ impl fmt::Debug for Registration {
 }
 
 impl Hosted {
+    /// Passes an event on; waits for room for as long as it takes.
+    pub(super) async fn deliver_at_length(&self, worker: WorkerId, event: Event) -> Result<(), Refusal> {
+        let event = WorkerEvent::new(self.transport.run(), worker, event);
+        let event = match self.sender.try_event(event) {
+            Ok(()) => return Ok(()),
+            Err(TryEventError::Gone(gone)) => return Err(Refusal::until_registered(self.gone(gone))),
+            Err(TryEventError::Full(event)) => event,
+        };
+        // It is never closed.
+        let _place = self.waiting.acquire().await;
+        self.sender.event(event).await.map_err(|gone| Refusal::until_registered(self.gone(gone)))
+    }
+
     /// Passes an event on; waits up to `wait` for room.
     pub(super) async fn deliver(&self, worker: WorkerId, event: Event, wait: Duration) -> Result<(), Status> {
         let event = WorkerEvent::new(self.transport.run(), worker, event);
@@ -165,6 +260,46 @@ mod tests {
         contracts::{OpenRun, Role},
         mailbox::Mailbox,
     };
+
+    fn transport(run: u64) -> Arc<GrpcTransport> {
+        let topology = crate::Topology::builder().operator("source", Role::Source, [WorkerId::new(1)]).build().unwrap();
+        Arc::new(GrpcTransport::new(&OpenRun::without_store("words", RunId::new(run)), topology))
+    }
+
+    /// Whether a call for `job` is worth another attempt, and after how long that is known.
+    async fn again(registry: &Registry, job: &str, wait: Duration) -> (bool, Duration) {
+        let begun = Instant::now();
+        let refusal = Refusal::until_registered(Status::not_found("no"));
+        (registry.patience(job, wait).again(&refusal).await, begun.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a4_a_call_waits_for_a_job_that_was_here_a_moment_ago_and_for_any_at_a_server_that_has_just_begun() {
+        let (registry, mailbox, wait) = (Arc::<Registry>::default(), Mailbox::new(1), Duration::from_secs(30));
+        assert_eq!(again(&registry, "anything", wait).await, (false, wait), "the server is new");
+        assert_eq!(again(&registry, "anything", wait).await, (false, Duration::ZERO), "it is not any more");
+
+        drop(registry.register(transport(1), mailbox.sender(), 1).unwrap());
+        let come = async {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            registry.register(transport(1), mailbox.sender(), 1).unwrap()
+        };
+        let (registration, outcome) = tokio::join!(come, again(&registry, "words", wait));
+        assert_eq!(outcome, (true, Duration::from_secs(3)));
+        drop(registration);
+        assert_eq!(again(&registry, "words", wait).await, (false, wait));
+        assert_eq!(again(&registry, "words", wait).await, (false, Duration::ZERO), "longer ago than that");
+
+        let fault = Refusal::from(Status::invalid_argument("no"));
+        assert!(!registry.patience("words", wait).again(&fault).await, "no registration mends it");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a4_so_many_calls_wait_and_no_more() {
+        let (registry, wait) = (Registry::default(), Duration::from_secs(30));
+        let _taken = registry.patience.try_acquire_many(u32::try_from(PATIENCE).unwrap()).unwrap();
+        assert_eq!(again(&registry, "anything", wait).await, (false, Duration::ZERO));
+    }
 
     /// So memory is bounded however many calls come in.
     #[tokio::test(start_paused = true)]

@@ -7,14 +7,44 @@ use tonic::Status;
 
 use super::registry::{Hosted, Registry};
 use crate::{
-    contracts::{Epoch, RunId, TaskId, Topology, WorkerId},
-    grpc::proto::arroyo_rpc::WorkerContext,
+    contracts::{Epoch, Operator, RunId, TaskId, Topology, WorkerId},
+    grpc::{
+        arroyo::fence::Dialect,
+        proto::arroyo_rpc::{TaskError, WorkerContext},
+    },
 };
+
+/// Why a message is not taken.
+pub(super) struct Refusal {
+    pub(super) status: Status,
+    /// A registration would change it.
+    pub(super) until_registered: bool,
+}
+
+impl From<Status> for Refusal {
+    fn from(status: Status) -> Self {
+        Self { status, until_registered: false }
+    }
+}
+
+impl Refusal {
+    pub(super) fn until_registered(status: Status) -> Self {
+        Self { status, until_registered: true }
+    }
+}
 
 /// A worker that may speak for a run.
 pub(super) struct Speaker {
     pub(super) hosted: Arc<Hosted>,
     pub(super) worker: WorkerId,
+    pub(super) dialect: Dialect,
+}
+
+/// What a report of a task's beginning or end speaks of.
+pub(super) struct Subject {
+    pub(super) task: TaskId,
+    /// The whole chain that the task is in, which has more operators than one.
+    pub(super) is_chain: bool,
 }
 
 pub(super) fn invalid(expected: impl Display, got: impl Display) -> Status {
@@ -30,19 +60,22 @@ pub(super) fn shown(name: &str) -> String {
 
 impl Registry {
     /// Who speaks, if it is a worker of a registered run.
-    pub(super) fn speaker(&self, context: Option<WorkerContext>) -> Result<Speaker, Status> {
+    pub(super) fn speaker(&self, context: Option<&WorkerContext>, dialect: Dialect) -> Result<Speaker, Refusal> {
         let context = context.ok_or_else(|| invalid("a worker_context", "none"))?;
         let hosted = self.get(&context.job_id).ok_or_else(|| {
-            Status::not_found(format!("expected a job that is registered here, got `{}`", shown(&context.job_id)))
+            let got = shown(&context.job_id);
+            Refusal::until_registered(Status::not_found(format!("expected a job that is registered here, got `{got}`")))
         })?;
         let (expected, got) = (hosted.transport.run(), RunId::new(context.generation));
         if expected != got {
-            return Err(Status::failed_precondition(format!(
+            let status = Status::failed_precondition(format!(
                 "expected generation {} of job `{}`, got {}",
                 expected.get(),
                 hosted.transport.job(),
                 got.get()
-            )));
+            ));
+            // A newer run may be about to be registered.
+            return Err(if got > expected { Refusal::until_registered(status) } else { status.into() });
         }
         let worker = WorkerId::new(context.worker_id);
         if !hosted.transport.knows(worker) {
@@ -50,9 +83,10 @@ impl Registry {
             return Err(invalid(
                 format_args!("one of the {count} workers of run {expected}"),
                 format_args!("worker {worker}"),
-            ));
+            )
+            .into());
         }
-        Ok(Speaker { hosted, worker })
+        Ok(Speaker { hosted, worker, dialect })
     }
 }
 
@@ -68,6 +102,30 @@ impl Speaker {
             .operator_index(operator_id)
             .ok_or_else(|| invalid("the id of an operator of the job", format_args!("`{}`", shown(operator_id))))?;
         self.task(operator, subtask)
+    }
+
+    /// What a `task_id` and a subtask's index mean, if it is placed on the worker that speaks: our kit names an operator by its index,
+    /// others a node of the job's graph by its id.
+    pub(super) fn subject(&self, task_id: u32, subtask: u32) -> Result<Subject, Status> {
+        if self.dialect == Dialect::Kit {
+            return Ok(Subject { task: self.task(task_id, subtask)?, is_chain: false });
+        }
+        let chain = self.topology().node(task_id).ok_or_else(|| {
+            let mut nodes: Vec<u32> = self.topology().operators().iter().map(Operator::node).collect();
+            nodes.dedup();
+            nodes.truncate(SHOWN);
+            invalid(format_args!("a task_id among the job's nodes {nodes:?}"), task_id)
+        })?;
+        Ok(Subject { task: self.task(chain.start, subtask)?, is_chain: chain.len() > 1 })
+    }
+
+    /// The subject of an error: the operator that it names, where that is one of the chain.
+    pub(super) fn subject_of_error(&self, error: &TaskError) -> Result<Subject, Status> {
+        let subject = self.subject(error.task_id, error.subtask_idx)?;
+        let chain = self.topology().chain_of(subject.task.operator);
+        let named = self.topology().operator_index(&error.operator_id).filter(|named| chain.contains(named));
+        let task = named.map_or(subject.task, |operator| TaskId::new(operator, subject.task.subtask));
+        Ok(Subject { task, ..subject })
     }
 
     /// The task, if it is placed on the worker that speaks.
@@ -90,10 +148,11 @@ impl Speaker {
         }
     }
 
-    /// The epoch, if a worker can have been ordered to take part in it.
+    /// The epoch, if a worker can have been ordered to take part in it. It is not a worker's fault if the order came from a controller
+    /// before this one: the model knows what to make of its report.
     pub(super) fn epoch(&self, epoch: u64) -> Result<Epoch, Status> {
         let newest = self.hosted.transport.newest_epoch();
-        if epoch == 0 || epoch > newest.get() {
+        if epoch == 0 || (epoch > newest.get() && self.dialect == Dialect::Kit) {
             let expected = format!("an epoch from 1 to {}, the newest that was ordered", newest.get());
             return Err(invalid(expected, epoch));
         }

@@ -19,13 +19,16 @@ use crate::{
     contracts::{Event, TaskId, Topology, WorkerEvent},
     grpc::{
         GrpcWorkerOptions,
-        arroyo::{fence::Addressee, wire},
+        arroyo::{
+            fence::{Addressee, Dialect},
+            wire,
+        },
         proto::{
             arroyo_rpc::{
-                ErrorDomain, HeartbeatReq, RegisterWorkerReq, RetryHint, TaskCheckpointCompletedReq,
+                ErrorDomain, HeartbeatReq, NonfatalErrorReq, RegisterWorkerReq, RetryHint, TaskCheckpointCompletedReq,
                 TaskCheckpointEventReq, TaskCheckpointEventType, TaskError, TaskFailedReq, TaskFinishedReq,
-                WorkerContext, WorkerFinishedReq, WorkerResources, controller_grpc_client::ControllerGrpcClient,
-                job_controller_grpc_client::JobControllerGrpcClient,
+                WorkerContext, WorkerFinishedReq, WorkerInitializationCompleteReq, WorkerResources,
+                controller_grpc_client::ControllerGrpcClient, job_controller_grpc_client::JobControllerGrpcClient,
             },
             winddown::{
                 SourceExhaustedReq, WorkerLeavingReq, winddown_controller_grpc_client::WinddownControllerGrpcClient,
@@ -157,6 +160,7 @@ impl Notice {
             let message = WorkerLeavingReq { worker_context: Some(self.context.clone()), time: wire::now() };
             let mut request = message.into_request();
             request.set_timeout(self.options.calls.call);
+            Dialect::say_kit(request.metadata_mut());
             match timeout(self.options.calls.call, client.worker_leaving(request)).await {
                 Ok(Ok(_)) => return,
                 // A controller that does not know the call (of the Arroyo family, or an older one) hears of it by the worker's end.
@@ -189,7 +193,8 @@ impl Reports {
     ) -> Self {
         Self {
             context: context(addressee),
-            address,
+            // A controller of the Arroyo family takes it for a whole URI.
+            address: if address.contains("://") { address } else { format!("http://{address}") },
             topology,
             channel,
             options,
@@ -289,6 +294,21 @@ impl Reports {
                 };
                 client.task_checkpoint_completed(self.request(message)).await.map(drop)
             }
+            // The kit says none of these: its tasks commit and end each for itself.
+            Event::OperatorPreCommitted { .. } | Event::ChainFinished { .. } | Event::ChainFailed { .. } => {
+                Err(Status::unimplemented("expected an event of the worker kit, got one of another engine's"))
+            }
+            Event::NonfatalError { task, error } => {
+                let task = task.unwrap_or(TaskId::new(u32::MAX, u32::MAX));
+                let error = Some(self.task_error(task, error));
+                client.nonfatal_error(self.request(NonfatalErrorReq { worker_context, time, error })).await.map(drop)
+            }
+            Event::WorkerFailed { error } => {
+                let error_message = Some(error.message.to_string());
+                let message = WorkerInitializationCompleteReq { worker_context, time, success: false, error_message };
+                let mut client = ControllerGrpcClient::new(self.channel.clone());
+                client.worker_initialization_complete(self.request(message)).await.map(drop)
+            }
             Event::CommitCompleted { task, epoch } => {
                 let message = TaskCheckpointEventReq {
                     worker_context,
@@ -332,6 +352,7 @@ impl Reports {
     fn request<M>(&self, message: M) -> Request<M> {
         let mut request = message.into_request();
         request.set_timeout(self.options.calls.call);
+        Dialect::say_kit(request.metadata_mut());
         request
     }
 
