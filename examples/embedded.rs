@@ -41,6 +41,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
     let (mut job, running) = JobContext::builder("counter", run).mailbox(mailbox).build(controller.build(), cluster);
 
+    job.hear_of_ends(); // a worker that dies is heard of at once, and not by its silence
     let requests = job.sender(); // also for the API server, the scheduler's notice…
     tokio::spawn(async move {
         for request in [StopRequest::Checkpoint, StopRequest::Immediate, StopRequest::Force] {

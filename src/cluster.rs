@@ -22,9 +22,12 @@ use std::{
 
 use self::{courier::Courier, fan_out::FanOut, periodic::Periodic, publication::Publication};
 use crate::{
-    Applied, CheckpointStart, Command, ControllerError, DynCheckpointStore, Epoch, Event, JobController, JobId, Limits,
-    Manifest, Rehydrated, Rejection, RunFailure, RunId, RunStatus, Topology, Transport, WorkerEvent, WorkerId,
-    WorkerStopMode,
+    contracts::{
+        Applied, CheckpointStart, Command, ControllerError, DynCheckpointStore, Epoch, Event, JobController, JobId,
+        Manifest, Rejection, RunFailure, RunId, RunStatus, Topology, Transport, WorkerEvent, WorkerId, WorkerStopMode,
+    },
+    drive::Rehydrated,
+    limits::Limits,
     model::{Action, RunModel},
 };
 
@@ -32,7 +35,7 @@ use crate::{
 ///
 /// - An order goes to all workers at once. Each has [`Limits::order`] for its answer and [`Limits::order_retries`]
 ///   retries of its own, with exponential backoff and jitter. When all have settled and some have failed,
-///   [`progress`](JobController::progress) returns one [`OrderReport`](crate::OrderReport), once; the same command given
+///   [`progress`](JobController::progress) returns one [`OrderReport`](crate::contracts::OrderReport), once; the same command given
 ///   again goes to those workers only.
 /// - A newer command replaces the older one of its kind, whose unanswered orders are dropped: an immediate stop replaces
 ///   a graceful one, a stop replaces a checkpoint, the release replaces a stop. So are orders to workers that have left,
@@ -44,7 +47,7 @@ use crate::{
 ///   good, or whose manifest can't be published is abandoned.
 ///
 /// It needs tokio's time driver as soon as [`progress`](JobController::progress) is polled.
-pub struct ClusterController<T: Transport> {
+pub struct ClusterController<T: Transport + ?Sized> {
     model: RunModel,
     courier: Courier<T>,
     store: Option<Arc<dyn DynCheckpointStore>>,
@@ -61,14 +64,14 @@ pub struct ClusterController<T: Transport> {
 
 /// Collects what a [`ClusterController`] needs.
 #[must_use = "a builder does nothing until `build` is called"]
-pub struct ClusterBuilder<T: Transport> {
+pub struct ClusterBuilder<T: Transport + ?Sized> {
     model: RunModel,
     courier: Courier<T>,
     store: Option<Arc<dyn DynCheckpointStore>>,
     limits: Limits,
 }
 
-impl<T: Transport> ClusterController<T> {
+impl<T: Transport + ?Sized> ClusterController<T> {
     /// Starts to build the controller of a run of `job` whose workers are reached over `transport`. The workers'
     /// heartbeats are counted from now on.
     pub fn builder(
@@ -93,7 +96,7 @@ impl<T: Transport> ClusterController<T> {
     }
 }
 
-impl<T: Transport> ClusterBuilder<T> {
+impl<T: Transport + ?Sized> ClusterBuilder<T> {
     /// Replaces the default [`Limits`].
     pub fn limits(mut self, limits: Limits) -> Self {
         self.courier.set_limits(&limits);
@@ -165,7 +168,7 @@ impl<T: Transport> ClusterBuilder<T> {
 }
 
 #[diagnostic::do_not_recommend]
-impl<T: Transport> JobController for ClusterController<T> {
+impl<T: Transport + ?Sized> JobController for ClusterController<T> {
     fn status(&self) -> RunStatus {
         let outstanding = [&self.orders, &self.commits].into_iter().flatten().map(FanOut::outstanding).sum::<usize>();
         RunStatus { orders_outstanding: u32::try_from(outstanding).unwrap_or(u32::MAX), ..self.model.status() }
@@ -173,6 +176,18 @@ impl<T: Transport> JobController for ClusterController<T> {
 
     fn failure(&self) -> Option<&RunFailure> {
         self.model.failure()
+    }
+
+    fn latest_failure(&self) -> Option<&RunFailure> {
+        self.model.latest_failure()
+    }
+
+    fn waits_for(&self) -> Vec<WorkerId> {
+        self.model.waits_for()
+    }
+
+    fn lost_workers(&self) -> Vec<WorkerId> {
+        self.model.lost_workers()
     }
 
     fn handle(&mut self, event: WorkerEvent, now: Instant) -> Result<Applied, Rejection> {
@@ -228,7 +243,7 @@ impl<T: Transport> JobController for ClusterController<T> {
     }
 }
 
-impl<T: Transport> ClusterController<T> {
+impl<T: Transport + ?Sized> ClusterController<T> {
     fn poll_progress(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ControllerError>> {
         let mut changed = self.poll_publication(cx);
         for fan_out in [&mut self.orders, &mut self.commits].into_iter().flatten() {
@@ -365,7 +380,7 @@ impl<T: Transport> ClusterController<T> {
     }
 }
 
-impl<T: Transport> fmt::Debug for ClusterController<T> {
+impl<T: Transport + ?Sized> fmt::Debug for ClusterController<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClusterController")
             .field("job", self.job())
@@ -376,7 +391,7 @@ impl<T: Transport> fmt::Debug for ClusterController<T> {
     }
 }
 
-impl<T: Transport> fmt::Debug for ClusterBuilder<T> {
+impl<T: Transport + ?Sized> fmt::Debug for ClusterBuilder<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClusterBuilder")
             .field("job", self.courier.job())

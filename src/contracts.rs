@@ -3,22 +3,28 @@
 //! that carries one order to one worker, and a [`CheckpointStore`] that makes a checkpoint's manifest durable.
 
 mod event;
+mod ids;
 mod job_controller;
-mod journal;
 mod order;
+mod request;
 mod scheduler;
 mod status;
 mod store;
+mod topology;
 mod transport;
 
 pub use event::{Event, TaskError, WorkerEvent};
-pub use job_controller::{Applied, CheckpointStart, ControllerError, Detached, JobController, Rejection};
-pub use journal::{BoxJournal, DynJournal, Journal, JournalError, NoJournal, PhaseRecord, Write, may_write};
+pub use ids::{Epoch, JobId, RunId, TaskId, WorkerId};
+pub use job_controller::{
+    Applied, BoxController, CheckpointStart, ControllerError, Detached, DynJobController, JobController, Rejection,
+};
 pub use order::{Command, Order, TaskCommit, WorkerStopMode};
+pub use request::{ParseStopRequestError, StopRequest};
 pub use scheduler::{BoxScheduler, ConfirmedBy, DynScheduler, Scheduler, SchedulerError};
 pub use status::{CheckpointStage, Count, FinalCheckpoint, RunFailure, RunStatus};
-pub use store::{CheckpointStore, DynCheckpointStore, Manifest, Restored, StoreError, TaskSnapshot};
-pub use transport::{OrderError, OrderErrorKind, OrderReport, Transport};
+pub use store::{BoxStore, CheckpointStore, DynCheckpointStore, Manifest, Restored, StoreError, TaskSnapshot};
+pub use topology::{Operator, Role, Topology, TopologyBuilder, TopologyError};
+pub use transport::{BoxTransport, DynTransport, OrderError, OrderErrorKind, OrderReport, Transport};
 
 /// A boxed future, as the dyn-safe forms of the contracts return it.
 pub type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;

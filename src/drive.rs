@@ -3,32 +3,36 @@
 mod attachment;
 mod policy;
 mod receipt;
+mod rehydrate;
+mod report;
 mod retry;
+mod worst_case;
 
 pub use attachment::Attachment;
 pub use policy::{OnSpentCheckpoint, Policy};
 pub use receipt::{Leg, Receipt};
+pub use rehydrate::{RehydrateError, Rehydrated, Unfit, rehydrate};
+pub use report::{LegReport, ReceiptReport};
 
 use std::fmt;
 
 use retry::{Retries, Verdict};
 
 use crate::{
-    contracts::Scheduler,
-    error::Failure,
-    job::{JobContext, StopRequest},
-    machine::AnyPhase,
-    phases::{AnyStopped, CheckpointStopping, MOMENT, after, hold},
+    clock::{MOMENT, after},
+    contracts::{Scheduler, StopRequest},
+    machine::{AnyPhase, AnyStopped, CheckpointStopping, Failure, JobContext, hold},
+    text::rounded,
 };
 
 /// Drives a job from any phase to `Stopped`.
 ///
 /// Every phase is run, and its legal successor entered, until one is terminal. Retryable failures are tried again with exponential
-/// backoff and jitter, as often as [`Limits`](crate::Limits) say; a stronger stop request cuts a backoff short. When the final checkpoint
+/// backoff and jitter, as often as [`Limits`](crate::limits::Limits) say; a stronger stop request cuts a backoff short. When the final checkpoint
 /// can't be had in time, or can't complete at all, `policy` says what happens. A job without a controller
-/// ([`Detached`](crate::Detached)) goes straight to `Stopping<Force>`.
+/// ([`Detached`](crate::contracts::Detached)) goes straight to `Stopping<Force>`.
 ///
-/// [`Limits::worst_case`](crate::Limits::worst_case) says how long it can take.
+/// [`Limits::worst_case`](crate::limits::Limits::worst_case) says how long it can take.
 ///
 /// # Errors
 /// [`DriveError`] holds the phase that could not be left: try again, escalate, or let a person decide.
@@ -59,7 +63,10 @@ pub async fn drive<C: Attachment, S: Scheduler>(
         }
         match retries.after(&failure, phase.kind()) {
             Verdict::Retry(delay) => {
-                tracing::warn!(%failure, ?delay, phase = %phase.kind(), "will try again");
+                tracing::warn!(
+                    job = %parking.job.id, run = parking.job.run.get(), phase = phase.kind().tag(), %failure,
+                    wait = %rounded(delay), "will try again"
+                );
                 parking.job.note_retry();
                 // Nothing is stronger than a kill, so no request makes it worth trying earlier.
                 let level = if failure.is_schedulers() { Some(StopRequest::Force) } else { phase.kind().fulfils() };
@@ -107,7 +114,9 @@ fn after_spent<C: Attachment, S: Scheduler>(
         AnyPhase::CheckpointStopping(phase) if phase.complete().is_none() => {
             after_spent_checkpoint(phase, failure, job, policy)
         }
-        AnyPhase::Finishing(phase) => C::give_up(phase.into(), job).map_err(|phase| DriveError::new(phase, failure)),
+        AnyPhase::Finishing(phase) => {
+            C::give_up(phase.into(), &failure, job).map_err(|phase| DriveError::new(phase, failure))
+        }
         phase => Err(DriveError::new(phase, failure)),
     }
 }
@@ -124,7 +133,9 @@ fn after_spent_checkpoint<C: Attachment, S: Scheduler>(
             phase.extend(job.limits.final_checkpoint, job);
             Ok(phase.into())
         }
-        OnSpentCheckpoint::Escalate => C::give_up(phase.into(), job).map_err(|phase| DriveError::new(phase, failure)),
+        OnSpentCheckpoint::Escalate => {
+            C::give_up(phase.into(), &failure, job).map_err(|phase| DriveError::new(phase, failure))
+        }
         _ => Err(DriveError::new(phase.into(), failure)),
     }
 }
@@ -204,8 +215,4 @@ impl fmt::Display for DriveError {
     }
 }
 
-impl std::error::Error for DriveError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&*self.failure)
-    }
-}
+impl std::error::Error for DriveError {}

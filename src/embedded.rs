@@ -1,4 +1,4 @@
-//! The embedded cluster: workers of many jobs in this process, as a [`Scheduler`] and a [`Transport`](crate::Transport).
+//! The embedded cluster: workers of many jobs in this process, as a [`Scheduler`] and a [`Transport`](crate::contracts::Transport).
 //!
 //! It is what examples, tests and small deployments run on, and it keeps the same promises as a cluster of pods: a worker is
 //! listed until none of its tasks runs any more, and force is an abort that is verified (invariant I2).
@@ -51,9 +51,8 @@ use self::{
     run::{Hosted, JobRuns},
 };
 use crate::{
-    contracts::{Manifest, Scheduler, SchedulerError, TaskError},
-    ids::{JobId, RunId, WorkerId},
-    topology::Topology,
+    contracts::{JobId, Manifest, RunId, Scheduler, SchedulerError, TaskError, Topology, WorkerId},
+    mailbox::JobSender,
     worker::{EventSink, Prepared, TaskContext, WorkerOptions, lock},
 };
 
@@ -114,7 +113,8 @@ impl EmbeddedCluster {
         lock(&self.inner.jobs).get(&job).map_or(Ok(()), |runs| runs.admit(&job, run))?;
         let specs = plan::plan(&job, run, topology, restored)?;
         let options = self.inner.options;
-        let prepare = |spec: crate::WorkerSpec| (spec.worker, Prepared::new(spec, options, &runtime, &mut factory));
+        let prepare =
+            |spec: crate::worker::WorkerSpec| (spec.worker, Prepared::new(spec, options, &runtime, &mut factory));
         let prepared: Vec<_> = specs.into_iter().map(prepare).collect();
 
         // Started and listed in one step: a scheduler that is asked in between would say that nothing is alive.
@@ -159,6 +159,12 @@ impl Scheduler for EmbeddedCluster {
         alive.sort_unstable();
         alive.dedup();
         Ok(alive)
+    }
+
+    fn report_ends(&self, job: &JobId, run: RunId, to: JobSender) {
+        for hosted in self.runs(job, Some(run)) {
+            hosted.report_ends(&to);
+        }
     }
 }
 

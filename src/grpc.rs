@@ -1,6 +1,6 @@
 //! Workers in other processes: orders and events over gRPC, in the words of Arroyo's worker protocol.
 //!
-//! - [`GrpcTransport`] carries the orders of one run to its workers; give it to a [`ClusterController`](crate::ClusterController).
+//! - [`GrpcTransport`] carries the orders of one run to its workers; give it to a [`ClusterController`](crate::cluster::ClusterController).
 //! - [`ControllerServer`] takes what workers report, checks it, and passes it into the mailbox of the right job. One server
 //!   serves many jobs.
 //! - [`GrpcWorker`] serves the [worker kit](crate::worker) in a process of its own. Whoever has workers already, in whatever
@@ -12,23 +12,16 @@
 //! The example `custom_worker` shows both sides in two processes.
 
 mod address;
-mod commits;
-mod controller;
-mod fence;
+mod arroyo;
 mod options;
 pub mod proto;
-mod transport;
-mod wire;
-mod worker;
 
 pub use address::{AddressError, Connect};
-pub use controller::{ControllerServer, RegisterError, Registration};
+pub use arroyo::{ControllerServer, Departure, GrpcTransport, GrpcWorker, RegisterError, Registration};
 pub use options::{CallOptions, ControllerOptions, GrpcWorkerOptions, KeepAlive};
 pub use tonic;
-pub use transport::GrpcTransport;
-pub use worker::{Departure, GrpcWorker};
 
 /// A server could not be started, or ended before it was told to.
 #[derive(Debug, thiserror::Error)]
 #[error("the gRPC server ended: {0}")]
-pub struct ServeError(#[source] crate::BoxError);
+pub struct ServeError(crate::contracts::BoxError);

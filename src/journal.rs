@@ -1,11 +1,11 @@
 //! Where a shutdown is written down: in a local folder, in SQLite, in PostgreSQL.
 //!
-//! A [`Journal`](crate::Journal) keeps the newest [`PhaseRecord`](crate::PhaseRecord) of each job, so that the controller that comes after a crash finds out how
+//! A [`Journal`] keeps the newest [`PhaseRecord`] of each job, so that the controller that comes after a crash finds out how
 //! far the shutdown was (invariant I7).
 //!
 //! - `FileJournal` (feature `journal`): one file per job. For controllers on one machine.
 //! - `SqlJournal` (feature `sqlx`): one row per job. SQLite for controllers on one machine, PostgreSQL for controllers anywhere.
-//! - [`NoJournal`](crate::NoJournal): none, said aloud.
+//! - [`NoJournal`]: none, said aloud.
 //!
 //! # What is written
 //! All of them write the same text, which a person can read:
@@ -16,24 +16,29 @@
 //! ```
 //!
 //! The first line holds the version of the format, and the length and CRC-32 of the rest. A record that was cut short, altered or put in the
-//! place of another job's is [`JournalError::Corrupt`](crate::JournalError::Corrupt); one of a newer version is
-//! [`JournalError::NewerVersion`](crate::JournalError::NewerVersion). Neither is ever overwritten.
+//! place of another job's is [`JournalError::Corrupt`]; one of a newer version is
+//! [`JournalError::NewerVersion`]. Neither is ever overwritten.
 //!
 //! # Why two controllers can't both advance a job (invariant I11)
 //! A write compares and sets. Whoever reads the record before, and finds that it may be followed by the new one
-//! ([`may_write`](crate::may_write)), sets it only if it is still the same: in a folder because the job's file is locked from the reading to
+//! ([`may_write`]), sets it only if it is still the same: in a folder because the job's file is locked from the reading to
 //! the replacing, in a database because the statement that writes asks for the text that was read. Of two controllers that write the same
-//! revision, one is told [`JournalError::Conflict`](crate::JournalError::Conflict).
+//! revision, one is told [`JournalError::Conflict`].
 
 #[cfg(feature = "journal")]
 mod file;
+#[cfg(any(feature = "journal", feature = "sqlx"))]
 mod format;
 #[cfg(feature = "sqlx")]
 mod sql;
-#[cfg(test)]
+#[cfg(all(test, any(feature = "journal", feature = "sqlx")))]
 mod tests;
 
 #[cfg(feature = "journal")]
 pub use file::FileJournal;
 #[cfg(feature = "sqlx")]
 pub use sql::SqlJournal;
+
+pub use crate::machine::record::{
+    BoxJournal, DynJournal, Journal, JournalError, NoJournal, PhaseRecord, Write, may_write,
+};

@@ -1,4 +1,4 @@
-//! Workers as pods: a [`Scheduler`](crate::Scheduler) that starts, stops and kills them, and verifies that they are gone; and a lease, so that of two
+//! Workers as pods: a [`Scheduler`](crate::contracts::Scheduler) that starts, stops and kills them, and verifies that they are gone; and a lease, so that of two
 //! controllers only one acts.
 //!
 //! ```no_run
@@ -25,14 +25,14 @@
 //! - **Stop.** Every pod is deleted by its UID, so that a newer pod of the same name is left alone; all at once, bounded by the number of requests in
 //!   flight. Then a watch (with a new list wherever the watch is lost) until no pod object of the run is left. A terminating pod is alive.
 //! - **Force.** The node gets a second, and is waited for: when it has confirmed that every container has ended, the evidence says
-//!   [`ConfirmedBy::Host`](crate::ConfirmedBy). Where it does not, [`Unconfirmed`] decides: the pod object is removed, and the
-//!   evidence says [`ConfirmedBy::Records`](crate::ConfirmedBy); or the stop waits on.
+//!   [`ConfirmedBy::Host`](crate::contracts::ConfirmedBy). Where it does not, [`Unconfirmed`] decides: the pod object is removed, and the
+//!   evidence says [`ConfirmedBy::Records`](crate::contracts::ConfirmedBy); or the stop waits on.
 //!   `kubectl delete --force` is what the first does, and what most programs do: the API server forgets the pod, and nobody knows what the node does.
 //! - **Zombies.** A worker that lives on where it can't be reached is of an old run, and can commit nothing (invariant I11).
 //! - **Errors.** Each says the verb, the resource and the namespace. What passes (no connection, 429, 5xx) is tried again, at 429 when the server says so;
 //!   what does not pass (a role, a quota, admission) is reported for what it is.
 //! - **Restart.** What pods there are is asked of the cluster, so that the next controller finds them. It has not seen how pods ended before its time,
-//!   so its evidence says [`ConfirmedBy::Records`](crate::ConfirmedBy) at best.
+//!   so its evidence says [`ConfirmedBy::Records`](crate::contracts::ConfirmedBy) at best.
 //!
 //! `docs/kubernetes.md` has the role that a controller needs, and the way from nothing to a stopped job.
 
@@ -49,7 +49,7 @@ mod stop;
 mod tests;
 mod watcher;
 
-pub use crate::worker_env::{CONTROLLER, JOB, RUN, WORKER};
+pub use crate::worker_env::{CONTROLLER, JOB, RUN, WORKER, WorkerEnv, WorkerEnvError};
 pub use error::{ApiError, NotLeader, StartError, TemplateError, Trouble};
 pub use follow::{Follower, PodChange};
 pub use lease::{Leadership, LeaseCandidate};

@@ -106,34 +106,30 @@
 
 #[cfg(feature = "object-store")]
 pub mod checkpoint;
-mod cluster;
-mod contracts;
-mod drive;
+mod clock;
+pub mod cluster;
+pub mod contracts;
+pub mod drive;
 #[cfg(any(feature = "object-store", feature = "journal", feature = "sqlx"))]
 mod durable;
 #[cfg(feature = "embedded")]
 pub mod embedded;
 #[cfg(any(feature = "object-store", feature = "journal", feature = "sqlx"))]
 mod envelope;
-mod error;
 #[cfg(feature = "grpc")]
 pub mod grpc;
-mod ids;
-mod job;
-#[cfg(any(feature = "journal", feature = "sqlx"))]
 pub mod journal;
 #[cfg(feature = "kubernetes")]
 pub mod kubernetes;
-mod limits;
-mod machine;
+pub mod limits;
+pub mod machine;
+pub mod mailbox;
 pub mod model;
-mod phases;
 #[cfg(all(feature = "process", target_os = "linux"))]
 pub mod process;
-mod rehydrate;
 #[cfg(feature = "testing")]
 pub mod testing;
-mod topology;
+mod text;
 #[cfg(feature = "worker")]
 pub mod worker;
 #[cfg(any(feature = "kubernetes", all(feature = "process", target_os = "linux")))]
@@ -143,15 +139,12 @@ mod worker_env;
 pub use checkpoint::ObjectStoreCheckpoints;
 pub use cluster::{ClusterBuilder, ClusterController};
 pub use contracts::*;
-pub use drive::{Attachment, DriveError, Leg, OnSpentCheckpoint, Policy, Receipt, drive};
+pub use drive::{
+    Attachment, DriveError, Leg, LegReport, OnSpentCheckpoint, Policy, Receipt, ReceiptReport, RehydrateError,
+    Rehydrated, Unfit, drive, rehydrate,
+};
 #[cfg(feature = "embedded")]
 pub use embedded::{EmbeddedCluster, EmbeddedRun};
-pub use error::{Failed, Failure, WrongJob};
-pub use ids::{Epoch, JobId, RunId, TaskId, WorkerId};
-pub use job::{
-    Incoming, JobBuilder, JobContext, JobGone, JobMessage, JobSender, Mailbox, ParseStopRequestError, Progress,
-    Requested, StopRequest, TryEventError, Visit,
-};
 #[cfg(feature = "journal")]
 pub use journal::FileJournal;
 #[cfg(feature = "sqlx")]
@@ -159,19 +152,10 @@ pub use journal::SqlJournal;
 #[cfg(feature = "kubernetes")]
 pub use kubernetes::KubernetesScheduler;
 pub use limits::Limits;
-pub use machine::{
-    AfterCheckpointStopping, AfterFinishing, AfterForce, AfterGraceful, AfterImmediate, AfterRecovering, AfterRunning,
-    AnyPhase, EDGES, Edge, Force, Graceful, Immediate, Phase, PhaseKind, StopBehavior, StopMode, SuccessorOf,
-    WeakerThan, edge,
-};
-pub use phases::{
-    AnyStopped, CheckpointStopping, Checkpointed, Drained, Evidence, Finishing, Halted, Killed, Recovering, Running,
-    Stopped, Stopping,
-};
+pub use machine::*;
+pub use mailbox::*;
 #[cfg(all(feature = "process", target_os = "linux"))]
 pub use process::ProcessScheduler;
-pub use rehydrate::{RehydrateError, Rehydrated, Unfit, rehydrate};
-pub use topology::{Operator, Role, Topology, TopologyBuilder, TopologyError};
 #[cfg(feature = "worker")]
 pub use worker::{
     Barrier, EventSink, SinkClosed, TaskContext, TaskControl, TaskEvents, TaskOrder, TaskSpec, Worker, WorkerOptions,

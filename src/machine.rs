@@ -5,16 +5,36 @@
 
 #[macro_use]
 mod define;
+mod context;
+mod failure;
+mod journaling;
 mod modes;
+pub(crate) mod phases;
+mod progress;
+mod reason;
+pub(crate) mod record;
 mod table;
+mod trail;
 
+pub use context::{JobBuilder, JobContext};
+pub use failure::{Failed, Failure, WrongJob};
 pub use modes::{Force, Graceful, Immediate, StopBehavior, StopMode, WeakerThan};
+pub use phases::{
+    AnyStopped, CheckpointStopping, Checkpointed, Drained, Evidence, Finishing, Halted, Killed, Recovering, Running,
+    Stopped, Stopping,
+};
+pub use progress::{Progress, ProgressReport};
+pub use reason::{Reason, ReasonKind};
+pub use record::{BoxJournal, DynJournal, Journal, JournalError, NoJournal, PhaseRecord, Write, may_write};
 pub use table::{
     AfterCheckpointStopping, AfterFinishing, AfterForce, AfterGraceful, AfterImmediate, AfterRecovering, AfterRunning,
     AnyPhase, EDGES, PhaseKind,
 };
+pub use trail::{Phases, Visit};
 
-use crate::phases::sealed;
+pub(crate) use phases::{NothingAlive, Replay, hold, listed, pause, replay, step_for};
+
+use self::phases::{HealthWatch, sealed};
 
 /// A phase of a shutdown. Each is a type of its own; this trait is sealed.
 ///
@@ -79,8 +99,8 @@ impl PhaseKind {
     }
 
     /// The strongest stop request that the phase already fulfils; a stronger one makes it give way (invariant I4).
-    pub const fn fulfils(self) -> Option<crate::StopRequest> {
-        use crate::StopRequest;
+    pub const fn fulfils(self) -> Option<crate::contracts::StopRequest> {
+        use crate::contracts::StopRequest;
         match self {
             Self::Running => None,
             // The final checkpoint stops every task at a consistent point, and does more than a graceful stop.
@@ -88,6 +108,20 @@ impl PhaseKind {
             Self::Recovering | Self::StoppingImmediate => Some(StopRequest::Immediate),
             _ => Some(StopRequest::Force),
         }
+    }
+}
+
+/// A word that is no phase's tag.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected a phase's tag (`running`, `stopping-force` and so on; docs/transitions.md lists them), got `{0}`")]
+pub struct ParsePhaseKindError(String);
+
+/// Reads a phase's [`tag`](PhaseKind::tag).
+impl std::str::FromStr for PhaseKind {
+    type Err = ParsePhaseKindError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::from_tag(text).ok_or_else(|| ParsePhaseKindError(text.to_owned()))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Workers as child processes: a [`Scheduler`](crate::Scheduler) that starts, stops, kills and verifies them. Linux only.
+//! Workers as child processes: a [`Scheduler`](crate::contracts::Scheduler) that starts, stops, kills and verifies them. Linux only.
 //!
 //! Each worker leads a process group of its own, so that Ctrl-C in a terminal reaches the scheduler alone, and a kill reaches what the
 //! worker has forked. A worker is listed until its process is reaped and no child of it is left.
@@ -16,7 +16,7 @@
 //! }
 //!
 //! fn work(worker: WorkerEnv) -> Result<(), Box<dyn std::error::Error>> {
-//!     println!("{} of job `{}`", worker.worker, worker.job); // to a file in the state folder
+//!     println!("worker {} of job `{}`", worker.worker, worker.job); // to a file in the state folder
 //!     Ok(())
 //! }
 //!
@@ -69,8 +69,7 @@ mod table;
 mod tests;
 mod watchdog;
 
-pub use crate::worker_env::{CONTROLLER, JOB, RUN, WORKER, WorkerEnv, WorkerEnvError};
+pub use crate::worker_env::{CONTROLLER, JOB, LIFELINE, RUN, SPAWN, WORKER, WorkerEnv, WorkerEnvError};
 pub use error::ProcessError;
-pub use lifeline::{LIFELINE, SPAWN};
 pub use scheduler::{ProcessScheduler, ProcessSchedulerBuilder, WorkerProcess};
 pub use watchdog::{Watchdog, init};

@@ -2,7 +2,7 @@
 
 use std::{env, ffi::OsString};
 
-use crate::ids::{JobId, RunId, WorkerId};
+use crate::contracts::{JobId, RunId, WorkerId};
 
 /// The variable that names the job.
 pub const JOB: &str = "WINDDOWN_JOB";
@@ -12,6 +12,14 @@ pub const RUN: &str = "WINDDOWN_RUN";
 pub const WORKER: &str = "WINDDOWN_WORKER";
 /// The variable that holds the controller's address, as it was given to the scheduler.
 pub const CONTROLLER: &str = "WINDDOWN_CONTROLLER";
+/// The variable that holds the path of the lifeline: a named pipe that nothing is ever written to, and whose end is reached when the
+/// scheduler is gone. A worker in another language opens it for reading and leaves at its end, or when it can't be found.
+#[cfg(all(feature = "process", target_os = "linux"))]
+pub const LIFELINE: &str = "WINDDOWN_LIFELINE";
+/// The variable that names this start of the worker. The scheduler recognises a worker's children by it: leave it as it is.
+#[cfg(all(feature = "process", target_os = "linux"))]
+pub const SPAWN: &str = "WINDDOWN_SPAWN";
+
 /// Who a worker is, and whom it reports to: what the scheduler passes, and what the worker reads.
 ///
 /// ```
@@ -80,7 +88,7 @@ impl WorkerEnv {
             worker: WorkerId::new(number(WORKER)?),
             controller: text(CONTROLLER, "the controller's address")?,
             #[cfg(all(feature = "process", target_os = "linux"))]
-            lifeline: get(crate::process::LIFELINE).map(std::path::PathBuf::from),
+            lifeline: get(LIFELINE).map(std::path::PathBuf::from),
         }))
     }
 

@@ -10,9 +10,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{
-    contracts::{Manifest, TaskSnapshot},
+    contracts::{Epoch, JobId, Manifest, RunId, TaskId, TaskSnapshot},
     envelope::{Envelope, Mismatch, Unsound},
-    ids::{Epoch, JobId, RunId, TaskId},
 };
 
 const ENVELOPE: Envelope = Envelope::new("winddown-log", 1);

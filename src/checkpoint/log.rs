@@ -13,7 +13,10 @@ use super::{
     entry::Entry,
     local::{self, LocalFolder},
 };
-use crate::{contracts::StoreError, envelope::Mismatch, ids::JobId};
+use crate::{
+    contracts::{JobId, StoreError},
+    envelope::Mismatch,
+};
 
 /// The digits of an entry's name, so that names sort as numbers do.
 const DIGITS: usize = 20;

@@ -15,10 +15,7 @@ use object_store::{ObjectStore, ObjectStoreExt as _, PutPayload, memory::InMemor
 use tempfile::TempDir;
 
 use super::*;
-use crate::{
-    contracts::TaskSnapshot,
-    ids::{Epoch, TaskId},
-};
+use crate::contracts::{Epoch, TaskId, TaskSnapshot};
 
 fn job() -> JobId {
     JobId::new("job")

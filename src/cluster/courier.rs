@@ -4,9 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use backon::{ExponentialBuilder, Retryable};
 
-use crate::{BoxFuture, Command, JobId, Limits, Order, OrderError, OrderErrorKind, RunId, Transport, WorkerId};
+use crate::{
+    contracts::{BoxFuture, Command, JobId, Order, OrderError, OrderErrorKind, RunId, Transport, WorkerId},
+    limits::Limits,
+};
 
-pub(super) struct Courier<T> {
+pub(super) struct Courier<T: ?Sized> {
     transport: Arc<T>,
     job: JobId,
     run: RunId,
@@ -14,7 +17,7 @@ pub(super) struct Courier<T> {
     backoff: ExponentialBuilder,
 }
 
-impl<T: Transport> Courier<T> {
+impl<T: Transport + ?Sized> Courier<T> {
     pub(super) fn new(transport: Arc<T>, job: JobId, run: RunId, limits: &Limits) -> Self {
         Self { transport, job, run, limit: limits.order, backoff: backoff(limits) }
     }

@@ -8,7 +8,7 @@ use std::{
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::{Epoch, model::RunModel};
+use crate::{contracts::Epoch, model::RunModel};
 
 pub(super) struct Periodic {
     every: Option<Duration>,

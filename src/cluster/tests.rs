@@ -11,8 +11,11 @@ use tokio::time::Instant;
 use self::scripted::{Answer, Store, Workers};
 use super::ClusterController;
 use crate::{
-    Command, ControllerError, Epoch, Event, JobController, Limits, OrderErrorKind, Role, RunId, TaskId, Topology,
-    WorkerEvent, WorkerId, WorkerStopMode,
+    contracts::{
+        Command, ControllerError, Epoch, Event, JobController, OrderErrorKind, Role, RunId, TaskId, Topology,
+        WorkerEvent, WorkerId, WorkerStopMode,
+    },
+    limits::Limits,
 };
 
 const RUN: RunId = RunId::new(5);

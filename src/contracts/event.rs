@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::ids::{Epoch, RunId, TaskId, WorkerId};
+use crate::contracts::{Epoch, RunId, TaskId, WorkerId};
 
 /// A message from a worker of some run.
 #[derive(Clone, Debug, PartialEq, Eq)]

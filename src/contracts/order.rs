@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::ids::{Epoch, RunId, TaskId};
+use crate::contracts::{Epoch, RunId, TaskId};
 
 /// How workers are told to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -1,13 +1,13 @@
 //! How one order reaches one worker, and what is said when it does not.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
-use super::Order;
-use crate::ids::WorkerId;
+use super::{BoxFuture, Order};
+use crate::contracts::WorkerId;
 
 /// Carries an order to one worker: in-process, over gRPC, or by a user's own means.
 ///
-/// [`ClusterController`](crate::ClusterController) does fan-out, deadlines and retries over any transport.
+/// [`ClusterController`](crate::cluster::ClusterController) does fan-out, deadlines and retries over any transport.
 ///
 /// # What an implementer must keep
 /// - `Ok(())` means that the worker has taken the order in, not that it has been carried out: that is told by events.
@@ -28,9 +28,32 @@ pub trait Transport: Send + Sync + 'static {
     fn send(&self, worker: WorkerId, order: Order) -> impl Future<Output = Result<(), OrderError>> + Send;
 }
 
-impl<T: Transport> Transport for std::sync::Arc<T> {
+impl<T: Transport + ?Sized> Transport for Arc<T> {
     fn send(&self, worker: WorkerId, order: Order) -> impl Future<Output = Result<(), OrderError>> + Send {
         T::send(self, worker, order)
+    }
+}
+
+/// The dyn-safe form of [`Transport`], implemented for every transport. Use it through [`BoxTransport`].
+pub trait DynTransport: Send + Sync + 'static {
+    /// [`Transport::send`], boxed.
+    fn send_boxed(&self, worker: WorkerId, order: Order) -> BoxFuture<'_, Result<(), OrderError>>;
+}
+
+impl<T: Transport> DynTransport for T {
+    fn send_boxed(&self, worker: WorkerId, order: Order) -> BoxFuture<'_, Result<(), OrderError>> {
+        Box::pin(self.send(worker, order))
+    }
+}
+
+/// Any transport, chosen at run time: `let transport: BoxTransport = Arc::new(my_transport);`
+///
+/// [`ClusterController::builder`](crate::cluster::ClusterController::builder) takes it as it is, and makes a `ClusterController<dyn DynTransport>`.
+pub type BoxTransport = Arc<dyn DynTransport>;
+
+impl Transport for dyn DynTransport {
+    async fn send(&self, worker: WorkerId, order: Order) -> Result<(), OrderError> {
+        self.send_boxed(worker, order).await
     }
 }
 
@@ -52,7 +75,7 @@ impl OrderError {
 
     /// No answer within the time given to one order.
     pub fn timed_out(after: Duration) -> Self {
-        Self::new(OrderErrorKind::TimedOut, format!("no answer within {}", humantime::format_duration(after)))
+        Self::new(OrderErrorKind::TimedOut, format!("no answer within {}", crate::text::rounded(after)))
     }
 }
 
@@ -113,7 +136,7 @@ impl fmt::Display for OrderReport {
         write!(f, "{} of {workers} workers refused: {order} order: ", failures.len())?;
         for (position, (worker, error)) in failures.iter().take(Self::SHOWN).enumerate() {
             let comma = if position == 0 { "" } else { "; " };
-            write!(f, "{comma}{worker} {error}")?;
+            write!(f, "{comma}worker {worker} {error}")?;
         }
         match failures.len().saturating_sub(Self::SHOWN) {
             0 => Ok(()),

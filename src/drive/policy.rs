@@ -1,6 +1,6 @@
 //! What a drive may decide without asking.
 
-/// What [`drive`](crate::drive) does where the machine leaves a choice. There is no default: losing a final checkpoint is a decision
+/// What [`drive`](crate::drive::drive) does where the machine leaves a choice. There is no default: losing a final checkpoint is a decision
 /// that the caller states.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {

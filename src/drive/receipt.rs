@@ -3,11 +3,8 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use crate::{
-    contracts::ConfirmedBy,
-    ids::{JobId, RunId},
-    job::{JobContext, StopRequest},
-    machine::PhaseKind,
-    phases::AnyStopped,
+    contracts::{ConfirmedBy, JobId, RunId, StopRequest},
+    machine::{AnyStopped, JobContext, PhaseKind, Reason},
 };
 
 /// The record of a finished shutdown: the evidence as a typed value, and the way there.
@@ -32,10 +29,12 @@ pub struct Receipt {
 }
 
 /// One phase of the way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leg {
     /// The phase.
     pub phase: PhaseKind,
+    /// Why it was entered.
+    pub reason: Reason,
     /// How long the job was in it; zero for the terminal one.
     pub took: Duration,
 }
@@ -44,7 +43,9 @@ impl Receipt {
     pub(super) fn new<C, S>(job: &JobContext<C, S>, stopped: AnyStopped, retries: u32) -> Self {
         let visits = job.walked();
         let ends = visits.iter().skip(1).chain(visits.last()).map(|visit| visit.entered);
-        let legs = visits.iter().zip(ends).map(|(visit, end)| Leg { phase: visit.phase, took: end - visit.entered });
+        let legs = visits.iter().zip(ends);
+        let legs =
+            legs.map(|(visit, end)| Leg { phase: visit.phase, reason: visit.reason(), took: end - visit.entered });
         Self {
             job: job.id().clone(),
             run: job.run(),
@@ -71,15 +72,18 @@ impl Receipt {
 
 impl fmt::Display for Receipt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "job `{}`, {}: {}", self.job, self.run, self.stopped.name())?;
+        write!(f, "job `{}`, run {}: {}", self.job, self.run, self.stopped.name())?;
         if let Some(epoch) = self.stopped.epoch() {
-            write!(f, " ({epoch})")?;
+            write!(f, " (epoch {epoch})")?;
         }
         if self.stopped.confirmed_by() != ConfirmedBy::Host {
             write!(f, ", on the word of {}", self.stopped.confirmed_by())?;
         }
         for leg in &self.legs {
             write!(f, "\n  {:<22} {:>9.3} s", leg.phase, leg.took.as_secs_f64())?;
+            if leg.reason.kind().is_failure() {
+                write!(f, "  {}", leg.reason)?;
+            }
         }
         if self.retries > 0 {
             write!(f, "\n  retries: {}", self.retries)?;

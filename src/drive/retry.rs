@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 
 use super::Policy;
-use crate::{error::Failure, limits::Limits, machine::PhaseKind};
+use crate::{
+    limits::Limits,
+    machine::{Failure, PhaseKind},
+};
 
 /// What to do about a failure.
 pub(super) enum Verdict {

@@ -3,9 +3,7 @@
 use std::collections::HashMap;
 
 use crate::{
-    contracts::{Manifest, TaskSnapshot},
-    ids::{JobId, RunId, TaskId},
-    topology::Topology,
+    contracts::{JobId, Manifest, RunId, TaskId, TaskSnapshot, Topology},
     worker::{TaskSpec, WorkerSpec},
 };
 
@@ -19,7 +17,9 @@ pub enum StartError {
     )]
     NoRuntime,
     /// The run is not newer than what is known of the job.
-    #[error("expected a run of job `{job}` after {newest}, got {got}: take the number that the checkpoint store gave")]
+    #[error(
+        "expected a run of job `{job}` after run {newest}, got run {got}: take the number that the checkpoint store gave"
+    )]
     RunNotNewer {
         /// The job.
         job: JobId,
@@ -38,12 +38,12 @@ pub enum StartError {
     },
     /// The checkpoint holds a task that the topology does not have: its state would be lost.
     #[error(
-        "the checkpoint holds {0}, which the topology does not have: its state would be lost; restore with the old topology"
+        "the checkpoint holds task {0}, which the topology does not have: its state would be lost; restore with the old topology"
     )]
     UnknownTask(TaskId),
     /// The checkpoint holds some subtasks of an operator, but not this one.
     #[error(
-        "the checkpoint holds other subtasks of the operator, but not {0}: restore with the parallelism it was taken with"
+        "the checkpoint holds other subtasks of the operator, but not task {0}: restore with the parallelism it was taken with"
     )]
     MissingTask(TaskId),
 }
@@ -60,7 +60,7 @@ pub(super) fn plan(
     let mut workers: Vec<_> = topology.workers().iter().map(spec).collect();
     for task in topology.task_ids() {
         let place = topology.worker_index_of(task).and_then(|index| workers.get_mut(index as usize));
-        let role = topology.operators().get(task.operator as usize).map(crate::Operator::role);
+        let role = topology.operators().get(task.operator as usize).map(crate::contracts::Operator::role);
         // Both are known of every task that the topology itself names.
         if let (Some(place), Some(role)) = (place, role) {
             place.tasks.push(TaskSpec { task, role, restored: snapshots.remove(&task) });

@@ -16,11 +16,9 @@ use tokio::sync::mpsc;
 use super::{EmbeddedCluster, EmbeddedRun};
 use crate::{
     contracts::{
-        Command, Event, Manifest, Order, OrderErrorKind, Scheduler, TaskCommit, TaskError, TaskSnapshot, Transport,
-        WorkerStopMode,
+        Command, Epoch, Event, JobId, Manifest, Order, OrderErrorKind, Role, RunId, Scheduler, TaskCommit, TaskError,
+        TaskId, TaskSnapshot, Topology, Transport, WorkerId, WorkerStopMode,
     },
-    ids::{Epoch, JobId, RunId, TaskId, WorkerId},
-    topology::{Role, Topology},
     worker::{
         Barrier, TaskContext, TaskOrder, WorkerOptions,
         test_support::{Listener, sink, witnessed},

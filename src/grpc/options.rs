@@ -27,7 +27,7 @@ pub struct CallOptions {
     /// How long a connection may take to open. 2 s.
     pub connect: Duration,
     /// How long one call may take, the opening of the connection included. It is sent along (`grpc-timeout`), so that the
-    /// other side can give up too. 5 s, as [`Limits::order`](crate::Limits::order).
+    /// other side can give up too. 5 s, as [`Limits::order`](crate::limits::Limits::order).
     pub call: Duration,
     /// How a silent peer is noticed.
     pub keep_alive: KeepAlive,
@@ -61,7 +61,7 @@ pub struct ControllerOptions {
     /// that a worker gives a call, so that the worker hears the reason.
     pub mailbox_wait: Duration,
     /// How many calls may wait for room in one job's mailbox; more are answered `RESOURCE_EXHAUSTED` at once. 1024. So what one job's
-    /// reports hold in memory is at most this and [`Limits::mailbox_capacity`](crate::Limits::mailbox_capacity) together, times
+    /// reports hold in memory is at most this and [`Limits::mailbox_capacity`](crate::limits::Limits::mailbox_capacity) together, times
     /// `max_message`.
     pub waiting_per_job: u32,
     /// How many calls of one connection are handled at a time; more wait in that connection. 64.
@@ -92,12 +92,12 @@ impl Default for ControllerOptions {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GrpcWorkerOptions {
     /// How often it says that it is alive. 5 s, a sixth of the silence after which
-    /// [`Limits::heartbeat`](crate::Limits::heartbeat) takes it for lost.
+    /// [`Limits::heartbeat`](crate::limits::Limits::heartbeat) takes it for lost.
     pub heartbeat: Duration,
     /// How long tasks may take to end by themselves when the worker has to leave, before they are aborted. 5 s.
     pub grace: Duration,
     /// How long the worker goes on while no controller accepts anything from it; then it stops by itself. 30 s: a controller
-    /// that does not hear of a worker for [`Limits::heartbeat`](crate::Limits::heartbeat) has given it up for lost, so from
+    /// that does not hear of a worker for [`Limits::heartbeat`](crate::limits::Limits::heartbeat) has given it up for lost, so from
     /// then on it works for nobody.
     pub orphan: Duration,
     /// How calls to the controller are made.

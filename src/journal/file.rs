@@ -13,9 +13,9 @@ use tokio::time::{Instant, sleep};
 
 use super::format::{decode, encode, key, refusal};
 use crate::{
-    contracts::{Journal, JournalError, PhaseRecord, Write, may_write},
+    contracts::JobId,
     durable,
-    ids::JobId,
+    machine::{Journal, JournalError, PhaseRecord, Write, may_write},
 };
 
 const RECORD: &str = "record";
@@ -24,7 +24,7 @@ const LOCK: &str = "lock";
 const UNFINISHED: &str = "tmp";
 
 /// How long another writer of the same job may take, so that a stopped process gets an error of its own, well inside
-/// [`Limits::journal`](crate::Limits::journal). A write takes milliseconds.
+/// [`Limits::journal`](crate::limits::Limits::journal). A write takes milliseconds.
 const LOCK_PATIENCE: Duration = Duration::from_secs(3);
 /// The time between two attempts to take a lock.
 const LOCK_EVERY: Duration = Duration::from_millis(5);

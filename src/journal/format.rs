@@ -13,11 +13,9 @@ use std::{borrow::Cow, fmt::Write as _, time::SystemTime};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    contracts::{JournalError, PhaseRecord},
+    contracts::{Epoch, JobId, RunId, StopRequest},
     envelope::{Envelope, Mismatch, Unsound},
-    ids::{Epoch, JobId, RunId},
-    job::StopRequest,
-    machine::PhaseKind,
+    machine::{JournalError, PhaseKind, PhaseRecord},
 };
 
 const ENVELOPE: Envelope = Envelope::new("winddown-journal", PhaseRecord::VERSION);

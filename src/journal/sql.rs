@@ -6,10 +6,10 @@ use sqlx::{Any, AnyConnection, AnyPool, Executor as _, Row as _, any::AnyPoolOpt
 
 use super::format::{decode, encode, escaped, key, refusal};
 use crate::{
-    contracts::{Journal, JournalError, PhaseRecord, Write, may_write},
+    contracts::JobId,
     durable,
     envelope::Mismatch,
-    ids::JobId,
+    machine::{Journal, JournalError, PhaseRecord, Write, may_write},
 };
 
 const CREATE: &str =
@@ -21,7 +21,7 @@ const NEXT: &str = "UPDATE winddown_journal SET record = $2 WHERE job = $1 AND r
 
 /// A journal writes a few times in a shutdown: this is enough for a thousand jobs.
 const CONNECTIONS: u32 = 4;
-/// How long a call waits for a connection, so that it ends with a reason inside [`Limits::journal`](crate::Limits::journal).
+/// How long a call waits for a connection, so that it ends with a reason inside [`Limits::journal`](crate::limits::Limits::journal).
 const ACQUIRE: Duration = Duration::from_secs(4);
 /// How often one call looks again because another controller was faster. Each time but the last, that one has advanced the job.
 const LOOKS: usize = 16;

@@ -10,10 +10,8 @@ use std::{
 };
 
 use crate::{
-    contracts::{Journal, JournalError, PhaseRecord},
-    ids::{Epoch, JobId, RunId},
-    job::StopRequest,
-    machine::PhaseKind,
+    contracts::{Epoch, JobId, RunId, StopRequest},
+    machine::{Journal, JournalError, PhaseKind, PhaseRecord},
 };
 
 /// Where the records of one test are.

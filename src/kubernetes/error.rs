@@ -2,10 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use crate::{
-    contracts::SchedulerError,
-    ids::{JobId, RunId, WorkerId},
-};
+use crate::contracts::{JobId, RunId, SchedulerError, WorkerId};
 
 /// A request to the API server that did not get what it asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -128,7 +125,7 @@ pub enum StartError {
     #[error(transparent)]
     Template(#[from] TemplateError),
     /// A pod of that worker is there.
-    #[error("{worker} of job `{job}`, {run}, has a pod already: `{pod}`; stop it first, or use another id")]
+    #[error("worker {worker} of job `{job}`, run {run}, has a pod already: `{pod}`; stop it first, or use another id")]
     AlreadyThere {
         /// The job.
         job: JobId,
@@ -151,7 +148,7 @@ pub enum StartError {
     },
     /// The pod can't be written as JSON.
     #[error("can't write the pod as JSON: {0}")]
-    Json(#[source] serde_json::Error),
+    Json(serde_json::Error),
     /// The controller does not hold its lease, so it starts nothing.
     #[error(transparent)]
     NotLeader(#[from] NotLeader),

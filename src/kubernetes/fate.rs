@@ -8,10 +8,7 @@ use std::{
 use k8s_openapi::api::core::v1::Pod;
 
 use super::pod::{host_says_ended, node, uid};
-use crate::{
-    contracts::ConfirmedBy,
-    ids::{JobId, RunId},
-};
+use crate::contracts::{ConfirmedBy, JobId, RunId};
 
 /// The fates of runs.
 #[derive(Debug, Default)]

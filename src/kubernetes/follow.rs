@@ -16,7 +16,7 @@ use super::{
     pod::{exit_code, host_says_ended, is_alive, is_terminating, uid, worker_of},
     watcher::{News, Watcher},
 };
-use crate::ids::{JobId, RunId, WorkerId};
+use crate::contracts::{JobId, RunId, WorkerId};
 
 /// How long a list is tried before the trouble is reported; whoever follows asks again.
 const LIST: Duration = Duration::from_secs(60);

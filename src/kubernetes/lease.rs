@@ -194,7 +194,7 @@ impl Leadership {
     }
 
     /// Does something for as long as the lease is held: the loser stops acting in that moment, by dropping it. What it has been used with must be
-    /// cancel safe, as [`drive`](crate::drive) is.
+    /// cancel safe, as [`drive`](crate::drive::drive) is.
     ///
     /// # Errors
     /// [`NotLeader`] when the lease was lost before the work was done.

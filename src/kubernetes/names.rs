@@ -1,6 +1,6 @@
 //! How a worker's pod is called and labelled, so that it is found again.
 
-use crate::ids::{JobId, RunId, WorkerId};
+use crate::contracts::{JobId, RunId, WorkerId};
 
 /// The label that holds the job, in so far as a label can.
 pub const JOB_LABEL: &str = "winddown/job";

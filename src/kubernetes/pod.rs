@@ -10,7 +10,7 @@ use super::{
     names::{INSTANCE_LABEL, JOB_ANNOTATION, JOB_LABEL, RUN_LABEL, START_ANNOTATION, WORKER_LABEL, label, pod_name},
 };
 use crate::{
-    ids::{JobId, RunId, WorkerId},
+    contracts::{JobId, RunId, WorkerId},
     worker_env::WorkerEnv,
 };
 

@@ -16,9 +16,8 @@ use super::{
     watcher::{News, Watcher},
 };
 use crate::{
-    contracts::SchedulerError,
-    error::shortened,
-    ids::{JobId, RunId},
+    contracts::{JobId, RunId, SchedulerError},
+    text::shortened,
 };
 
 /// The grace period that all pods are to have from some moment on.
@@ -144,7 +143,7 @@ impl Stop<'_> {
 }
 
 fn lingering(left: &BTreeMap<String, Left>, after: Duration) -> SchedulerError {
-    let after = humantime::format_duration(Duration::from_secs(after.as_secs()));
+    let after = crate::text::rounded(Duration::from_secs(after.as_secs()));
     let pods = shortened(left.values().map(|left| describe(&left.pod)));
     SchedulerError::Unavailable(
         format!("expected every pod to be gone {after} after the order, got {}: {pods}", left.len()).into(),

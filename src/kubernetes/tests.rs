@@ -11,7 +11,7 @@ use serde_json::json;
 use tokio::{net::TcpListener, time::timeout};
 
 use super::{JOB_ANNOTATION, KubernetesScheduler, RUN_LABEL, Unconfirmed, WORKER_LABEL};
-use crate::{contracts::Scheduler, ids::JobId};
+use crate::contracts::{JobId, Scheduler};
 
 /// Long enough for any machine, and far below the limits that must not be waited for.
 const SOON: Duration = Duration::from_secs(20);

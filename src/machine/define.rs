@@ -8,8 +8,8 @@ macro_rules! machine {
         /// A phase as a value: for progress, records and logs. It proves nothing.
         ///
         /// Exhaustive: a new phase is a breaking change, and should be one for whoever matches on it.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        pub enum PhaseKind { $( $(#[$doc])* $kind, )+ }
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+        pub enum PhaseKind { $( $(#[$doc])* #[serde(rename = $tag)] $kind, )+ }
 
         impl PhaseKind {
             /// Every phase.
@@ -34,7 +34,7 @@ macro_rules! machine {
             }
         }
 
-        /// Any phase, for code that walks the machine at run time, as [`drive`](crate::drive) does. Exhaustive, like
+        /// Any phase, for code that walks the machine at run time, as [`drive`](crate::drive::drive) does. Exhaustive, like
         /// [`PhaseKind`].
         #[derive(Debug)]
         #[must_use = "a phase that is dropped is a shutdown that nobody finishes"]

@@ -1,9 +1,8 @@
-//! How a run is stopped: the modes of [`Stopping`](crate::Stopping), from the mildest to the strongest.
+//! How a run is stopped: the modes of [`Stopping`](crate::machine::Stopping), from the mildest to the strongest.
 
 use crate::{
     contracts::WorkerStopMode,
-    job::JobContext,
-    phases::{Stopping, sealed},
+    machine::{JobContext, ReasonKind, Stopping, phases::sealed},
 };
 
 /// Sources stop reading, and what has been read flows to the end.
@@ -18,13 +17,18 @@ pub enum Immediate {}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Force {}
 
-/// A mode of [`Stopping`](crate::Stopping). Sealed.
+/// A mode of [`Stopping`](crate::machine::Stopping). Sealed.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a mode of stopping: there are `Graceful`, `Immediate` and `Force`, and none can be added from outside",
+    label = "expected `Graceful`, `Immediate` or `Force`",
+    note = "what workers do on a stop is up to their tasks: a mode of your own is an order that they understand"
+)]
 pub trait StopMode: sealed::Mode + Send + Sync + 'static {
     /// The mode as a value: what is done.
     const BEHAVIOR: StopBehavior;
 }
 
-/// What a [`Stopping`](crate::Stopping) phase does, as a value.
+/// What a [`Stopping`](crate::machine::Stopping) phase does, as a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum StopBehavior {
     /// The workers are told to stop their tasks.
@@ -68,7 +72,7 @@ macro_rules! weaker {
                 job: &mut JobContext<C, S>,
                 _: sealed::Token,
             ) -> Stopping<$stronger> {
-                job.enter(stopping, ())
+                job.enter(stopping, (), ReasonKind::Program)
             }
         }
     )+ };

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::RunModel;
-use crate::{Command, Epoch, TaskCommit, WorkerId};
+use crate::contracts::{Command, Epoch, TaskCommit, WorkerId};
 
 /// Something that is to be done for a run; [`RunModel::poll_action`] gives it once.
 #[derive(Clone, Debug, PartialEq, Eq)]

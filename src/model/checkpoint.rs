@@ -7,7 +7,7 @@ use super::{
     action::Queued,
     tasks::{ACKED, COMMITTED, ENDED, NEEDS_COMMIT},
 };
-use crate::{
+use crate::contracts::{
     Applied, CheckpointStage, CheckpointStart, Command, ControllerError, Count, Epoch, JobId, Manifest, Rejection,
     RunFailure, TaskId, WorkerStopMode,
 };

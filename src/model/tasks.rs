@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::{Role, TaskId, TaskSnapshot, Topology};
+use crate::contracts::{Role, TaskId, TaskSnapshot, Topology};
 
 /// The task has ended well.
 pub(super) const FINISHED: u32 = 1;

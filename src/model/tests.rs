@@ -9,7 +9,7 @@ mod wanted;
 use bytes::Bytes;
 
 use super::*;
-use crate::{Command, ControllerError, Role};
+use crate::contracts::{Command, ControllerError, Role};
 
 const RUN: RunId = RunId::new(3);
 const HEARTBEAT: Duration = Duration::from_secs(30);
@@ -95,12 +95,12 @@ impl Bench {
         std::iter::from_fn(|| self.model.poll_action()).collect()
     }
 
-    fn stage(&self) -> crate::CheckpointStage {
+    fn stage(&self) -> crate::contracts::CheckpointStage {
         self.model.status().checkpoint
     }
 }
 
-fn job() -> crate::JobId {
+fn job() -> crate::contracts::JobId {
     "job".into()
 }
 
@@ -112,6 +112,6 @@ fn checkpoint_order(number: u64, then_stop: bool) -> Action {
     Action::Send { command: Command::Checkpoint { epoch: epoch(number), then_stop }, workers: vec![ONE, TWO] }
 }
 
-fn no_checkpoint(result: &Result<crate::CheckpointStart, ControllerError>) -> bool {
+fn no_checkpoint(result: &Result<crate::contracts::CheckpointStart, ControllerError>) -> bool {
     matches!(result, Err(error @ ControllerError::NoCheckpoint(_)) if !error.is_retryable())
 }

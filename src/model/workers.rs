@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{Topology, WorkerId};
+use crate::contracts::{Topology, WorkerId};
 
 /// The worker is in the list.
 const WATCHED: u32 = 1;

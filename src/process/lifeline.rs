@@ -13,12 +13,6 @@ use tokio::net::unix::pipe;
 
 use crate::worker_env::WorkerEnv;
 
-/// The variable that holds the path of the lifeline: a named pipe that nothing is ever written to, and whose end is reached when the
-/// scheduler is gone. A worker in another language opens it for reading and leaves at its end, or when it can't be found.
-pub const LIFELINE: &str = "WINDDOWN_LIFELINE";
-/// The variable that names this start of the worker. The scheduler recognises a worker's children by it: leave it as it is.
-pub const SPAWN: &str = "WINDDOWN_SPAWN";
-
 impl WorkerEnv {
     /// Waits until the scheduler that started this process is gone: it was closed, dropped or killed. Then the worker should leave
     /// by itself; soon after, the watchdog kills it. It never ends in a process that has no lifeline.

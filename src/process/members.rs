@@ -8,7 +8,7 @@
 use std::{collections::HashMap, io};
 
 use super::{
-    lifeline::SPAWN,
+    SPAWN,
     proc::{self, Identity, Process},
     record::{Record, Token},
 };

@@ -12,7 +12,7 @@ use super::{
     error::{ProcessError, state},
     proc::Identity,
 };
-use crate::ids::{JobId, RunId, WorkerId};
+use crate::contracts::{JobId, RunId, WorkerId};
 
 /// A name that nothing else has: of one start of a worker, or of one scheduler.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -34,8 +34,8 @@ use super::{
     watchdog::{Plan, START_SETTLES, Watchdog},
 };
 use crate::{
-    contracts::{Scheduler, SchedulerError},
-    ids::{JobId, RunId, WorkerId},
+    contracts::{JobId, RunId, Scheduler, SchedulerError, WorkerId},
+    mailbox::JobSender,
     worker_env::WorkerEnv,
 };
 
@@ -72,7 +72,7 @@ pub struct ProcessSchedulerBuilder {
 }
 
 impl ProcessSchedulerBuilder {
-    /// From SIGTERM to SIGKILL in a stop without force. 5 s: within the default [`Limits::release`](crate::Limits::release), at
+    /// From SIGTERM to SIGKILL in a stop without force. 5 s: within the default [`Limits::release`](crate::limits::Limits::release), at
     /// whose end the phases kill anyway.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
@@ -277,7 +277,8 @@ impl WorkerProcess {
         &self.stderr
     }
 
-    /// Waits until it is gone, its children included. `None` if the status can't be known.
+    /// Waits until it is gone, its children included; for a program that wants the status. The run is told without it, by
+    /// [`JobContext::hear_of_ends`](crate::machine::JobContext::hear_of_ends). `None` if the status can't be known.
     ///
     /// # Cancel safety
     /// Safe: it only waits.
@@ -289,7 +290,7 @@ impl WorkerProcess {
 
 /// # How stops are bounded
 /// Without force, SIGKILL comes after the grace period, which counts from the first such call and is not started again by a repeated one.
-/// The kill itself has no bound here, since the kernel has none: the phases give it [`Limits::kill`](crate::Limits::kill).
+/// The kill itself has no bound here, since the kernel has none: the phases give it [`Limits::kill`](crate::limits::Limits::kill).
 impl Scheduler for ProcessScheduler {
     async fn stop_workers(&self, job: &JobId, run: Option<RunId>, force: bool) -> Result<(), SchedulerError> {
         let which = Which { job: Some(job.clone()), run };
@@ -302,7 +303,7 @@ impl Scheduler for ProcessScheduler {
                 _ if pressed.left == 0 => return Ok(()),
                 // Only when it is all that is left: the others are seen to their end first.
                 Some((worker, error)) if pressed.refused.len() == pressed.left => {
-                    let error = io::Error::new(error.kind(), format!("can't signal {worker}: {error}"));
+                    let error = io::Error::new(error.kind(), format!("can't signal worker {worker}: {error}"));
                     return Err(SchedulerError::Refused(error.into()));
                 }
                 _ => sleep(LOOK_EVERY.max(began.elapsed() * 2)).await,
@@ -317,6 +318,10 @@ impl Scheduler for ProcessScheduler {
         workers.sort_unstable();
         workers.dedup();
         Ok(workers)
+    }
+
+    fn report_ends(&self, job: &JobId, run: RunId, to: JobSender) {
+        self.shared.table.ends().report_to(job, run, to);
     }
 }
 

@@ -29,8 +29,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
+    SPAWN,
     error::{ProcessError, WATCHDOG_ANSWER, state},
-    lifeline::SPAWN,
     members::{Marks, survey_twice},
     proc,
     record::{Record, Records, Token},
@@ -211,5 +211,5 @@ impl Plan {
 }
 
 fn name(record: &Record) -> String {
-    format!("{} of job `{}`, {}", record.worker, record.job, record.run)
+    format!("worker {} of job `{}`, run {}", record.worker, record.job, record.run)
 }

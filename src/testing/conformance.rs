@@ -1,5 +1,5 @@
-//! Checks a [`Journal`](crate::Journal), a [`Scheduler`](crate::Scheduler), a [`CheckpointStore`](crate::CheckpointStore), a
-//! [`JobController`](crate::JobController) or a [`Transport`](crate::Transport) of yours against its contract, and names the rule that it
+//! Checks a [`Journal`](crate::machine::Journal), a [`Scheduler`](crate::contracts::Scheduler), a [`CheckpointStore`](crate::contracts::CheckpointStore), a
+//! [`JobController`](crate::contracts::JobController) or a [`Transport`](crate::contracts::Transport) of yours against its contract, and names the rule that it
 //! breaks.
 //!
 //! You say how to make one and, where a check needs more than the contract's own methods, how to do that: in a small trait, the
@@ -48,6 +48,10 @@
 //! Each rule gets a fresh subject, a thread and a runtime of its own (with two threads), and a limit: a subject that panics, hangs or
 //! blocks breaks the rule that was being checked, and the suite goes on. A check that hangs leaves its thread behind. Real time passes:
 //! a paused clock in your test changes nothing.
+//!
+//! Rules are checked side by side, four at a time, and a check that takes longer than two seconds keeps no other from starting. So a suite ends
+//! within a minute even if every rule is broken, unless the subject sets a limit above 40 s (`LIMIT`); then it takes that long and 15 s more.
+//! Subjects are at work at the same time: each needs a place of its own (a folder, a schema, a namespace), not one that is emptied for the next.
 //!
 //! A check can find a breach; it can't prove that there is none. What is said of races, crashes and dropped calls is tried in some dozens of
 //! ways, not in all; the [explorer](super::explore) tries more of them, on the phases.

@@ -1,4 +1,4 @@
-//! The explorer: systematic search over everything that can go wrong, on the real phases and the real [`drive`](crate::drive).
+//! The explorer: systematic search over everything that can go wrong, on the real phases and the real [`drive`](crate::drive::drive).
 //!
 //! A schedule is one run of a small job (two workers, three tasks, one of which commits) on a paused clock, from its start to its end, over
 //! crashes of its controller. At every call of a collaborator it takes one of the call's outcomes: done, an error with or without the
@@ -52,7 +52,7 @@ pub struct Explorer<S = OurController> {
 }
 
 impl Explorer {
-    /// Explores the [`ClusterController`](crate::ClusterController).
+    /// Explores the [`ClusterController`](crate::cluster::ClusterController).
     pub fn new() -> Self {
         Self::of(OurController)
     }

@@ -6,11 +6,7 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 
 use super::{Barrier, TaskOrder, lock};
-use crate::{
-    contracts::WorkerStopMode,
-    ids::{Epoch, TaskId},
-    topology::Role,
-};
+use crate::contracts::{Epoch, Role, TaskId, WorkerStopMode};
 
 /// The orders that wait for one task: at most one checkpoint (a newer one replaces it), one stop (a stronger one replaces
 /// it) and [`MAX_COMMITS`](Self::MAX_COMMITS) commits. So a task that never looks costs a bounded amount of memory.

@@ -8,10 +8,7 @@ use tokio::{
 };
 
 use super::{EventSink, SinkClosed};
-use crate::{
-    contracts::{Event, WorkerEvent},
-    ids::{Epoch, RunId, WorkerId},
-};
+use crate::contracts::{Epoch, Event, RunId, WorkerEvent, WorkerId};
 
 /// The queue of a worker's events.
 ///

@@ -57,12 +57,12 @@ impl Worker {
     /// again, since the first answer may have been lost. An order for a checkpoint before the newest one changes nothing.
     ///
     /// # Errors
-    /// - [`Rejected`](crate::OrderErrorKind::Rejected): it is of another run, names a task of another worker, or asks for a
+    /// - [`Rejected`](crate::contracts::OrderErrorKind::Rejected): it is of another run, names a task of another worker, or asks for a
     ///   checkpoint that can't be: one after an immediate stop, or an epoch that was started with another `then_stop`.
-    /// - [`Refused`](crate::OrderErrorKind::Refused): the task has not read the commits before this one.
-    /// - [`NotRunning`](crate::OrderErrorKind::NotRunning): a stop, and every task has ended already; or a commit, and its
+    /// - [`Refused`](crate::contracts::OrderErrorKind::Refused): the task has not read the commits before this one.
+    /// - [`NotRunning`](crate::contracts::OrderErrorKind::NotRunning): a stop, and every task has ended already; or a commit, and its
     ///   task has ended without it. The end events are said again.
-    /// - [`Unreachable`](crate::OrderErrorKind::Unreachable): the worker was killed.
+    /// - [`Unreachable`](crate::contracts::OrderErrorKind::Unreachable): the worker was killed.
     pub fn handle(&self, order: Order) -> Result<(), OrderError> {
         self.inner.shared.handle(order)
     }
@@ -70,7 +70,7 @@ impl Worker {
     /// Has the worker leave by itself: tasks that still run are told to stop at once, and are aborted after the grace period; then
     /// `WorkerFinished` is said.
     ///
-    /// This is not [`Command::Release`](crate::Command::Release), by which a controller says that the run is over: a task that stops because of it
+    /// This is not [`Command::Release`](crate::contracts::Command::Release), by which a controller says that the run is over: a task that stops because of it
     /// has stopped in the middle of its work, and is reported as failed (retryable), so that no checkpoint takes it for finished.
     pub fn release(&self) {
         self.inner.shared.leave_by_itself();
@@ -87,6 +87,22 @@ impl Worker {
     /// Whether the worker may still run code: it has neither left nor been killed, or some task's future is not dropped yet.
     pub fn is_alive(&self) -> bool {
         !(self.inner.shared.gone.is_cancelled() && self.inner.shared.tracker.is_empty())
+    }
+
+    /// Waits for the [end](Self::ended), and says whether it was killed and so could not say so. It keeps no task alive.
+    #[cfg(feature = "embedded")]
+    pub(crate) fn killed(&self) -> impl Future<Output = bool> + Send + 'static {
+        let shared = Arc::clone(&self.inner.shared);
+        async move {
+            shared.gone.cancelled().await;
+            shared.tracker.wait().await;
+            lock(&shared.life).killed
+        }
+    }
+
+    #[cfg(feature = "embedded")]
+    pub(crate) fn runtime(&self) -> &Handle {
+        &self.inner.shared.runtime
     }
 
     /// Waits until the worker is not [alive](Self::is_alive) any more.

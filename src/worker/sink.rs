@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::contracts::{TaskError, WorkerEvent};
+use crate::{
+    contracts::{TaskError, WorkerEvent},
+    mailbox::{JobGone, JobSender},
+};
 
 /// Takes the events of workers: a job's mailbox, a connection to a controller, a test's list.
 ///
@@ -40,5 +43,12 @@ pub struct SinkClosed;
 impl From<SinkClosed> for TaskError {
     fn from(closed: SinkClosed) -> Self {
         Self::retryable(closed.to_string())
+    }
+}
+
+/// Workers hosted in this process report straight into the job's mailbox.
+impl EventSink for JobSender {
+    async fn deliver(&self, event: WorkerEvent) -> Result<(), SinkClosed> {
+        self.event(event).await.map_err(|JobGone| SinkClosed)
     }
 }

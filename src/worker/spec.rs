@@ -2,11 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{
-    contracts::TaskSnapshot,
-    ids::{RunId, TaskId, WorkerId},
-    topology::Role,
-};
+use crate::contracts::{Role, RunId, TaskId, TaskSnapshot, WorkerId};
 
 /// A worker and its tasks, before it starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,10 +37,10 @@ impl TaskSpec {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WorkerOptions {
     /// How often it says that it is alive; never if absent. 5 s, a sixth of the silence after which
-    /// [`Limits::heartbeat`](crate::Limits::heartbeat) takes it for lost.
+    /// [`Limits::heartbeat`](crate::limits::Limits::heartbeat) takes it for lost.
     pub heartbeat: Option<Duration>,
     /// How long tasks may take to end by themselves when their worker has to leave, before they are aborted. 5 s, half of
-    /// [`Limits::release`](crate::Limits::release), so that a worker leaves before it is killed.
+    /// [`Limits::release`](crate::limits::Limits::release), so that a worker leaves before it is killed.
     pub grace: Duration,
 }
 

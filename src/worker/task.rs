@@ -5,10 +5,7 @@ use std::{fmt, sync::Arc};
 use bytes::Bytes;
 
 use super::{SinkClosed, cell::TaskCell, outbox::Outbox};
-use crate::{
-    contracts::{Event, TaskSnapshot, WorkerStopMode},
-    ids::{Epoch, RunId, TaskId, WorkerId},
-};
+use crate::contracts::{Epoch, Event, RunId, TaskId, TaskSnapshot, WorkerId, WorkerStopMode};
 
 /// The record that separates what belongs to a checkpoint from what comes after it.
 ///

@@ -16,10 +16,8 @@ use super::{
     Barrier, TaskContext, TaskOrder, TaskSpec, Worker, WorkerOptions, WorkerSpec,
     test_support::{Listener, Speaker, sink},
 };
-use crate::{
-    contracts::{Command, Event, Order, OrderErrorKind, TaskCommit, TaskError, WorkerStopMode},
-    ids::{Epoch, RunId, TaskId, WorkerId},
-    topology::Role,
+use crate::contracts::{
+    Command, Epoch, Event, Order, OrderErrorKind, Role, RunId, TaskCommit, TaskError, TaskId, WorkerId, WorkerStopMode,
 };
 
 const RUN: RunId = RunId::new(7);

@@ -66,9 +66,9 @@ pub(crate) enum OutputError {
     },
     /// Committed output is ahead of the checkpoint.
     #[error(
-        "`{}` holds committed output of {committed}, but the run starts from {}: going on would count words twice; \
+        "`{}` holds committed output of epoch {committed}, but the run starts from {}: going on would count words twice; \
          restore the checkpoints of the state directory, or start over with --fresh",
-        folder.display(), from.map_or_else(|| "the beginning".to_owned(), |epoch| epoch.to_string())
+        folder.display(), from.map_or_else(|| "the beginning".to_owned(), |epoch| format!("epoch {epoch}"))
     )]
     Ahead {
         /// The folder.
@@ -104,7 +104,7 @@ pub(crate) enum OutputError {
         folder: PathBuf,
     },
     /// A newer run has written to the folder.
-    #[error("`{}` belongs to {newer} by now, so the worker of {run} writes nothing more to it", folder.display())]
+    #[error("`{}` belongs to run {newer} by now, so the worker of run {run} writes nothing more to it", folder.display())]
     Superseded {
         /// The folder.
         folder: PathBuf,

@@ -249,6 +249,7 @@ impl<'a> Job<'a> {
         let builder = JobContext::builder(self.id.clone(), run).limits(limits).mailbox(mailbox);
         let builder = builder.journal(self.journal.clone());
         let (mut job, running) = builder.build(controller.build(), runtime.scheduler().clone());
+        job.hear_of_ends();
         self.stops.attach(job.sender());
         let progress = job.progress();
         // A final checkpoint that can't be had is given up, so that the command always ends; the next start replays.

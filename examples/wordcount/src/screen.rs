@@ -133,12 +133,14 @@ impl Bars {
 fn acks(progress: &Progress) -> (Count, String) {
     let tasks = progress.status.tasks.total;
     match progress.status.checkpoint {
-        CheckpointStage::Collecting { epoch, acks } => (acks, format!("states of {epoch}")),
-        CheckpointStage::Publishing { epoch } => (Count::new(tasks, tasks), format!("states of {epoch}, publishing")),
-        CheckpointStage::Committing { epoch, acks } => (acks, format!("commits of {epoch}")),
+        CheckpointStage::Collecting { epoch, acks } => (acks, format!("states of epoch {epoch}")),
+        CheckpointStage::Publishing { epoch } => {
+            (Count::new(tasks, tasks), format!("states of epoch {epoch}, publishing"))
+        }
+        CheckpointStage::Committing { epoch, acks } => (acks, format!("commits of epoch {epoch}")),
         CheckpointStage::Idle => {
             let last = progress.status.last_complete;
-            (Count::new(0, tasks), last.map_or_else(String::new, |epoch| format!("(last complete: {epoch})")))
+            (Count::new(0, tasks), last.map_or_else(String::new, |epoch| format!("(last complete: epoch {epoch})")))
         }
     }
 }

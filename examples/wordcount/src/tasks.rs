@@ -225,7 +225,7 @@ impl Parts {
 }
 
 fn unknown(task: TaskId) -> TaskError {
-    TaskError::fatal(format!("wordcount has no {task}"))
+    TaskError::fatal(format!("wordcount has no task {task}"))
 }
 
 #[cfg(test)]

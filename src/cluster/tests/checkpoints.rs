@@ -1,7 +1,9 @@
 //! Checkpoints: publication, commits, the periodic ones, and what ends them.
 
 use super::*;
-use crate::{CheckpointStage, CheckpointStart, Count, FinalCheckpoint, JobId, Manifest, StoreError, TaskSnapshot};
+use crate::contracts::{
+    CheckpointStage, CheckpointStart, Count, FinalCheckpoint, JobId, Manifest, StoreError, TaskSnapshot,
+};
 use scripted::StoreAnswer;
 
 fn every(seconds: u64) -> Limits {

@@ -1,7 +1,7 @@
 //! Fan-out: timeouts, retries, reports, what replaces what.
 
 use super::*;
-use crate::{OrderReport, Rejection};
+use crate::contracts::{OrderReport, Rejection};
 
 fn report(error: &ControllerError) -> &OrderReport {
     let ControllerError::Orders(report) = error else { panic!("expected an order report, got {error}") };

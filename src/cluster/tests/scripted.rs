@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::*;
-use crate::{CheckpointStore, JobId, Manifest, Order, OrderError, Restored, StoreError, Transport};
+use crate::contracts::{CheckpointStore, JobId, Manifest, Order, OrderError, Restored, StoreError, Transport};
 
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Answer {

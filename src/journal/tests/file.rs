@@ -127,7 +127,7 @@ async fn a_writer_that_is_stopped_is_an_error_of_its_own_and_worth_a_retry() {
     let began = Instant::now();
     let error = journal.write(&record(1, 1)).await.unwrap_err();
     assert!(error.is_retryable() && error.to_string().contains("has held its lock for 3s"), "{error}");
-    assert!(began.elapsed() < crate::Limits::default().journal);
+    assert!(began.elapsed() < crate::limits::Limits::default().journal);
     assert_eq!(journal.load(&"words".into()).await.unwrap(), None, "reading waits for nobody");
     drop(lock);
     journal.write(&record(1, 1)).await.unwrap();

@@ -1,7 +1,7 @@
 //! The life of a checkpoint, and the commands around it.
 
 use super::*;
-use crate::{CheckpointStage, CheckpointStart, FinalCheckpoint, JobId};
+use crate::contracts::{CheckpointStage, CheckpointStart, FinalCheckpoint, JobId};
 
 const GRACEFUL: WorkerStopMode = WorkerStopMode::Graceful;
 const IMMEDIATE: WorkerStopMode = WorkerStopMode::Immediate;
@@ -42,7 +42,7 @@ fn i3_a_two_phase_commit_goes_through_publication_to_completion() {
     assert_eq!(bench.stage(), CheckpointStage::Committing { epoch: epoch(1), acks: Count::new(0, 2) });
     let commit = |worker, task| {
         let data = Bytes::from(format!("{task} commits 1"));
-        let tasks = Arc::from([crate::TaskCommit { task, data }]);
+        let tasks = Arc::from([crate::contracts::TaskCommit { task, data }]);
         (worker, Command::Commit { epoch: epoch(1), tasks })
     };
     assert_eq!(bench.actions(), [Action::Commit { orders: vec![commit(ONE, SINKS[0]), commit(TWO, SINKS[1])] }]);
@@ -172,7 +172,8 @@ fn tasks_that_ended_before_a_checkpoint_are_carried_in_it() {
 #[test]
 fn a_run_whose_tasks_have_all_ended_has_a_final_checkpoint_of_what_it_started_from() {
     let mut bench = Bench::new();
-    let snapshot = |task| crate::TaskSnapshot { task, snapshot: Bytes::from("old"), commit: None, finished: false };
+    let snapshot =
+        |task| crate::contracts::TaskSnapshot { task, snapshot: Bytes::from("old"), commit: None, finished: false };
     let tasks = all().map(snapshot).collect();
     let manifest = Manifest { job: job(), run: RunId::new(2), epoch: epoch(6), then_stop: false, tasks };
     bench.model.restore(&manifest);

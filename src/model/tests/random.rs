@@ -9,7 +9,7 @@ use proptest::{
 };
 
 use super::{reference::Naive, *};
-use crate::CheckpointStart;
+use crate::contracts::CheckpointStart;
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -153,7 +153,7 @@ fn play(steps: Vec<Step>, reached: &mut Reached) {
     note("final stuck", status.failures > 0 && matches!(status.final_checkpoint, FinalCheckpoint::InFlight(_)));
     note("second periodic complete", counters.checkpoints_completed > 1);
     note("abandoned", counters.checkpoints_abandoned > 0);
-    note("committing", matches!(status.checkpoint, crate::CheckpointStage::Committing { .. }));
+    note("committing", matches!(status.checkpoint, crate::contracts::CheckpointStage::Committing { .. }));
     note("all finished", status.all_finished());
     let failed = |wanted: fn(&RunFailure) -> bool| bench.model.failure().is_some_and(wanted);
     note("lost", failed(|it| matches!(it, RunFailure::WorkerLost { .. })));
@@ -229,7 +229,7 @@ fn check(bench: &mut Bench, naive: &Naive, history: &History) {
         match action {
             Action::Publish(epoch) => assert_eq!(naive.publishing(), Some(epoch)),
             Action::Commit { orders } => {
-                assert!(matches!(status.checkpoint, crate::CheckpointStage::Committing { .. }));
+                assert!(matches!(status.checkpoint, crate::contracts::CheckpointStage::Committing { .. }));
                 let own = |(worker, command): &(WorkerId, Command)| {
                     let Command::Commit { tasks, .. } = command else { return false };
                     tasks.iter().all(|it| worker_of(it.task) == *worker)

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
-use crate::{CheckpointStage, CheckpointStart};
+use crate::contracts::{CheckpointStage, CheckpointStart};
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Naive {

@@ -1,7 +1,7 @@
 //! Books that are opened by another controller than the first, and what stands on their cover.
 
 use super::*;
-use crate::{CheckpointStart, FinalCheckpoint};
+use crate::contracts::{CheckpointStart, FinalCheckpoint};
 
 #[test]
 fn i3_a_final_checkpoint_goes_on_under_its_number() {
@@ -71,7 +71,7 @@ fn i3_what_was_committed_by_order_of_the_controller_before_is_not_ordered_again(
     assert_eq!(bench.commit(SINKS[0], 7), Ok(Applied::Changed), "its manifest was durable");
     assert_eq!(bench.actions(), [Action::Publish(epoch(7))]);
     bench.model.published(epoch(7));
-    let tasks = [crate::TaskCommit { task: SINKS[1], data: Bytes::from(format!("{} commits 7", SINKS[1])) }];
+    let tasks = [crate::contracts::TaskCommit { task: SINKS[1], data: Bytes::from(format!("{} commits 7", SINKS[1])) }];
     let order = Command::Commit { epoch: epoch(7), tasks: Arc::from(tasks) };
     assert_eq!(bench.actions(), [Action::Commit { orders: vec![(TWO, order)] }]);
     assert_eq!(bench.commit(SINKS[1], 7), Ok(Applied::Changed));

@@ -15,8 +15,12 @@ use super::{
     workers::{Book, Workers},
 };
 use crate::{
-    CheckpointStart, Command, ControllerError, Epoch, Event, Incoming, JobController, JobId, Limits, Mailbox,
-    Rejection, Role, RunId, RunStatus, StopRequest, TaskId, Topology, WorkerEvent, WorkerId,
+    contracts::{
+        CheckpointStart, Command, ControllerError, Epoch, Event, JobController, JobId, Rejection, Role, RunId,
+        RunStatus, StopRequest, TaskId, Topology, WorkerEvent, WorkerId,
+    },
+    limits::Limits,
+    mailbox::{Incoming, Mailbox},
 };
 
 pub(super) const WORKERS: [WorkerId; 3] = [WorkerId::new(1), WorkerId::new(2), WorkerId::new(3)];

@@ -7,7 +7,7 @@ use std::sync::{
 
 use tokio::sync::watch;
 
-use crate::{CheckpointStore, JobId, Manifest, Restored, RunId, StoreError};
+use crate::contracts::{CheckpointStore, JobId, Manifest, Restored, RunId, StoreError};
 
 #[derive(Debug)]
 pub(super) struct Vault {

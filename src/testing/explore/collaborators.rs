@@ -11,8 +11,11 @@ use super::{
     world::{Effect, RUN, Refusal, Shared, Signal, World, lock},
 };
 use crate::{
-    CheckpointStore, JobId, Journal, JournalError, Manifest, Order, OrderError, OrderErrorKind, PhaseRecord, Restored,
-    RunId, Scheduler, SchedulerError, StoreError, Transport, WorkerId,
+    contracts::{
+        CheckpointStore, JobId, Manifest, Order, OrderError, OrderErrorKind, Restored, RunId, Scheduler,
+        SchedulerError, StoreError, Transport, WorkerId,
+    },
+    machine::{Journal, JournalError, PhaseRecord},
 };
 
 /// How a call ends.

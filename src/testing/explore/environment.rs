@@ -16,7 +16,10 @@ use super::{
     world::{End, Item, Pending, RUN, Shared, Signal, World, lock},
 };
 use crate::{
-    Epoch, Event, JobSender, OnSpentCheckpoint, PhaseKind, RunId, StopRequest, TaskError, TaskId, WorkerEvent, WorkerId,
+    contracts::{Epoch, Event, RunId, StopRequest, TaskError, TaskId, WorkerEvent, WorkerId},
+    drive::OnSpentCheckpoint,
+    machine::PhaseKind,
+    mailbox::JobSender,
 };
 
 /// Virtual milliseconds.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::{EDGES, Edge};
+use crate::machine::{EDGES, Edge};
 
 /// A claim that was not true, or an effect that must not happen.
 #[derive(Clone, Debug, PartialEq, Eq)]

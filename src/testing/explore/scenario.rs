@@ -2,7 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::{Limits, OnSpentCheckpoint, Policy, Role, StopRequest, Topology, WorkerId};
+use crate::{
+    contracts::{Role, StopRequest, Topology, WorkerId},
+    drive::{OnSpentCheckpoint, Policy},
+    limits::Limits,
+};
 
 /// What happens to the running job by default, two milliseconds after its controller is up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

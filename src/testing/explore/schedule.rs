@@ -13,9 +13,12 @@ use super::{
     world::{JOB, RUN, Shared, Signal, World, lock},
 };
 use crate::{
-    AnyPhase, Attachment, Detached, Failure, JobBuilder, JobContext, JobId, Journal, JournalError, Limits,
-    OnSpentCheckpoint, Phase, PhaseKind, PhaseRecord, Policy, RehydrateError, Rehydrated, Running, Scheduler,
-    StopRequest, Unfit, Visit, drive, rehydrate,
+    contracts::{Detached, JobId, Scheduler, StopRequest},
+    drive::{Attachment, OnSpentCheckpoint, Policy, RehydrateError, Rehydrated, Unfit, drive, rehydrate},
+    limits::Limits,
+    machine::{
+        AnyPhase, Failure, JobBuilder, JobContext, Journal, JournalError, Phase, PhaseKind, PhaseRecord, Running, Visit,
+    },
 };
 
 /// More controllers than that follow one another in no schedule that ends.
@@ -36,7 +39,7 @@ enum Life {
 pub(super) async fn run<S: Subject>(subject: &S, world: &Shared, edges: &mut [u64]) {
     let scenario = lock(world).scenario;
     let limits = Arc::new(scenario.limits());
-    let ask = |sender: &crate::JobSender, request| subject.request(sender, request);
+    let ask = |sender: &crate::mailbox::JobSender, request| subject.request(sender, request);
     let mut environment = Environment::new(world, &ask);
     for _ in 0..MOST_ATTEMPTS {
         lock(world).begin_attempt();
@@ -277,7 +280,7 @@ async fn drive_unless_dropped<C: Attachment, S: Scheduler>(
     phase: AnyPhase,
     job: &mut JobContext<C, S>,
     policy: &Policy,
-) -> Option<Result<crate::Receipt, crate::DriveError>> {
+) -> Option<Result<crate::drive::Receipt, crate::drive::DriveError>> {
     let mut driving = pin!(drive(phase, job, policy));
     poll_fn(|cx| {
         if let Poll::Ready(driven) = driving.as_mut().poll(cx) {
@@ -291,7 +294,8 @@ async fn drive_unless_dropped<C: Attachment, S: Scheduler>(
 
 fn count_edges(walked: &[Visit], edges: &mut [u64]) {
     for step in walked.windows(2) {
-        let taken = crate::EDGES.iter().position(|edge| (edge.from, edge.to) == (step[0].phase, step[1].phase));
+        let taken =
+            crate::machine::EDGES.iter().position(|edge| (edge.from, edge.to) == (step[0].phase, step[1].phase));
         if let Some(count) = taken.and_then(|at| edges.get_mut(at)) {
             *count += 1;
         }

@@ -22,7 +22,7 @@ use super::{
     subject::Subject,
     world::{World, lock},
 };
-use crate::EDGES;
+use crate::machine::EDGES;
 
 /// Counting states ends here, so that memory does.
 const MOST_STATES: u64 = 20_000_000;

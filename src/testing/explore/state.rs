@@ -6,7 +6,10 @@ use super::{
     digest::{Folding, digest},
     world::{Effect, Item, World},
 };
-use crate::{Command, Event, Manifest, PhaseRecord, WorkerEvent};
+use crate::{
+    contracts::{Command, Event, Manifest, WorkerEvent},
+    machine::PhaseRecord,
+};
 
 impl World {
     /// Everything that decides what happens from here on, as far as it can be seen from outside of the futures.

@@ -4,8 +4,11 @@ use std::sync::Arc;
 
 use super::collaborators::Simulated;
 use crate::{
-    ClusterBuilder, ClusterController, Epoch, JobController, JobId, JobSender, Journal, Limits, RunId, Scheduler,
-    StopRequest, Topology,
+    cluster::{ClusterBuilder, ClusterController},
+    contracts::{Epoch, JobController, JobId, RunId, Scheduler, StopRequest, Topology},
+    limits::Limits,
+    machine::Journal,
+    mailbox::JobSender,
 };
 
 /// What a controller is built from.
@@ -21,15 +24,15 @@ pub struct Setup {
     pub world: Simulated,
     /// Small limits.
     pub limits: Limits,
-    /// The final checkpoint that a controller before this one started ([`Rehydrated::final_epoch`](crate::Rehydrated::final_epoch)).
+    /// The final checkpoint that a controller before this one started ([`Rehydrated::final_epoch`](crate::drive::Rehydrated::final_epoch)).
     pub final_epoch: Option<Epoch>,
     /// Where a controller before this one has crashed: its epochs come after this one
-    /// ([`Rehydrated::epochs_after`](crate::Rehydrated::epochs_after)).
+    /// ([`Rehydrated::epochs_after`](crate::drive::Rehydrated::epochs_after)).
     pub epochs_after: Option<Epoch>,
 }
 
 /// What is explored. The methods say how the parts that a user may write are made of the simulated ones; the phases,
-/// [`drive`](crate::drive) and [`rehydrate`](crate::rehydrate) are always the real ones.
+/// [`drive`](crate::drive::drive) and [`rehydrate`](crate::drive::rehydrate) are always the real ones.
 pub trait Subject: Sync {
     /// The controller.
     type Controller: JobController;
@@ -60,7 +63,7 @@ pub struct OurController;
 
 impl OurController {
     /// It, as the explorer builds it.
-    pub fn build<T: crate::Transport>(setup: Setup, transport: T) -> ClusterController<T> {
+    pub fn build<T: crate::contracts::Transport>(setup: Setup, transport: T) -> ClusterController<T> {
         let Setup { job, run, topology, world, limits, final_epoch, epochs_after } = setup;
         let builder = ClusterController::builder(job, run, topology, Arc::new(transport));
         let builder = builder.limits(limits).store(Arc::new(world));

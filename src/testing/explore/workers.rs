@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::world::{Effect, End, Item, Pending, RUN, Refusal, SOURCE, Task, World};
-use crate::{Command, Epoch, Event, OrderErrorKind, TaskError, TaskId, WorkerEvent, WorkerStopMode};
+use crate::contracts::{Command, Epoch, Event, OrderErrorKind, TaskError, TaskId, WorkerEvent, WorkerStopMode};
 
 impl World {
     /// Carries an effect out.

@@ -11,8 +11,9 @@ use super::{
     scenario::Scenario,
 };
 use crate::{
-    Command, Epoch, JobSender, Manifest, OrderErrorKind, PhaseKind, PhaseRecord, Progress, RunId, StopRequest, TaskId,
-    WorkerEvent, WorkerId,
+    contracts::{Command, Epoch, Manifest, OrderErrorKind, RunId, StopRequest, TaskId, WorkerEvent, WorkerId},
+    machine::{PhaseKind, PhaseRecord, Progress},
+    mailbox::JobSender,
 };
 
 pub(super) const JOB: &str = "job";
@@ -88,8 +89,8 @@ pub(super) enum Effect {
 #[derive(Debug)]
 pub(super) enum Refusal {
     Order(OrderErrorKind),
-    Store(crate::StoreError),
-    Journal(crate::JournalError),
+    Store(crate::contracts::StoreError),
+    Journal(crate::machine::JournalError),
 }
 
 /// What the schedule's runner is to do.

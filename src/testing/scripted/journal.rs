@@ -6,7 +6,10 @@ use std::{
 };
 
 use super::{lock, next_of};
-use crate::{JobId, Journal, JournalError, PhaseKind, PhaseRecord, Write, may_write};
+use crate::{
+    contracts::JobId,
+    machine::{Journal, JournalError, PhaseKind, PhaseRecord, Write, may_write},
+};
 
 /// How a journal answers a write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,6 +22,8 @@ pub enum JournalAnswer {
     Unavailable,
     /// It writes, and says that it can't now: the answer was lost.
     WritesAndFails,
+    /// It writes, and says nothing.
+    WritesAndHangs,
     /// It does not write, and says nothing.
     Hangs,
 }
@@ -83,7 +88,7 @@ impl Journal for ScriptedJournal {
         let answer = {
             let mut book = lock(&self.0);
             let answer = next_of(&mut book.answers);
-            let writes = matches!(answer, JournalAnswer::Writes | JournalAnswer::WritesAndFails);
+            let writes = !matches!(answer, JournalAnswer::Unavailable | JournalAnswer::Hangs);
             if writes && may_write(book.newest(&record.job), record)? == Write::Needed {
                 book.records.push(record.clone());
             }
@@ -94,7 +99,7 @@ impl Journal for ScriptedJournal {
             JournalAnswer::Unavailable | JournalAnswer::WritesAndFails => {
                 Err(JournalError::Unavailable("scripted".into()))
             }
-            JournalAnswer::Hangs => pending().await,
+            JournalAnswer::WritesAndHangs | JournalAnswer::Hangs => pending().await,
         }
     }
 }

@@ -166,7 +166,7 @@ async fn what_the_worker_says_carries_its_run_and_its_name() {
     let (worker, mut listener, _) = obedient_worker(source_only());
     worker.handle(release()).unwrap();
     for event in [finished(SOURCE), Event::WorkerFinished] {
-        assert_eq!(listener.next().await, crate::WorkerEvent::new(RUN, WORKER, event));
+        assert_eq!(listener.next().await, crate::contracts::WorkerEvent::new(RUN, WORKER, event));
     }
 }
 

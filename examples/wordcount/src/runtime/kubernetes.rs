@@ -13,7 +13,7 @@ use k8s_openapi::api::core::v1::PodTemplateSpec;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 use winddown::{
-    Event, JobSender, KubernetesScheduler, RunId, StopRequest, WorkerEnv, WorkerEvent,
+    JobSender, KubernetesScheduler, StopRequest, WorkerEnv,
     grpc::{GrpcTransport, Registration},
     kubernetes::{Follower, PodChange},
 };
@@ -128,7 +128,7 @@ impl Runtime for Kubernetes {
         }
         let mut watches = JoinSet::new();
         let follower = self.scheduler.follow(new.job.clone(), new.run);
-        watches.spawn(tell_ends(follower, new.run, new.mailbox.clone(), Arc::clone(&self.screen)));
+        watches.spawn(tell_ends(follower, new.mailbox.clone(), Arc::clone(&self.screen)));
         watches.spawn(stop_on_notice(registration, new.mailbox, Arc::clone(&self.screen)));
         Ok((transport, Hold { _watches: watches }))
     }
@@ -146,14 +146,13 @@ impl Runtime for Kubernetes {
     }
 }
 
-/// The end of a pod is known at once; heartbeats would tell it much later.
-async fn tell_ends(mut follower: Follower, run: RunId, mailbox: JobSender, screen: Arc<Screen>) {
+/// Tells the person before the screen of pods that end; the run hears of them from the scheduler.
+async fn tell_ends(mut follower: Follower, mailbox: JobSender, screen: Arc<Screen>) {
     // Those of the rest often follow because of it.
     let mut told_of_one = false;
     loop {
         let (worker, change) = match follower.next().await {
             Ok(news) => news,
-            // Heartbeats tell it all the same.
             Err(error) => {
                 screen.say(&format!("the pods can't be followed: {error}"));
                 return;
@@ -164,9 +163,8 @@ async fn tell_ends(mut follower: Follower, run: RunId, mailbox: JobSender, scree
         }
         if !matches!(change, PodChange::Ended { code: Some(0) }) && mailbox.requested().is_none() && !told_of_one {
             told_of_one = true;
-            screen.say(&format!("the pod of {worker} is gone: {change:?}"));
+            screen.say(&format!("the pod of worker {worker} is gone: {change:?}"));
         }
-        let _ = mailbox.event(WorkerEvent::new(run, worker, Event::WorkerFinished)).await;
     }
 }
 

@@ -25,7 +25,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 use winddown::{
-    Event, JobSender, ProcessScheduler, RunId, WorkerEnv, WorkerEvent,
+    JobSender, ProcessScheduler, WorkerEnv,
     grpc::{GrpcTransport, Registration},
     process::{ProcessError, WorkerProcess},
 };
@@ -67,7 +67,7 @@ impl Process {
             let env = WorkerEnv::new(new.job.clone(), new.run, work.id(), format!("http://{}", self.remote.address));
             let process = self.start_process(env, &path).await?;
             let watch = Watch { process, mailbox: new.mailbox.clone(), told_of_one: Arc::clone(&told_of_one) };
-            watches.spawn(watch.until_gone(new.run, work.id(), Arc::clone(&self.screen)));
+            watches.spawn(watch.until_gone(work.id(), Arc::clone(&self.screen)));
         }
         Ok(())
     }
@@ -122,7 +122,7 @@ impl Runtime for Process {
     }
 }
 
-/// Waits for the end of one worker process, which is known at once; heartbeats would tell it much later.
+/// Waits for the end of one worker process, to tell the person before the screen; the run hears of it from the scheduler.
 struct Watch {
     process: WorkerProcess,
     mailbox: JobSender,
@@ -131,16 +131,13 @@ struct Watch {
 }
 
 impl Watch {
-    async fn until_gone(mut self, run: RunId, worker: winddown::WorkerId, screen: Arc<Screen>) {
+    async fn until_gone(mut self, worker: winddown::WorkerId, screen: Arc<Screen>) {
         let status = self.process.gone().await;
         let well = status.is_some_and(|status| status.success());
         if !well && self.mailbox.requested().is_none() && !self.told_of_one.swap(true, Ordering::Relaxed) {
             let how = status.map_or_else(|| "nobody knows how".to_owned(), |status| status.to_string());
             let (pid, log) = (self.process.pid(), self.process.stderr().display());
-            screen.say(&format!("{worker} (process {pid}) has ended: {how}; what it said is in {log}"));
+            screen.say(&format!("worker {worker} (process {pid}) has ended: {how}; what it said is in {log}"));
         }
-        // What it reported is in the mailbox already. If it had tasks that have not ended, the run has failed; if it has said so
-        // itself, this changes nothing. Nobody listens any more when the run is over.
-        let _ = self.mailbox.event(WorkerEvent::new(run, worker, Event::WorkerFinished)).await;
     }
 }

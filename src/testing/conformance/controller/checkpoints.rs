@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{ControllerSubject, takes_checkpoints};
 use crate::{
-    CheckpointStart, Command, Epoch, FinalCheckpoint, JobController, RunStatus, WorkerStopMode,
+    contracts::{CheckpointStart, Command, Epoch, FinalCheckpoint, JobController, RunStatus, WorkerStopMode},
     testing::conformance::{
         bench::{Bench, at_all, task},
         suite::{Outcome, broken, same},

@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 
 use super::{ControllerSubject, takes_checkpoints};
 use crate::{
-    Command, Epoch, Event, JobController, Rejection, RunFailure, TaskError, TaskId, WorkerEvent, WorkerId,
+    contracts::{
+        Command, Epoch, Event, JobController, Rejection, RunFailure, TaskError, TaskId, WorkerEvent, WorkerId,
+    },
     testing::conformance::{
         bench::{Bench, WORKERS, at_all, task},
         suite::{Finding, Outcome, broken, same},
@@ -45,7 +47,7 @@ pub(super) async fn foreign_run<S: ControllerSubject>(subject: S) -> Outcome {
         failed(0),
         Event::WorkerFinished,
     ];
-    for run in [bench.run.next(), crate::RunId::new(0)] {
+    for run in [bench.run.next(), crate::contracts::RunId::new(0)] {
         for event in events.clone() {
             let foreign = WorkerEvent { run, ..bench.says(0, event) };
             bench.rejects(&foreign, |rejection| matches!(rejection, Rejection::OtherRun { .. }))?;
@@ -137,7 +139,7 @@ pub(super) async fn first_failure<S: ControllerSubject>(subject: S) -> Outcome {
         same("failures and failed tasks", &(status.failures, status.tasks_failed), &(count, count))?;
         match bench.controller.failure() {
             Some(RunFailure::TaskFailed { task: first, .. }) if *first == task(0) => {}
-            other => return Err(broken(format_args!("the failure of {}", task(0)), other)),
+            other => return Err(broken(format_args!("the failure of task {}", task(0)), other)),
         }
     }
     Ok(())

@@ -1,0 +1,251 @@
+//! Orders to workers, one channel to each.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout_at},
+};
+use tonic::{
+    Request, Status,
+    transport::{Channel, Endpoint},
+};
+
+use super::{
+    AddressError, CallOptions, Connect,
+    commits::Commits,
+    endpoint,
+    fence::Addressee,
+    proto::arroyo_rpc::{
+        CheckpointReq, JobFinishedReq, StopExecutionReq, StopMode, worker_grpc_client::WorkerGrpcClient,
+    },
+    wire,
+};
+use crate::contracts::{
+    Command, Epoch, JobId, Order, OrderError, OrderErrorKind, RunId, TaskId, Topology, Transport, WorkerId,
+    WorkerStopMode,
+};
+
+/// Carries the orders of one run to its workers over gRPC.
+///
+/// A worker's address is told at the start ([`set_address`](Self::set_address)), or by the worker itself when it registers with the
+/// [`ControllerServer`](super::ControllerServer). An order to a worker without an address waits for it, within the order's own time.
+///
+/// Each worker of the run has one lazily opened connection, which is opened again after a failure; no worker waits for another
+/// (invariant I9). Every order carries its deadline (`grpc-timeout`), and HTTP/2 pings find out workers that were cut off. Dropping
+/// the transport closes the connections.
+///
+/// ```
+/// use std::sync::Arc;
+/// use winddown::{ClusterController, Limits, Role, RunId, Topology, WorkerId, grpc::GrpcTransport};
+///
+/// let (run, worker) = (RunId::new(1), WorkerId::new(1));
+/// let topology = Arc::new(Topology::builder().operator("source", Role::Source, [worker]).build()?);
+/// let transport = Arc::new(GrpcTransport::new("words", run, Arc::clone(&topology)));
+/// transport.set_address(worker, "10.0.0.7:9190")?;
+/// let controller = ClusterController::builder("words", run, topology, transport).limits(Limits::default()).build();
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct GrpcTransport {
+    job: JobId,
+    run: RunId,
+    topology: Arc<Topology>,
+    options: CallOptions,
+    connect: Connect,
+    workers: HashMap<WorkerId, watch::Sender<Option<Line>>>,
+    /// The newest checkpoint that was ordered: whoever reports a newer one errs.
+    newest: AtomicU64,
+    commits: Commits,
+}
+
+/// The way to a worker.
+#[derive(Clone)]
+struct Line {
+    endpoint: Endpoint,
+    /// Opened by the first order: a channel needs a runtime, and an address may be told outside of one.
+    channel: Arc<OnceLock<Channel>>,
+}
+
+impl GrpcTransport {
+    /// A transport to the workers of `topology`, of which no address is known yet.
+    pub fn new(job: impl Into<JobId>, run: RunId, topology: impl Into<Arc<Topology>>) -> Self {
+        let topology = topology.into();
+        let workers = topology.workers().iter().map(|worker| (*worker, watch::Sender::new(None))).collect();
+        Self {
+            job: job.into(),
+            run,
+            topology,
+            options: CallOptions::default(),
+            connect: Connect::default(),
+            workers,
+            newest: AtomicU64::new(0),
+            commits: Commits::default(),
+        }
+    }
+
+    /// Other options than the default ones, for addresses that are told from now on. `call` is best the same as
+    /// [`Limits::order`](crate::limits::Limits::order): the shorter one counts.
+    #[must_use]
+    pub fn options(mut self, options: CallOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// Opens channels in a way of your own.
+    #[must_use]
+    pub fn connect_with(mut self, connect: Connect) -> Self {
+        self.connect = connect;
+        self
+    }
+
+    /// Says where a worker takes orders, for the first time or anew; orders that wait for it go out. The same address again keeps
+    /// the connection.
+    ///
+    /// # Errors
+    /// [`AddressError`] when it is no address. A worker that the run does not have changes nothing: [`knows`](Self::knows) tells.
+    pub fn set_address(&self, worker: WorkerId, address: &str) -> Result<(), AddressError> {
+        let endpoint = endpoint(address, &self.options)?;
+        if let Some(line) = self.workers.get(&worker) {
+            line.send_if_modified(|line| {
+                let is_new = line.as_ref().is_none_or(|line| line.endpoint.uri() != endpoint.uri());
+                if is_new {
+                    *line = Some(Line { endpoint, channel: Arc::default() });
+                }
+                is_new
+            });
+        }
+        Ok(())
+    }
+
+    /// The job.
+    pub fn job(&self) -> &JobId {
+        &self.job
+    }
+
+    /// The run.
+    pub fn run(&self) -> RunId {
+        self.run
+    }
+
+    /// The tasks and workers of the run.
+    pub fn topology(&self) -> &Arc<Topology> {
+        &self.topology
+    }
+
+    /// Whether the run has this worker.
+    pub fn knows(&self, worker: WorkerId) -> bool {
+        self.workers.contains_key(&worker)
+    }
+
+    /// Where a worker takes orders, if that is known.
+    pub fn address(&self, worker: WorkerId) -> Option<String> {
+        Some(self.workers.get(&worker)?.borrow().as_ref()?.endpoint.uri().to_string())
+    }
+
+    /// The newest checkpoint that any worker was sent an order of; epoch 0 if there was none.
+    pub fn newest_epoch(&self) -> Epoch {
+        Epoch::new(self.newest.load(Ordering::Acquire))
+    }
+
+    /// Notes what a task has to commit, for the orders to the other workers of its operator.
+    pub(super) fn note_commit(&self, epoch: Epoch, task: TaskId, data: &Bytes) {
+        self.commits.note(epoch, task, data);
+    }
+
+    async fn channel(&self, line: &watch::Sender<Option<Line>>) -> Option<Channel> {
+        let line = line.subscribe().wait_for(Option::is_some).await.ok()?.clone()?;
+        Some(line.channel.get_or_init(|| self.connect.open(line.endpoint)).clone())
+    }
+
+    fn request<M>(&self, worker: WorkerId, message: M, deadline: Instant) -> Request<M> {
+        let mut request = Request::new(message);
+        request.set_timeout(deadline.saturating_duration_since(Instant::now()));
+        Addressee { job: self.job.clone(), run: self.run, worker }.write(request.metadata_mut());
+        request
+    }
+
+    async fn call(
+        &self,
+        channel: Channel,
+        worker: WorkerId,
+        command: Command,
+        deadline: Instant,
+    ) -> Result<(), Status> {
+        let mut client = WorkerGrpcClient::new(channel);
+        match command {
+            Command::Checkpoint { epoch, then_stop } => {
+                let message = CheckpointReq {
+                    epoch: epoch.get(),
+                    // What may be cleaned up is not a matter of a shutdown: every checkpoint stays restorable.
+                    min_epoch: 0,
+                    timestamp: wire::now(),
+                    then_stop,
+                    is_commit: false,
+                };
+                client.checkpoint(self.request(worker, message, deadline)).await.map(drop)
+            }
+            Command::Commit { epoch, tasks } => {
+                let message = wire::commit_req(&self.topology, epoch, &self.commits.completed(epoch, &tasks));
+                client.commit(self.request(worker, message, deadline)).await.map(drop)
+            }
+            Command::Stop(mode) => {
+                let mode = match mode {
+                    WorkerStopMode::Graceful => StopMode::Graceful,
+                    WorkerStopMode::Immediate => StopMode::Immediate,
+                };
+                let message = StopExecutionReq { stop_mode: mode.into() };
+                client.stop_execution(self.request(worker, message, deadline)).await.map(drop)
+            }
+            Command::Release => client.job_finished(self.request(worker, JobFinishedReq {}, deadline)).await.map(drop),
+        }
+    }
+
+    /// Noted before the order goes out, so that no answer can come too early.
+    fn note_epoch(&self, command: &Command) {
+        if let Command::Checkpoint { epoch, .. } | Command::Commit { epoch, .. } = command {
+            self.newest.fetch_max(epoch.get(), Ordering::AcqRel);
+        }
+    }
+}
+
+impl Transport for GrpcTransport {
+    async fn send(&self, worker: WorkerId, order: Order) -> Result<(), OrderError> {
+        if order.run != self.run {
+            let message = format!("expected an order of run {}, got one of run {}", self.run, order.run);
+            return Err(OrderError::new(OrderErrorKind::Rejected, message));
+        }
+        let Some(line) = self.workers.get(&worker) else {
+            let message = format!("run {} of job `{}` has no worker {worker}", self.run, self.job);
+            return Err(OrderError::new(OrderErrorKind::Rejected, message));
+        };
+        self.note_epoch(&order.command);
+        let limit = self.options.call;
+        let deadline = Instant::now() + limit;
+        let Ok(Some(channel)) = timeout_at(deadline, self.channel(line)).await else {
+            let message = format!("it has not registered within {}", crate::text::rounded(limit));
+            return Err(OrderError::new(OrderErrorKind::Unreachable, message));
+        };
+        match timeout_at(deadline, self.call(channel, worker, order.command, deadline)).await {
+            Ok(answer) => answer.map_err(|status| wire::order_error(&status)),
+            Err(_) => Err(OrderError::timed_out(limit)),
+        }
+    }
+}
+
+impl fmt::Debug for GrpcTransport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GrpcTransport")
+            .field("job", &self.job)
+            .field("run", &self.run)
+            .field("workers", &self.workers.len())
+            .finish_non_exhaustive()
+    }
+}

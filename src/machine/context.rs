@@ -1,0 +1,433 @@
+//! The context of one job: what every phase needs, and the memory of the walk so far.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use tokio::{sync::watch, time::Instant};
+
+use super::{
+    Phases, Progress, Reason, ReasonKind, Visit, journaling::Journaling, progress::LiveProgress, trail::LiveTrail,
+};
+use crate::{
+    contracts::{Detached, JobController, JobId, RunId, RunStatus, Scheduler, StopRequest},
+    limits::Limits,
+    machine::{
+        AnyPhase, BoxJournal, Failure, HealthWatch, Journal, Phase, PhaseKind, PhaseRecord, Running, SuccessorOf,
+        WrongJob,
+        phases::sealed::{Entry, Mint},
+    },
+    mailbox::{JobSender, Mailbox},
+};
+
+/// One job under shutdown control: its names, controller, scheduler, mailbox and limits.
+///
+/// [`JobContext::new`] gives the only [`Running`] of the job; from there every other phase is reached by an edge. The context
+/// knows which phase the job is in, so a phase used with the wrong job is an error and not a wrong step.
+pub struct JobContext<C, S> {
+    pub(crate) id: JobId,
+    pub(crate) run: RunId,
+    pub(crate) controller: C,
+    pub(crate) scheduler: S,
+    pub(crate) mailbox: Mailbox,
+    pub(crate) limits: Arc<Limits>,
+    /// Boxed, as it is seldom there.
+    pub(crate) parked: Option<Box<AnyPhase>>,
+    pub(crate) health: HealthWatch,
+    pub(super) journaling: Journaling,
+    superseded: bool,
+    identity: u64,
+    trail: LiveTrail,
+    pub(crate) progress: LiveProgress,
+}
+
+/// Collects what a [`JobContext`] is made of.
+#[must_use = "call `build` to get the job and its `Running` phase"]
+pub struct JobBuilder {
+    id: JobId,
+    run: RunId,
+    limits: Arc<Limits>,
+    mailbox: Option<Mailbox>,
+    journal: Option<BoxJournal>,
+}
+
+impl fmt::Debug for JobBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JobBuilder").field("id", &self.id).field("run", &self.run).finish_non_exhaustive()
+    }
+}
+
+impl JobBuilder {
+    /// Other limits than the default ones. Share one `Arc` among many jobs.
+    pub fn limits(mut self, limits: impl Into<Arc<Limits>>) -> Self {
+        self.limits = limits.into();
+        self
+    }
+
+    /// A mailbox made before, where senders had to exist before the controller.
+    pub fn mailbox(mut self, mailbox: Mailbox) -> Self {
+        self.mailbox = Some(mailbox);
+        self
+    }
+
+    /// Where each phase is written down before it acts. Without one, a shutdown is forgotten when its controller crashes.
+    pub fn journal(mut self, journal: impl Journal + 'static) -> Self {
+        self.journal = Some(Arc::new(journal));
+        self
+    }
+
+    /// The job, and the only `Running` that it will ever have.
+    pub fn build<C, S>(self, controller: C, scheduler: S) -> (JobContext<C, S>, Running) {
+        self.build_after(None, controller, scheduler)
+    }
+
+    /// The same, where a controller before this one has written `last` into the journal.
+    pub(crate) fn build_after<C, S>(
+        self,
+        last: Option<&PhaseRecord>,
+        controller: C,
+        scheduler: S,
+    ) -> (JobContext<C, S>, Running) {
+        // Identities are never reused within a process, so a phase can't be taken for another job's.
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let Self { id, run, limits, mailbox, journal } = self;
+        let (id, run) = last.map_or((id, run), |last| (last.job.clone(), last.run));
+        let now = Instant::now();
+        let entry = Entry::new(NEXT.fetch_add(1, Ordering::Relaxed), now, Running::budget(&limits));
+        let job = JobContext {
+            id,
+            run,
+            controller,
+            scheduler,
+            mailbox: mailbox.unwrap_or_else(|| Mailbox::new(limits.mailbox_capacity)),
+            limits,
+            parked: None,
+            health: HealthWatch::default(),
+            journaling: Journaling::new(journal, last),
+            superseded: false,
+            identity: entry.identity,
+            trail: LiveTrail::new(Visit::new(PhaseKind::Running, now, ReasonKind::Started.into())),
+            progress: LiveProgress::new(Progress::new(PhaseKind::Running, now, entry.deadline)),
+        };
+        (job, Running::mint(entry, ()))
+    }
+}
+
+impl JobContext<Detached, ()> {
+    /// Starts to put a job together, with limits or a mailbox of your own.
+    pub fn builder(id: impl Into<JobId>, run: RunId) -> JobBuilder {
+        // One for all jobs that are content with them.
+        static DEFAULT: LazyLock<Arc<Limits>> = LazyLock::new(Arc::default);
+        JobBuilder { id: id.into(), run, limits: Arc::clone(&DEFAULT), mailbox: None, journal: None }
+    }
+}
+
+impl<C, S> JobContext<C, S> {
+    /// A running job with default [`Limits`], and the only `Running` that it will ever have.
+    pub fn new(id: impl Into<JobId>, run: RunId, controller: C, scheduler: S) -> (Self, Running) {
+        JobContext::builder(id, run).build(controller, scheduler)
+    }
+
+    /// The job's name.
+    pub fn id(&self) -> &JobId {
+        &self.id
+    }
+
+    /// The run.
+    pub fn run(&self) -> RunId {
+        self.run
+    }
+
+    /// The limits.
+    pub fn limits(&self) -> &Arc<Limits> {
+        &self.limits
+    }
+
+    /// The controller.
+    pub fn controller(&self) -> &C {
+        &self.controller
+    }
+
+    /// The scheduler.
+    pub fn scheduler(&self) -> &S {
+        &self.scheduler
+    }
+
+    /// The phase that the job is in.
+    pub fn phase(&self) -> PhaseKind {
+        self.trail.phase()
+    }
+
+    /// The phases walked so far, the current one last.
+    pub fn walked(&self) -> &[Visit] {
+        self.trail.visits()
+    }
+
+    /// The strongest stop request so far.
+    pub fn requested(&self) -> Option<StopRequest> {
+        self.mailbox.requested()
+    }
+
+    /// Whether another run of the job may be started once this one has stopped: only if nobody asked for a stop
+    /// (invariant I8), and no newer run or other controller has taken the job over (invariant I11).
+    pub fn may_restart(&self) -> bool {
+        self.requested().is_none() && !self.superseded
+    }
+
+    /// Another controller drives the job from now on.
+    pub(crate) fn note_superseded(&mut self) {
+        self.superseded = true;
+    }
+
+    /// A way to send stop requests and worker messages to the job.
+    pub fn sender(&self) -> JobSender {
+        self.mailbox.sender()
+    }
+
+    /// Live progress: the newest phase and the newest figures. A receiver that is slow misses what was in between;
+    /// [`phases`](Self::phases) misses no phase.
+    pub fn progress(&self) -> watch::Receiver<Progress> {
+        self.progress.subscribe()
+    }
+
+    /// Every phase that the job enters, those before this call included, with the reason of each. None is skipped, whatever the reader's pace.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use winddown::{testing::scripted::ScriptedScheduler, *};
+    ///
+    /// let (mut job, running) = JobContext::new("words", RunId::new(1), Detached, ScriptedScheduler::new([1]));
+    /// let mut phases = job.phases();
+    /// drop(drive(running, &mut job, &Policy::escalate()).await?);
+    /// while let Some(visit) = phases.next().await {
+    ///     println!("{}: {}", visit.phase, visit.reason());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn phases(&self) -> Phases {
+        self.trail.follow()
+    }
+
+    /// Has the scheduler tell this job at once when a worker of its run is gone, whatever ended it. Without this line, a worker that dies is missed
+    /// when its heartbeats have failed to come for as long as [`Limits::heartbeat`].
+    ///
+    /// It is told as [`Event::WorkerFinished`](crate::contracts::Event::WorkerFinished): after a worker's last word it changes nothing, and before
+    /// it the run has failed. Workers that have gone before this call are told of as well.
+    pub fn hear_of_ends(&self)
+    where
+        S: Scheduler,
+    {
+        self.scheduler.report_ends(&self.id, self.run, self.sender());
+    }
+
+    /// The phase of a [`drive`](crate::drive::drive) that was dropped before its end: go on with it.
+    pub fn take_parked(&mut self) -> Option<AnyPhase> {
+        self.parked.take().map(|phase| *phase)
+    }
+
+    /// The same job without its controller, which is handed back. What is left is to kill the workers.
+    pub fn detach(self) -> (JobContext<Detached, S>, C) {
+        let Self {
+            id,
+            run,
+            controller,
+            scheduler,
+            mailbox,
+            limits,
+            parked,
+            health,
+            journaling,
+            superseded,
+            identity,
+            trail,
+            progress,
+        } = self;
+        let controller_less = JobContext {
+            id,
+            run,
+            controller: Detached,
+            scheduler,
+            mailbox,
+            limits,
+            parked,
+            health,
+            journaling,
+            superseded,
+            identity,
+            trail,
+            progress,
+        };
+        (controller_less, controller)
+    }
+
+    /// The run-time half of the proof: the phase belongs to this job, and the job is in it.
+    #[inline]
+    pub(crate) fn check<P: Phase>(&self, phase: &P) -> Result<(), Failure> {
+        let same_job = phase.entry().identity == self.identity;
+        if same_job && self.phase() == P::KIND { Ok(()) } else { Err(self.wrong_job(P::KIND, same_job)) }
+    }
+
+    #[cold]
+    fn wrong_job(&self, used: PhaseKind, same_job: bool) -> Failure {
+        Failure::WrongJob(WrongJob { job: self.id.clone(), job_phase: self.phase(), used, same_job })
+    }
+
+    /// Takes an edge, for this reason. The only way to a phase other than the first.
+    pub(crate) fn enter<F: Phase, T: SuccessorOf<F>>(
+        &mut self,
+        from: F,
+        proof: T::Proof,
+        reason: impl Into<Reason>,
+    ) -> T {
+        let budget = T::budget(&self.limits);
+        self.enter_within(from, proof, reason.into(), budget)
+    }
+
+    /// The same with another budget than the phase's own.
+    #[allow(clippy::needless_pass_by_value, reason = "the phase that is left must not be usable any more")]
+    pub(crate) fn enter_within<F: Phase, T: SuccessorOf<F>>(
+        &mut self,
+        from: F,
+        proof: T::Proof,
+        reason: Reason,
+        budget: Option<std::time::Duration>,
+    ) -> T {
+        let now = Instant::now();
+        let entry = Entry::new(from.entry().identity, now, budget);
+        self.log_step(F::KIND, T::KIND, &reason);
+        self.trail.push(Visit::new(T::KIND, now, reason.clone()));
+        let requested = self.requested();
+        self.progress.change(|progress| {
+            progress.phase = T::KIND;
+            progress.since = now;
+            progress.deadline = entry.deadline;
+            progress.requested = requested;
+            progress.reason = reason;
+            true
+        });
+        T::mint(entry, proof)
+    }
+
+    /// An escalation is a warning: somebody asked for a milder stop. Nothing is put into words unless somebody listens.
+    #[inline]
+    fn log_step(&self, from: PhaseKind, to: PhaseKind, reason: &Reason) {
+        macro_rules! say {
+            ($level:ident, $before:literal) => {
+                tracing::$level!(
+                    job = %self.id, run = self.run.get(), from = from.tag(), to = to.tag(), reason = reason.kind().tag(),
+                    workers = reason.workers_text(), tasks = reason.tasks_text(), concat!($before, "{}"), reason
+                )
+            };
+        }
+        if !reason.escalates(from, to) {
+            say!(info, "");
+        } else if loses_checkpoint(from, to) {
+            say!(warn, "the final checkpoint is lost: ");
+        } else {
+            say!(warn, "");
+        }
+    }
+
+    /// Why a worker counts as lost: the failure that says so, or the fact alone.
+    pub(crate) fn why_lost(&self) -> Reason
+    where
+        C: JobController,
+    {
+        let failures = [self.controller.latest_failure(), self.controller.failure()];
+        let lost = failures.into_iter().flatten().find(|failure| failure.is_lost_worker());
+        lost.map_or_else(|| Reason::lost(self.controller.lost_workers()), Reason::from)
+    }
+
+    /// Why a phase gives up.
+    pub(crate) fn why(&self, failure: &Failure) -> Reason
+    where
+        C: JobController,
+    {
+        Reason::of(failure, || self.controller.waits_for())
+    }
+
+    /// Lets watchers see the newest figures. It costs a comparison when nothing changed, less when nobody watches.
+    pub(crate) fn publish_status(&mut self)
+    where
+        C: JobController,
+    {
+        if self.progress.is_watched() {
+            let (status, requested) = (self.controller.status(), self.requested());
+            self.publish(|progress| {
+                replace(&mut progress.status, status) | replace(&mut progress.requested, requested)
+            });
+        }
+    }
+
+    pub(crate) fn publish_alive(&mut self, alive: usize) {
+        let alive = u32::try_from(alive).unwrap_or(u32::MAX);
+        self.publish(|progress| replace(&mut progress.alive, Some(alive)));
+    }
+
+    pub(crate) fn publish_deadline(&mut self, deadline: Option<Instant>) {
+        self.publish(|progress| replace(&mut progress.deadline, deadline));
+    }
+
+    pub(crate) fn note_error(&mut self, error: &dyn fmt::Display) {
+        let text: Arc<str> = error.to_string().into();
+        self.publish(|progress| replace(&mut progress.last_error, Some(text)));
+    }
+
+    pub(crate) fn note_retry(&mut self) {
+        self.publish(|progress| {
+            progress.retries += 1;
+            true
+        });
+    }
+
+    /// The newest figures, without waiting for a change.
+    pub fn progress_now(&self) -> Progress {
+        self.progress.now()
+    }
+
+    fn publish(&mut self, change: impl FnOnce(&mut Progress) -> bool) {
+        self.progress.change(change);
+    }
+
+    /// What is known of the run.
+    pub fn status(&self) -> RunStatus
+    where
+        C: JobController,
+    {
+        self.controller.status()
+    }
+
+    pub(crate) fn span(&self, phase: PhaseKind) -> tracing::Span {
+        tracing::info_span!("winddown", job = %self.id, run = self.run.get(), phase = phase.tag())
+    }
+}
+
+/// Whether a step gives a final checkpoint up.
+fn loses_checkpoint(from: PhaseKind, to: PhaseKind) -> bool {
+    matches!(from, PhaseKind::Finishing | PhaseKind::CheckpointStopping)
+        && matches!(to, PhaseKind::StoppingImmediate | PhaseKind::StoppingForce)
+}
+
+fn replace<T: PartialEq>(place: &mut T, value: T) -> bool {
+    let changed = *place != value;
+    if changed {
+        *place = value;
+    }
+    changed
+}
+
+impl<C, S> fmt::Debug for JobContext<C, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JobContext")
+            .field("id", &self.id)
+            .field("run", &self.run)
+            .field("phase", &self.phase())
+            .field("requested", &self.requested())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,32 @@
+//! The phases of a shutdown. Each is a type; its `run` does the work and may be dropped at any time, its consuming `next` runs
+//! and then steps to a legal successor.
+//!
+//! How a phase is driven:
+//!
+//! - `phase.next(&mut job).await` gives the successor, or a [`Failed`](crate::machine::Failed) that holds the phase.
+//! - `phase.run(&mut job).await` does the same work by `&mut`, so that a `timeout` or `select!` around it leaves you the phase. Once it
+//!   has returned `Ok`, the outcome is kept in the phase, and `next` returns at once.
+
+mod checkpoint_stopping;
+mod finishing;
+mod recovering;
+mod refused;
+mod release;
+mod replay;
+mod running;
+pub(crate) mod sealed;
+mod stopped;
+mod stopping;
+mod wait;
+
+pub use checkpoint_stopping::CheckpointStopping;
+pub use finishing::Finishing;
+pub use recovering::Recovering;
+pub use running::Running;
+pub(crate) use running::step_for;
+pub use stopped::{AnyStopped, Checkpointed, Drained, Evidence, Halted, Killed, Stopped};
+pub use stopping::Stopping;
+
+pub(crate) use release::{NothingAlive, listed};
+pub(crate) use replay::{Replay, replay};
+pub(crate) use wait::{HealthWatch, hold, pause};

@@ -1,0 +1,213 @@
+//! A final checkpoint, after which every task finishes: the stop that loses nothing and replays nothing.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::Instrument;
+
+use super::{
+    Checkpointed, Stopping,
+    release::{NothingAlive, Releasing, release},
+    running::step_to,
+    sealed::{Entry, Mint},
+    wait::{News, news},
+};
+use crate::{
+    contracts::{Epoch, FinalCheckpoint, JobController, RunStatus, Scheduler, StopRequest},
+    limits::Limits,
+    machine::{AfterCheckpointStopping, Failed, Failure, Force, Immediate, JobContext, PhaseKind, ReasonKind},
+};
+
+/// A final checkpoint is taken, after which every task finishes.
+///
+/// It ends in [`Stopped<Checkpointed>`](crate::machine::Stopped) only when the checkpoint's manifest is durable and holds every task of the run,
+/// every commit is acknowledged, every task has finished, and the scheduler lists no worker (invariants I2, I3). A graceful stop
+/// request changes nothing here: this phase does more. A failed task or a lost worker ends the wait at once, since the checkpoint can't
+/// complete any more; what then happens is the caller's decision.
+#[derive(Debug)]
+#[must_use = "a phase that is dropped is a shutdown that nobody finishes"]
+pub struct CheckpointStopping {
+    entry: Entry,
+    proven: Option<Checkpointed>,
+    releasing: Releasing,
+    decided: Option<Exit>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Exit {
+    Stopped(Checkpointed, NothingAlive),
+    Request(StopRequest),
+}
+
+#[diagnostic::do_not_recommend]
+impl Mint for CheckpointStopping {
+    type Proof = ();
+
+    fn mint(entry: Entry, (): ()) -> Self {
+        Self { entry, proven: None, releasing: Releasing::default(), decided: None }
+    }
+
+    fn entry(&self) -> &Entry {
+        &self.entry
+    }
+
+    fn budget(limits: &Limits) -> Option<Duration> {
+        Some(limits.final_checkpoint)
+    }
+}
+
+impl CheckpointStopping {
+    /// Takes the final checkpoint, waits for every task to finish, releases the workers and verifies that none is left.
+    ///
+    /// # Errors
+    /// - [`Failure::Controller`]: an order or the manifest failed. Running it again sends again only what failed.
+    /// - [`Failure::Run`]: a task failed or a worker was lost, so this checkpoint can't complete.
+    /// - [`Failure::BudgetSpent`]: give it more time with [`extend`](Self::extend), or [`give_up`](Self::give_up).
+    /// - [`Failure::Scheduler`], [`Failure::StillAlive`]: the checkpoint is complete, but workers are not gone. Run it again.
+    /// - [`Failure::WrongJob`]: the job is not in this phase.
+    ///
+    /// # Cancel safety
+    /// Safe: call it again to go on. The final checkpoint is not started twice.
+    pub async fn run<C: JobController, S: Scheduler>(&mut self, job: &mut JobContext<C, S>) -> Result<(), Failure> {
+        self.decide(job).await.map(drop)
+    }
+
+    async fn decide<C: JobController, S: Scheduler>(&mut self, job: &mut JobContext<C, S>) -> Result<Exit, Failure> {
+        job.check(self)?;
+        if let Some(exit) = self.decided {
+            return Ok(exit);
+        }
+        if !self.releasing.is_done() {
+            job.write_down_status(PhaseKind::CheckpointStopping).await?;
+        }
+        let span = job.span(PhaseKind::CheckpointStopping);
+        let exit = self.work(job).instrument(span).await?;
+        self.decided = Some(exit);
+        Ok(exit)
+    }
+
+    async fn work<C: JobController, S: Scheduler>(&mut self, job: &mut JobContext<C, S>) -> Result<Exit, Failure> {
+        let checkpointed = match self.proven {
+            Some(checkpointed) => checkpointed,
+            None => match take_final_checkpoint(job, PhaseKind::CheckpointStopping, self.entry).await? {
+                Final::Complete(checkpointed) => checkpointed,
+                Final::Request(request) => return Ok(Exit::Request(request)),
+            },
+        };
+        self.proven = Some(checkpointed);
+        let gone = release(job, &mut self.releasing).await?;
+        job.write_down_end(PhaseKind::StoppedCheckpointed, gone).await?;
+        Ok(Exit::Stopped(checkpointed, gone))
+    }
+
+    /// Runs, then steps.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run); the phase comes back in [`Failed`].
+    ///
+    /// # Cancel safety
+    /// Dropping it drops the phase: where that can happen, use [`run`](Self::run) first.
+    pub async fn next<C: JobController, S: Scheduler>(
+        mut self,
+        job: &mut JobContext<C, S>,
+    ) -> Result<AfterCheckpointStopping, Failed<Self>> {
+        match self.decide(job).await {
+            Ok(exit) => Ok(self.step(exit, job)),
+            Err(failure) => Err(Failed::new(self, failure)),
+        }
+    }
+
+    fn step<C: JobController, S>(self, exit: Exit, job: &mut JobContext<C, S>) -> AfterCheckpointStopping {
+        match exit {
+            Exit::Stopped(checkpointed, gone) => {
+                let witness = gone.witness(job);
+                AfterCheckpointStopping::Stopped(job.enter(self, (checkpointed, witness), ReasonKind::Done))
+            }
+            Exit::Request(force @ StopRequest::Force) => AfterCheckpointStopping::Force(job.enter(self, (), force)),
+            Exit::Request(request) => AfterCheckpointStopping::Immediate(job.enter(self, (), request)),
+        }
+    }
+
+    /// The final checkpoint, once it is complete and every task has finished; what is left then is to release the workers.
+    pub fn complete(&self) -> Option<Epoch> {
+        self.proven.as_ref().map(Checkpointed::epoch)
+    }
+
+    /// Gives the phase more time, counted from now.
+    pub fn extend<C, S>(&mut self, by: Duration, job: &mut JobContext<C, S>) {
+        self.entry.deadline = Instant::now().checked_add(by);
+        if job.check(self).is_ok() {
+            job.publish_deadline(self.entry.deadline);
+        }
+    }
+
+    /// Gives the final checkpoint up, and stops the tasks where they are.
+    ///
+    /// # Errors
+    /// [`Failure::WrongJob`] when the job is not in this phase.
+    pub fn give_up<C: JobController, S>(self, job: &mut JobContext<C, S>) -> Result<Stopping<Immediate>, Failed<Self>> {
+        step_to(self, job)
+    }
+
+    /// Has the scheduler kill the workers. It needs no controller.
+    ///
+    /// # Errors
+    /// [`Failure::WrongJob`] when the job is not in this phase.
+    pub fn force<C, S>(self, job: &mut JobContext<C, S>) -> Result<Stopping<Force>, Failed<Self>> {
+        step_to(self, job)
+    }
+}
+
+/// How a final checkpoint ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Final {
+    /// It is complete, and every task has finished.
+    Complete(Checkpointed),
+    /// The user wants something stronger.
+    Request(StopRequest),
+}
+
+/// Takes the final checkpoint and waits for every task to finish. Called again, it goes on: the controller knows what was started.
+pub(super) async fn take_final_checkpoint<C: JobController, S>(
+    job: &mut JobContext<C, S>,
+    phase: PhaseKind,
+    entry: Entry,
+) -> Result<Final, Failure> {
+    let (mut ask, mut late) = (true, false);
+    loop {
+        let status = job.controller.status();
+        // Before the requests: nothing is left that a stronger stop could cut short, but the release, which sees it too.
+        if let Some(checkpointed) = evidence(&status) {
+            return Ok(Final::Complete(checkpointed));
+        }
+        if let Some(request) = job.mailbox.stronger_than(phase.fulfils()) {
+            return Ok(Final::Request(request));
+        }
+        if let Some(failure) = job.controller.failure() {
+            return Err(Failure::Run(failure.clone()));
+        }
+        if late {
+            return Err(Failure::BudgetSpent { phase, budget: entry.budget(), status });
+        }
+        // Once per call, so that a retry sends again what failed; then as long as a periodic checkpoint is in the way.
+        if std::mem::take(&mut ask) || status.final_checkpoint == FinalCheckpoint::NotStarted {
+            job.controller.begin_checkpoint(true)?;
+            // Its epoch is durable before the first order of it goes out: `begin_` sends nothing itself.
+            job.write_down_status(phase).await?;
+        }
+        match news(job, phase.fulfils(), entry.deadline).await? {
+            News::Status => {}
+            News::Request(request) => return Ok(Final::Request(request)),
+            // Messages were taken in on the way: one of them may have been the last.
+            News::Deadline => late = true,
+        }
+    }
+}
+
+/// Invariant I3, read off the books.
+fn evidence(status: &RunStatus) -> Option<Checkpointed> {
+    match status.final_checkpoint {
+        FinalCheckpoint::Complete(epoch) if status.all_finished() => Some(Checkpointed::proven(epoch)),
+        _ => None,
+    }
+}

@@ -1,0 +1,84 @@
+//! Clean-up of a run that failed, before whoever restarts jobs starts a new one. This crate never restarts a job.
+
+use super::{
+    Stopping,
+    running::step_to,
+    sealed::{Entry, Mint},
+};
+use crate::{
+    contracts::{JobController, Scheduler, StopRequest},
+    machine::{AfterRecovering, Failed, Failure, Force, JobContext, PhaseKind, ReasonKind},
+};
+
+/// A task failed or a worker was lost; what is left of the run is cleaned up.
+#[derive(Debug)]
+#[must_use = "a phase that is dropped is a shutdown that nobody finishes"]
+pub struct Recovering {
+    entry: Entry,
+}
+
+#[diagnostic::do_not_recommend]
+impl Mint for Recovering {
+    type Proof = ();
+
+    fn mint(entry: Entry, (): ()) -> Self {
+        Self { entry }
+    }
+
+    fn entry(&self) -> &Entry {
+        &self.entry
+    }
+}
+
+impl Recovering {
+    /// Writes the phase down; there is nothing else to wait for.
+    ///
+    /// # Errors
+    /// [`Failure::Journal`] when it can't be written down.
+    /// [`Failure::WrongJob`] when the job is not in this phase.
+    ///
+    /// # Cancel safety
+    /// Safe: call it again.
+    pub async fn run<C: JobController, S>(&mut self, job: &mut JobContext<C, S>) -> Result<(), Failure> {
+        job.check(self)?;
+        job.write_down_status(PhaseKind::Recovering).await?;
+        Ok(())
+    }
+
+    /// Steps to a short immediate stop, or to force where a worker is lost and could not be told.
+    ///
+    /// # Errors
+    /// [`Failure::WrongJob`] when the job is not in this phase; the phase comes back in [`Failed`].
+    ///
+    /// # Cancel safety
+    /// It does not wait.
+    pub async fn next<C: JobController, S: Scheduler>(
+        mut self,
+        job: &mut JobContext<C, S>,
+    ) -> Result<AfterRecovering, Failed<Self>> {
+        match self.run(job).await {
+            Ok(()) => Ok(self.step(job)),
+            Err(failure) => Err(Failed::new(self, failure)),
+        }
+    }
+
+    fn step<C: JobController, S>(self, job: &mut JobContext<C, S>) -> AfterRecovering {
+        if job.requested() == Some(StopRequest::Force) {
+            AfterRecovering::Force(job.enter(self, (), StopRequest::Force))
+        } else if job.controller.has_lost_worker() {
+            let reason = job.why_lost();
+            AfterRecovering::Force(job.enter(self, (), reason))
+        } else {
+            let budget = job.limits.recover;
+            AfterRecovering::Immediate(job.enter_within(self, (), ReasonKind::CleanUp.into(), Some(budget)))
+        }
+    }
+
+    /// Has the scheduler kill the workers. It needs no controller.
+    ///
+    /// # Errors
+    /// [`Failure::WrongJob`] when the job is not in this phase.
+    pub fn force<C, S>(self, job: &mut JobContext<C, S>) -> Result<Stopping<Force>, Failed<Self>> {
+        step_to(self, job)
+    }
+}

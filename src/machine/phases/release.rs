@@ -1,0 +1,234 @@
+//! The end of every shutdown: workers leave or are killed, and then the scheduler is asked whether any is alive (invariant I2).
+//! By the time workers are released the evidence is proven, so killing one that does not leave loses nothing.
+
+use std::{
+    pin::{Pin, pin},
+    time::Duration,
+};
+
+use futures_util::FutureExt;
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use super::wait::{News, news, pause, take_in};
+use crate::{
+    clock::{MOMENT, after},
+    contracts::{ConfirmedBy, JobController, JobId, RunId, Scheduler, SchedulerError, StopRequest, WorkerId},
+    machine::{Failure, JobContext, PhaseRecord, Reason, ReasonKind, progress::LiveProgress},
+    mailbox::{Incoming, Mailbox},
+    text::shortened,
+};
+
+/// Proof that the scheduler, asked after the last order, listed no worker of the run. Made in this module alone.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NothingAlive {
+    forced: bool,
+    confirmed_by: ConfirmedBy,
+}
+
+impl NothingAlive {
+    /// For the three places that have just been given an empty list.
+    fn listed_none<S: Scheduler>(forced: bool, job: &JobId, run: RunId, scheduler: &S) -> Self {
+        Self { forced, confirmed_by: scheduler.confirmed_by(job, Some(run)) }
+    }
+
+    /// On whose word.
+    pub(crate) fn confirmed_by(self) -> ConfirmedBy {
+        self.confirmed_by
+    }
+
+    /// Whether workers had to be killed.
+    pub(crate) fn forced(self) -> bool {
+        self.forced
+    }
+}
+
+/// How far a release has come; it lives in the phase, so that a dropped `run` goes on where it was.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Releasing {
+    deadline: Option<Instant>,
+    forced: bool,
+    /// Proven; what is left is to write the end down. It is not proven anew, since the end may be on record already.
+    gone: Option<NothingAlive>,
+}
+
+impl Releasing {
+    pub(super) fn is_done(&self) -> bool {
+        self.gone.is_some()
+    }
+
+    /// Kills the workers, unless it is proven that none is alive.
+    pub(super) async fn kill<C, S: Scheduler>(&mut self, job: &mut JobContext<C, S>) -> Result<NothingAlive, Failure> {
+        if let Some(gone) = self.gone {
+            return Ok(gone);
+        }
+        let gone = kill(job).await?;
+        self.gone = Some(gone);
+        Ok(gone)
+    }
+}
+
+/// Lets the workers leave, kills those that don't, and verifies that none is left.
+pub(crate) async fn release<C: JobController, S: Scheduler>(
+    job: &mut JobContext<C, S>,
+    state: &mut Releasing,
+) -> Result<NothingAlive, Failure> {
+    let deadline = *state.deadline.get_or_insert_with(|| after(job.limits.release));
+    if !state.forced && !state.is_done() {
+        job.publish_deadline(Some(deadline));
+        match leave(job, deadline).await {
+            Ok(gone) => state.gone = Some(gone),
+            Err(reason) => {
+                job.note_error(&reason);
+                let reason = Reason::from(reason);
+                tracing::warn!(
+                    job = %job.id, run = job.run.get(), reason = reason.kind().tag(), workers = reason.workers_text(),
+                    "killing what is left of the run: {reason}"
+                );
+                state.forced = true;
+            }
+        }
+    }
+    state.kill(job).await
+}
+
+/// Why workers are killed after all.
+#[derive(Debug, thiserror::Error)]
+enum NotLeft {
+    #[error("a force request")]
+    Forced,
+    #[error("workers {} are still there at the end of the release time", shortened(_0.iter()))]
+    Late(Vec<WorkerId>),
+    #[error(transparent)]
+    Scheduler(#[from] SchedulerError),
+}
+
+impl From<NotLeft> for Reason {
+    fn from(reason: NotLeft) -> Self {
+        let said = reason.to_string();
+        match reason {
+            NotLeft::Forced => StopRequest::Force.into(),
+            NotLeft::Late(workers) => Self::about(ReasonKind::NotLeft, workers, vec![], said),
+            NotLeft::Scheduler(_) => Self::about(ReasonKind::SchedulerFailed, vec![], vec![], said),
+        }
+    }
+}
+
+async fn leave<C: JobController, S: Scheduler>(
+    job: &mut JobContext<C, S>,
+    deadline: Instant,
+) -> Result<NothingAlive, NotLeft> {
+    tell_workers(job, deadline).await?;
+    let JobContext { id, run, controller, scheduler, mailbox, limits, progress, .. } = job;
+    let asked = in_time("stop_workers", limits.release, deadline, scheduler.stop_workers(id, Some(*run), false));
+    attended(controller, mailbox, progress, pin!(asked)).await?;
+    loop {
+        let JobContext { id, run, controller, scheduler, mailbox, progress, .. } = job;
+        let alive = attended(controller, mailbox, progress, pin!(alive_by(deadline, id, *run, scheduler))).await?;
+        job.publish_alive(alive.len());
+        if alive.is_empty() {
+            return Ok(NothingAlive::listed_none(false, &job.id, job.run, &job.scheduler));
+        }
+        if Instant::now() >= deadline {
+            return Err(NotLeft::Late(alive));
+        }
+        let until = deadline.min(after(job.limits.verify_every.max(MOMENT)));
+        pause(job, Some(StopRequest::Immediate), until).await;
+    }
+}
+
+/// Tells every worker that it may leave; one that does not answer is the scheduler's business.
+async fn tell_workers<C: JobController, S>(job: &mut JobContext<C, S>, deadline: Instant) -> Result<(), NotLeft> {
+    job.controller.begin_release();
+    let until = deadline.min(after(job.limits.order));
+    while job.controller.status().orders_outstanding > 0 {
+        match news(job, Some(StopRequest::Immediate), Some(until)).await {
+            Ok(News::Status) => {}
+            Ok(News::Request(_)) => return Err(NotLeft::Forced),
+            Ok(News::Deadline) => break,
+            Err(error) => {
+                tracing::debug!(%error, "some workers were not told that they may leave");
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Waits for the scheduler while messages are taken in, since a worker may have something to deliver before it leaves; a force
+/// request cuts it short.
+async fn attended<C: JobController, T>(
+    controller: &mut C,
+    mailbox: &mut Mailbox,
+    progress: &mut LiveProgress,
+    mut call: Pin<&mut impl Future<Output = Result<T, SchedulerError>>>,
+) -> Result<T, NotLeft> {
+    loop {
+        if mailbox.stronger_than(Some(StopRequest::Immediate)).is_some() {
+            return Err(NotLeft::Forced);
+        }
+        tokio::select! {
+            biased;
+            result = &mut call => return Ok(result?),
+            incoming = mailbox.next(Some(StopRequest::Immediate)) => match incoming {
+                Incoming::Request(_) => return Err(NotLeft::Forced),
+                Incoming::Worker(event) => take_in(controller, progress, event),
+            },
+        }
+    }
+}
+
+/// One attempt to kill the run's workers: the order, then the question until the answer is "none", within the kill budget.
+async fn kill<C, S: Scheduler>(job: &mut JobContext<C, S>) -> Result<NothingAlive, Failure> {
+    let budget = job.limits.kill;
+    let deadline = after(budget);
+    job.publish_deadline(Some(deadline));
+    let JobContext { id, run, scheduler, .. } = job;
+    in_time("stop_workers", budget, deadline, scheduler.stop_workers(id, Some(*run), true)).await?;
+    loop {
+        let alive = alive_by(deadline, &job.id, job.run, &job.scheduler).await?;
+        job.publish_alive(alive.len());
+        if alive.is_empty() {
+            return Ok(NothingAlive::listed_none(true, &job.id, job.run, &job.scheduler));
+        }
+        if Instant::now() >= deadline {
+            return Err(Failure::StillAlive { workers: alive, after: budget });
+        }
+        sleep_until(deadline.min(after(job.limits.verify_every.max(MOMENT)))).await;
+    }
+}
+
+/// Asks the scheduler who is alive. The question gets a moment of its own even at the deadline: "not asked" is no answer.
+fn alive_by<S: Scheduler>(
+    deadline: Instant,
+    job: &JobId,
+    run: RunId,
+    scheduler: &S,
+) -> impl Future<Output = Result<Vec<WorkerId>, SchedulerError>> {
+    let until = deadline.max(after(MOMENT));
+    let given = until - Instant::now();
+    in_time("workers_for_job", given, until, scheduler.workers_for_job(job, Some(run)))
+}
+
+/// A call of the scheduler, which is given up at the deadline. No `async fn`: that would hold the call twice.
+fn in_time<T>(
+    call: &'static str,
+    given: Duration,
+    deadline: Instant,
+    answer: impl Future<Output = Result<T, SchedulerError>>,
+) -> impl Future<Output = Result<T, SchedulerError>> {
+    timeout_at(deadline, answer)
+        .map(move |answer| answer.unwrap_or(Err(SchedulerError::TimedOut { call, after: given })))
+}
+
+/// Asks a scheduler who of a run is alive; where nobody is, that is the proof.
+pub(crate) async fn listed<S: Scheduler>(
+    scheduler: &S,
+    record: &PhaseRecord,
+    within: Duration,
+) -> Result<Result<NothingAlive, Vec<WorkerId>>, SchedulerError> {
+    let alive = alive_by(after(within), &record.job, record.run, scheduler).await?;
+    if !alive.is_empty() {
+        return Ok(Err(alive));
+    }
+    Ok(Ok(NothingAlive::listed_none(record.killed_workers, &record.job, record.run, scheduler)))
+}

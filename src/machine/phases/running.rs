@@ -1,0 +1,279 @@
+//! The job runs, until somebody or something wants it to end.
+
+use tokio::time::Instant;
+use tracing::Instrument;
+
+use super::{
+    CheckpointStopping, Finishing, Recovering, Stopping,
+    sealed::{Entry, Mint},
+    wait::{News, news},
+};
+use crate::{
+    contracts::{JobController, Scheduler, StopRequest},
+    limits::Limits,
+    machine::{
+        AfterRunning, Failed, Failure, Force, Graceful, Immediate, JobContext, Phase, PhaseKind, Reason, ReasonKind,
+        SuccessorOf,
+    },
+};
+
+/// The job runs. The first phase: [`JobContext::new`] gives the only one of each job.
+///
+/// A controller with a running loop of its own need not wait here: [`stop`](Self::stop) and its siblings give the next phase at once.
+#[derive(Debug)]
+#[must_use = "a running job whose phase is dropped can't be stopped safely any more"]
+pub struct Running {
+    entry: Entry,
+    decided: Option<Exit>,
+}
+
+#[derive(Clone, Debug)]
+enum Exit {
+    Request(StopRequest),
+    TtlExpired,
+    SourcesExhausted,
+    RunFailed(Reason),
+}
+
+#[diagnostic::do_not_recommend]
+impl Mint for Running {
+    type Proof = ();
+
+    fn mint(entry: Entry, (): ()) -> Self {
+        Self { entry, decided: None }
+    }
+
+    fn entry(&self) -> &Entry {
+        &self.entry
+    }
+
+    fn budget(limits: &Limits) -> Option<std::time::Duration> {
+        limits.ttl
+    }
+}
+
+impl Running {
+    /// Waits for a stop request, the TTL, the end of the sources, or a failure; keeps the books and takes periodic checkpoints
+    /// meanwhile. An error of a periodic checkpoint is noted in the progress, and the job runs on, unless no retry gets past it: a
+    /// newer run has fenced this one, say. Then the run has failed.
+    ///
+    /// # Errors
+    /// [`Failure::WrongJob`] when the job is not in this phase.
+    ///
+    /// # Cancel safety
+    /// Safe: call it again to go on.
+    pub async fn run<C: JobController, S>(&mut self, job: &mut JobContext<C, S>) -> Result<(), Failure> {
+        self.decide(job).await.map(drop)
+    }
+
+    async fn decide<C: JobController, S>(&mut self, job: &mut JobContext<C, S>) -> Result<Exit, Failure> {
+        job.check(self)?;
+        if let Some(exit) = &self.decided {
+            return Ok(exit.clone());
+        }
+        job.write_down_status(PhaseKind::Running).await?;
+        let span = job.span(PhaseKind::Running);
+        let exit = wait(job, self.entry).instrument(span).await;
+        self.decided = Some(exit.clone());
+        Ok(exit)
+    }
+
+    /// Runs, then steps.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run); the phase comes back in [`Failed`].
+    ///
+    /// # Cancel safety
+    /// Dropping it drops the phase: where that can happen, use [`run`](Self::run) first.
+    pub async fn next<C: JobController, S: Scheduler>(
+        mut self,
+        job: &mut JobContext<C, S>,
+    ) -> Result<AfterRunning, Failed<Self>> {
+        match self.decide(job).await {
+            Ok(exit) => Ok(self.step(exit, job)),
+            Err(failure) => Err(Failed::new(self, failure)),
+        }
+    }
+
+    fn step<C: JobController, S>(self, exit: Exit, job: &mut JobContext<C, S>) -> AfterRunning {
+        match exit {
+            Exit::Request(request) => self.on_request(request, request.into(), job),
+            Exit::RunFailed(reason) => AfterRunning::Recovering(job.enter(self, (), reason)),
+            Exit::SourcesExhausted => AfterRunning::Finishing(job.enter(self, (), ReasonKind::SourcesExhausted)),
+            // The end of its time is a stop that was asked for in advance: no run follows (invariant I8).
+            Exit::TtlExpired => {
+                record(job, StopRequest::Immediate);
+                AfterRunning::Immediate(job.enter(self, (), ReasonKind::TtlExpired))
+            }
+        }
+    }
+
+    fn on_request<C: JobController, S>(
+        self,
+        request: StopRequest,
+        reason: Reason,
+        job: &mut JobContext<C, S>,
+    ) -> AfterRunning {
+        match request {
+            StopRequest::Checkpoint => AfterRunning::CheckpointStopping(job.enter(self, (), reason)),
+            StopRequest::Graceful => AfterRunning::Graceful(job.enter(self, (), reason)),
+            StopRequest::Immediate => AfterRunning::Immediate(job.enter(self, (), reason)),
+            StopRequest::Force => AfterRunning::Force(job.enter(self, (), reason)),
+        }
+    }
+
+    /// Stops as `request` says, or as a stronger request already in force says. The request is in force from then on.
+    ///
+    /// # Errors
+    /// [`Failure::WrongJob`] when the job is not in this phase.
+    pub fn stop<C: JobController, S>(
+        self,
+        request: StopRequest,
+        job: &mut JobContext<C, S>,
+    ) -> Result<AfterRunning, Failed<Self>> {
+        if let Err(failure) = job.check(&self) {
+            return Err(Failed::new(self, failure));
+        }
+        let request = job.requested().map_or(request, |in_force| in_force.max(request));
+        record(job, request);
+        Ok(self.on_request(request, request.into(), job))
+    }
+
+    /// Stops with a final checkpoint. It needs a job with a controller.
+    ///
+    /// # Errors
+    /// [`Failure::WrongJob`] when the job is not in this phase.
+    pub fn stop_with_checkpoint<C: JobController, S>(
+        self,
+        job: &mut JobContext<C, S>,
+    ) -> Result<CheckpointStopping, Failed<Self>> {
+        self.stop_as(StopRequest::Checkpoint, job)
+    }
+
+    /// Stops the sources and lets what has been read flow to the end. It needs a job with a controller.
+    ///
+    /// # Errors
+    /// [`Failure::WrongJob`] when the job is not in this phase.
+    pub fn stop_gracefully<C: JobController, S>(
+        self,
+        job: &mut JobContext<C, S>,
+    ) -> Result<Stopping<Graceful>, Failed<Self>> {
+        self.stop_as(StopRequest::Graceful, job)
+    }
+
+    /// Stops every task where it is. It needs a job with a controller.
+    ///
+    /// # Errors
+    /// [`Failure::WrongJob`] when the job is not in this phase.
+    pub fn stop_immediately<C: JobController, S>(
+        self,
+        job: &mut JobContext<C, S>,
+    ) -> Result<Stopping<Immediate>, Failed<Self>> {
+        self.stop_as(StopRequest::Immediate, job)
+    }
+
+    /// Has the scheduler kill the workers. It needs no controller.
+    ///
+    /// # Errors
+    /// [`Failure::WrongJob`] when the job is not in this phase.
+    pub fn force<C, S>(self, job: &mut JobContext<C, S>) -> Result<Stopping<Force>, Failed<Self>> {
+        self.stop_as(StopRequest::Force, job)
+    }
+
+    /// All sources have completed, as a running loop of your own has found out.
+    ///
+    /// # Errors
+    /// [`Failure::WrongJob`] when the job is not in this phase.
+    pub fn finish<C: JobController, S>(self, job: &mut JobContext<C, S>) -> Result<Finishing, Failed<Self>> {
+        step_to(self, job)
+    }
+
+    /// A task failed or a worker was lost, as a running loop of your own has found out.
+    ///
+    /// # Errors
+    /// [`Failure::WrongJob`] when the job is not in this phase.
+    pub fn recover<C, S>(self, job: &mut JobContext<C, S>) -> Result<Recovering, Failed<Self>> {
+        step_to(self, job)
+    }
+
+    fn stop_as<To, C, S>(self, request: StopRequest, job: &mut JobContext<C, S>) -> Result<To, Failed<Self>>
+    where
+        To: SuccessorOf<Self> + Mint<Proof = ()>,
+    {
+        let next = step_for(self, request.into(), job)?;
+        record(job, request);
+        Ok(next)
+    }
+
+    /// How long the job has been running.
+    pub fn elapsed(&self) -> std::time::Duration {
+        Instant::now() - self.entry.since
+    }
+}
+
+async fn wait<C: JobController, S>(job: &mut JobContext<C, S>, entry: Entry) -> Exit {
+    loop {
+        let status = job.controller.status();
+        if let Some(request) = job.requested() {
+            return Exit::Request(request);
+        }
+        if status.failures > 0 {
+            let Some(failure) = job.controller.failure().cloned() else {
+                return Exit::RunFailed(ReasonKind::ControllerFailed.into());
+            };
+            job.note_error(&failure);
+            return Exit::RunFailed(Reason::from(&failure));
+        }
+        if status.sources_exhausted() || status.all_finished() {
+            return Exit::SourcesExhausted;
+        }
+        match news(job, PhaseKind::Running.fulfils(), entry.deadline).await {
+            Ok(News::Status) => {}
+            Ok(News::Request(request)) => return Exit::Request(request),
+            Ok(News::Deadline) => return Exit::TtlExpired,
+            Err(error) => {
+                tracing::warn!(%error, "the controller reported an error while the job runs");
+                job.note_error(&error);
+                if !error.is_retryable() {
+                    if error.is_fenced() {
+                        job.note_superseded();
+                    }
+                    return Exit::RunFailed(Reason::from(&error));
+                }
+            }
+        }
+    }
+}
+
+/// The request counts as one that a user made: whoever watches sees it, and the job is not restarted (invariant I8).
+fn record<C, S>(job: &JobContext<C, S>, request: StopRequest) {
+    // The context holds the mailbox, so the lane is open; an equal or stronger request in force is as good.
+    let _ = job.sender().request(request);
+}
+
+/// Takes an edge that asks for no evidence, after the run-time check: a method of the phase says so.
+#[inline]
+pub(super) fn step_to<From, To, C, S>(from: From, job: &mut JobContext<C, S>) -> Result<To, Failed<From>>
+where
+    From: Phase,
+    To: SuccessorOf<From> + Mint<Proof = ()>,
+{
+    step_for(from, ReasonKind::Program.into(), job)
+}
+
+/// The same for a reason.
+#[inline]
+pub(crate) fn step_for<From, To, C, S>(
+    from: From,
+    reason: Reason,
+    job: &mut JobContext<C, S>,
+) -> Result<To, Failed<From>>
+where
+    From: Phase,
+    To: SuccessorOf<From> + Mint<Proof = ()>,
+{
+    match job.check(&from) {
+        Ok(()) => Ok(job.enter(from, (), reason)),
+        Err(failure) => Err(Failed::new(from, failure)),
+    }
+}

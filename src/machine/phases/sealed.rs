@@ -1,0 +1,70 @@
+//! What keeps phases unforgeable (invariant I1): downstream crates can neither name these traits nor make their arguments.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::limits::Limits;
+
+/// How a phase is made, given the proof that its edge asks for.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a phase of the shutdown machine, and no phase can be added to it from outside",
+    label = "a phase is reached by a legal transition, and cannot be invented",
+    note = "docs/transitions.md lists the phases and every legal step"
+)]
+pub trait Mint: Sized {
+    /// What must be shown to enter the phase: nothing for most, evidence for `Stopped`.
+    type Proof;
+
+    /// Makes the phase.
+    fn mint(entry: Entry, proof: Self::Proof) -> Self;
+
+    /// When and for which job the phase was entered.
+    fn entry(&self) -> &Entry;
+
+    /// How long the phase may take; `None` where it bounds itself otherwise, or waits for a user.
+    fn budget(_limits: &Limits) -> Option<Duration> {
+        None
+    }
+}
+
+/// Only the table implements it, for each of its edges.
+#[diagnostic::on_unimplemented(message = "illegal shutdown transition: `{From}` -> `{Self}`")]
+pub trait EdgeFrom<From> {}
+
+/// A mode of `Stopping`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a mode of stopping: there are `Graceful`, `Immediate` and `Force`, and none can be added from outside",
+    label = "a mode is one of `Graceful`, `Immediate` and `Force`, and cannot be invented",
+    note = "what workers do on a stop is up to their tasks: a mode of your own is an order that they understand"
+)]
+pub trait Mode: Copy {}
+
+impl Mode for crate::machine::Graceful {}
+impl Mode for crate::machine::Immediate {}
+impl Mode for crate::machine::Force {}
+
+/// Needed to call hidden methods of public traits, so that nobody else can.
+#[derive(Clone, Copy, Debug)]
+pub struct Token;
+
+/// A phase's memory of its entry.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry {
+    pub(crate) identity: u64,
+    pub(crate) since: Instant,
+    pub(crate) deadline: Option<Instant>,
+}
+
+impl Entry {
+    // Of every transition, in code that is compiled in the user's crate.
+    #[inline]
+    pub(crate) fn new(identity: u64, since: Instant, budget: Option<Duration>) -> Self {
+        Self { identity, since, deadline: budget.and_then(|budget| since.checked_add(budget)) }
+    }
+
+    /// How long the phase was given in all.
+    pub(crate) fn budget(&self) -> Duration {
+        self.deadline.map_or(Duration::MAX, |deadline| deadline - self.since)
+    }
+}

@@ -1,0 +1,303 @@
+//! Workers are told to stop their tasks, or are killed.
+
+use std::{fmt, marker::PhantomData, time::Duration};
+
+use tracing::Instrument;
+
+use super::{
+    Drained, Halted, Killed, Stopped,
+    release::{NothingAlive, Releasing, release},
+    running::step_to,
+    sealed::{Entry, Mint, Token},
+    wait::{News, news},
+};
+use crate::{
+    contracts::{JobController, Scheduler, StopRequest, WorkerStopMode},
+    limits::Limits,
+    machine::{
+        AfterForce, AfterGraceful, AfterImmediate, Failed, Failure, Force, Graceful, Immediate, JobContext, Phase,
+        PhaseKind, Reason, ReasonKind, StopBehavior, StopMode, SuccessorOf, WeakerThan,
+    },
+};
+
+/// Workers are told to stop their tasks (`Graceful`, `Immediate`), or are killed by the scheduler (`Force`).
+///
+/// The mode only ever gets stronger: [`escalate`](Self::escalate) to a weaker one does not compile.
+#[must_use = "a phase that is dropped is a shutdown that nobody finishes"]
+pub struct Stopping<M: StopMode> {
+    entry: Entry,
+    failures_before: Option<u32>,
+    releasing: Releasing,
+    decided: Option<Exit>,
+    mode: PhantomData<M>,
+}
+
+#[derive(Clone, Debug)]
+enum Exit {
+    Stopped(NothingAlive),
+    Request(StopRequest),
+    Failed(Reason),
+}
+
+#[diagnostic::do_not_recommend]
+impl<M: StopMode> Mint for Stopping<M> {
+    type Proof = ();
+
+    fn mint(entry: Entry, (): ()) -> Self {
+        Self { entry, failures_before: None, releasing: Releasing::default(), decided: None, mode: PhantomData }
+    }
+
+    fn entry(&self) -> &Entry {
+        &self.entry
+    }
+
+    fn budget(limits: &Limits) -> Option<Duration> {
+        match M::BEHAVIOR {
+            StopBehavior::StopJob(_) => Some(limits.finish),
+            // Each attempt has a budget of its own.
+            StopBehavior::StopWorkers => None,
+        }
+    }
+}
+
+impl<M: StopMode> Stopping<M> {
+    /// What the phase does, as a value.
+    pub fn behavior(&self) -> StopBehavior {
+        M::BEHAVIOR
+    }
+
+    /// Steps to a stronger mode.
+    ///
+    /// # Errors
+    /// [`Failure::WrongJob`] when the job is not in this phase.
+    pub fn escalate<Stronger, C, S>(self, job: &mut JobContext<C, S>) -> Result<Stopping<Stronger>, Failed<Self>>
+    where
+        Stronger: StopMode,
+        M: WeakerThan<Stronger>,
+        Self: Phase,
+    {
+        match job.check(&self) {
+            Ok(()) => Ok(M::escalate(self, job, Token)),
+            Err(failure) => Err(Failed::new(self, failure)),
+        }
+    }
+
+    /// Has the scheduler kill the workers. It needs no controller.
+    ///
+    /// # Errors
+    /// [`Failure::WrongJob`] when the job is not in this phase.
+    pub fn force<C, S>(self, job: &mut JobContext<C, S>) -> Result<Stopping<Force>, Failed<Self>>
+    where
+        Stopping<Force>: SuccessorOf<Self>,
+        Self: Phase,
+    {
+        step_to(self, job)
+    }
+}
+
+/// The two modes in which tasks are told to stop, and waited for.
+macro_rules! cooperative {
+    ($mode:ty, $worker_mode:expr => $after:ident, $evidence:ident $(, $request:pat => $milder:ident)?) => {
+        impl Stopping<$mode> {
+            /// Sends the stop order to every worker at once, waits for every task to end, releases the workers and verifies that
+            /// none is left. The deadline, a refused order, a failed task and a lost worker lead to force at once; they are
+            /// decisions, not errors.
+            ///
+            /// # Errors
+            /// - [`Failure::Scheduler`], [`Failure::StillAlive`]: the tasks have ended, but workers are not gone. Run it again.
+            /// - [`Failure::WrongJob`]: the job is not in this phase.
+            ///
+            /// # Cancel safety
+            /// Safe: call it again to go on. No worker gets its order twice for it.
+            pub async fn run<C: JobController, S: Scheduler>(&mut self, job: &mut JobContext<C, S>) -> Result<(), Failure> {
+                self.decide($worker_mode, <Stopped<$evidence> as Phase>::KIND, job).await.map(drop)
+            }
+
+            /// Runs, then steps.
+            ///
+            /// # Errors
+            /// As [`run`](Self::run); the phase comes back in [`Failed`].
+            ///
+            /// # Cancel safety
+            /// Dropping it drops the phase: where that can happen, use [`run`](Self::run) first.
+            pub async fn next<C: JobController, S: Scheduler>(
+                mut self,
+                job: &mut JobContext<C, S>,
+            ) -> Result<$after, Failed<Self>> {
+                match self.decide($worker_mode, <Stopped<$evidence> as Phase>::KIND, job).await {
+                    Ok(exit) => Ok(self.step(exit, job)),
+                    Err(failure) => Err(Failed::new(self, failure)),
+                }
+            }
+
+            fn step<C: JobController, S>(self, exit: Exit, job: &mut JobContext<C, S>) -> $after {
+                match exit {
+                    Exit::Stopped(gone) => {
+                        let evidence = $evidence::proven(job.controller.status().last_complete);
+                        let witness = gone.witness(job);
+                        $after::Stopped(job.enter(self, (evidence, witness), ReasonKind::Done))
+                    }
+                    $( Exit::Request(request @ $request) => $after::$milder(job.enter(self, (), request)), )?
+                    Exit::Request(request) => $after::Force(job.enter(self, (), request)),
+                    Exit::Failed(reason) => $after::Force(job.enter(self, (), reason)),
+                }
+            }
+        }
+    };
+}
+
+cooperative!(Graceful, WorkerStopMode::Graceful => AfterGraceful, Drained, StopRequest::Immediate => Immediate);
+cooperative!(Immediate, WorkerStopMode::Immediate => AfterImmediate, Halted);
+
+impl<M: StopMode> Stopping<M>
+where
+    Self: Phase,
+{
+    async fn decide<C: JobController, S: Scheduler>(
+        &mut self,
+        mode: WorkerStopMode,
+        terminal: PhaseKind,
+        job: &mut JobContext<C, S>,
+    ) -> Result<Exit, Failure> {
+        job.check(self)?;
+        if let Some(exit) = &self.decided {
+            return Ok(exit.clone());
+        }
+        if !self.releasing.is_done() {
+            job.write_down_status(Self::KIND).await?;
+        }
+        let span = job.span(Self::KIND);
+        let work = async {
+            let ended = if self.releasing.is_done() { Ended::All } else { self.stop_tasks(mode, job).await };
+            match ended {
+                Ended::All => {
+                    let gone = release(job, &mut self.releasing).await?;
+                    job.write_down_end(terminal, gone).await?;
+                    Ok::<_, Failure>(Exit::Stopped(gone))
+                }
+                Ended::Request(request) => Ok(Exit::Request(request)),
+                Ended::Badly(failure) => {
+                    job.note_error(&failure);
+                    Ok(Exit::Failed(job.why(&failure)))
+                }
+                Ended::Lost => {
+                    let reason = job.why_lost();
+                    job.note_error(&reason);
+                    Ok(Exit::Failed(reason))
+                }
+            }
+        };
+        let exit = work.instrument(span).await?;
+        self.decided = Some(exit.clone());
+        Ok(exit)
+    }
+
+    async fn stop_tasks<C: JobController, S>(&mut self, mode: WorkerStopMode, job: &mut JobContext<C, S>) -> Ended {
+        // Once per call: to give the command again is to send again what has failed, and that is for a retry to do.
+        let (mut ask, mut late) = (true, false);
+        loop {
+            let status = job.controller.status();
+            // A task that failed before an immediate stop has ended; a graceful stop can't drain through it.
+            let tolerated = match mode {
+                WorkerStopMode::Graceful => 0,
+                WorkerStopMode::Immediate => *self.failures_before.get_or_insert(status.failures),
+            };
+            // The newest one: the first may be what this stop cleans up after.
+            if let Some(failure) = job.controller.latest_failure().filter(|_| status.failures > tolerated) {
+                return Ended::Badly(failure.clone().into());
+            }
+            if job.controller.has_lost_worker() {
+                return Ended::Lost;
+            }
+            if status.all_ended() {
+                return Ended::All;
+            }
+            if late {
+                return Ended::Badly(Failure::BudgetSpent { phase: Self::KIND, budget: self.entry.budget(), status });
+            }
+            if std::mem::take(&mut ask) {
+                job.controller.begin_stop(mode);
+            }
+            match news(job, Self::KIND.fulfils(), self.entry.deadline).await {
+                Ok(News::Status) => {}
+                Ok(News::Request(request)) => return Ended::Request(request),
+                // Messages were taken in on the way: one of them may have been the last.
+                Ok(News::Deadline) => late = true,
+                Err(error) => return Ended::Badly(error.into()),
+            }
+        }
+    }
+}
+
+/// How the wait for the tasks ended.
+enum Ended {
+    /// Every task has ended.
+    All,
+    /// The user wants something stronger.
+    Request(StopRequest),
+    /// Not every task will end by itself.
+    Badly(Failure),
+    /// A worker was lost before, so no order reaches its tasks.
+    Lost,
+}
+
+impl Stopping<Force> {
+    /// One attempt: has the scheduler kill the run's workers, then verifies that it lists none. It needs no controller.
+    ///
+    /// # Errors
+    /// - [`Failure::Scheduler`], [`Failure::StillAlive`]: workers may be alive. Run it again.
+    /// - [`Failure::WrongJob`]: the job is not in this phase.
+    ///
+    /// # Cancel safety
+    /// Safe: call it again; killing is idempotent.
+    pub async fn run<C, S: Scheduler>(&mut self, job: &mut JobContext<C, S>) -> Result<(), Failure> {
+        self.kill(job).await.map(drop)
+    }
+
+    async fn kill<C, S: Scheduler>(&mut self, job: &mut JobContext<C, S>) -> Result<NothingAlive, Failure> {
+        job.check(self)?;
+        if let Some(Exit::Stopped(gone)) = &self.decided {
+            return Ok(*gone);
+        }
+        if !self.releasing.is_done() {
+            job.write_down(PhaseKind::StoppingForce).await?;
+        }
+        let span = job.span(PhaseKind::StoppingForce);
+        let gone = self.releasing.kill(job).instrument(span).await?;
+        job.write_down_end(PhaseKind::StoppedKilled, gone).await?;
+        self.decided = Some(Exit::Stopped(gone));
+        Ok(gone)
+    }
+
+    /// Runs, then steps.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run); the phase comes back in [`Failed`].
+    ///
+    /// # Cancel safety
+    /// Dropping it drops the phase: where that can happen, use [`run`](Self::run) first.
+    pub async fn next<C, S: Scheduler>(mut self, job: &mut JobContext<C, S>) -> Result<AfterForce, Failed<Self>> {
+        match self.kill(job).await {
+            Ok(gone) => {
+                let witness = gone.witness(job);
+                Ok(AfterForce::Stopped(job.enter(
+                    self,
+                    (Killed::proven(gone.confirmed_by()), witness),
+                    ReasonKind::Done,
+                )))
+            }
+            Err(failure) => Err(Failed::new(self, failure)),
+        }
+    }
+}
+
+impl<M: StopMode> fmt::Debug for Stopping<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stopping")
+            .field("behavior", &M::BEHAVIOR)
+            .field("since", &self.entry.since)
+            .field("deadline", &self.entry.deadline)
+            .field("decided", &self.decided)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,233 @@
+//! Where a shutdown is written down, so that it survives the crash of its controller.
+
+use std::{fmt, sync::Arc, time::SystemTime};
+
+use crate::{
+    contracts::{BoxError, BoxFuture, Epoch, JobId, RunId, StopRequest},
+    machine::PhaseKind,
+};
+
+/// What is written before a phase's first effect (invariant I7).
+///
+/// It is a claim, not a proof: [`rehydrate`](crate::drive::rehydrate) checks it against the checkpoint store and the scheduler before a phase comes
+/// of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PhaseRecord {
+    /// The job.
+    pub job: JobId,
+    /// The run.
+    pub run: RunId,
+    /// Grows by one with every record of a run; the first is 1. [`Journal::write`] compares it.
+    pub revision: u64,
+    /// The phase that is about to act, or the terminal one that has been proven.
+    pub phase: PhaseKind,
+    /// The strongest stop request so far.
+    pub requested: Option<StopRequest>,
+    /// The final checkpoint's epoch, once it is known.
+    pub final_epoch: Option<Epoch>,
+    /// The last complete checkpoint that the controller knew of.
+    pub last_complete: Option<Epoch>,
+    /// Whether workers had to be killed; meaningful for terminal phases.
+    pub killed_workers: bool,
+    /// How many controllers have driven this run: 1, and one more with each rehydration.
+    pub attempt: u32,
+    /// When it was written, by the controller's clock; for people.
+    pub at: SystemTime,
+}
+
+impl PhaseRecord {
+    /// The version of the record's meaning. A journal stores it, and refuses a newer one.
+    pub const VERSION: u32 = 1;
+}
+
+/// Keeps the newest [`PhaseRecord`] of each job.
+///
+/// # What an implementer must keep
+/// - [`write`](Self::write) returns `Ok` only when the record survives a crash of everything, whole.
+/// - It is atomic: a reader sees the record before or the record after.
+/// - **Compare-and-set.** A record is written if there is none of this job, if the one there is of an older run and this is revision 1, or if it is of
+///   the same run and of the revision before. Anything else is [`JournalError::Conflict`] and changes nothing: another controller has
+///   taken the job over.
+/// - Writing the same record again is `Ok`: the answer to the first write may have been lost.
+/// - [`load`](Self::load) never passes over a record that it can't read: that is [`JournalError::Corrupt`], or
+///   [`JournalError::NewerVersion`]. [`write`](Self::write) gives the same error, and never overwrites it.
+/// - Each job has a record of its own, whatever its name.
+///
+/// `testing::conformance::journal` (feature `testing`) checks this.
+pub trait Journal: Send + Sync {
+    /// The newest record of `job`.
+    ///
+    /// # Errors
+    /// [`JournalError::Corrupt`] and [`JournalError::NewerVersion`] when there is one that can't be trusted; others when the journal can't be read.
+    ///
+    /// # Cancel safety
+    /// It only reads.
+    fn load(&self, job: &JobId) -> impl Future<Output = Result<Option<PhaseRecord>, JournalError>> + Send;
+
+    /// Makes `record` the newest of its job.
+    ///
+    /// # Errors
+    /// [`JournalError::Conflict`] when another controller was there first; others when the journal can't be written.
+    ///
+    /// # Cancel safety
+    /// A dropped call may or may not have written; writing the same record again is safe.
+    fn write(&self, record: &PhaseRecord) -> impl Future<Output = Result<(), JournalError>> + Send;
+}
+
+/// Why a journal could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum JournalError {
+    /// It can't be read or written now.
+    #[error("the journal can't now: {0}")]
+    Unavailable(BoxError),
+    /// Another controller has written since.
+    #[error("{}", Conflict(wrote, found))]
+    Conflict {
+        /// What was to be written.
+        wrote: Box<PhaseRecord>,
+        /// What is there.
+        found: Box<PhaseRecord>,
+    },
+    /// The record is not what was written.
+    #[error(
+        "the journal's record of job `{job}` at `{place}` is corrupt: expected {expected}, got {got}; restore it, or remove it once no worker of the job is alive"
+    )]
+    Corrupt {
+        /// The job.
+        job: JobId,
+        /// Where the record is.
+        place: String,
+        /// What a sound record has.
+        expected: String,
+        /// What this one has.
+        got: String,
+    },
+    /// The record was written by a newer winddown.
+    #[error(
+        "the journal's record of job `{job}` has version {got}, and this winddown knows up to {}; upgrade the controller",
+        PhaseRecord::VERSION
+    )]
+    NewerVersion {
+        /// The job.
+        job: JobId,
+        /// The record's version.
+        got: u32,
+    },
+    /// It did not answer in time.
+    #[error("the journal did not answer within {}", crate::text::rounded(*after))]
+    TimedOut {
+        /// How long it was given.
+        after: std::time::Duration,
+    },
+}
+
+struct Conflict<'a>(&'a PhaseRecord, &'a PhaseRecord);
+
+impl fmt::Display for Conflict<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(wrote, found) = self;
+        write!(
+            f,
+            "expected to write revision {} of run {} of job `{}`, got revision {} of run {} ({}) there: another controller has taken the job over; stop \
+             this one",
+            wrote.revision, wrote.run, wrote.job, found.revision, found.run, found.phase
+        )
+    }
+}
+
+impl JournalError {
+    /// Whether the same call may succeed later.
+    pub const fn is_retryable(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::TimedOut { .. })
+    }
+}
+
+/// What [`Journal::write`] does with a record, given the one that is there. Every implementation asks this one function.
+///
+/// # Errors
+/// [`JournalError::Conflict`] when another controller was there first.
+pub fn may_write(found: Option<&PhaseRecord>, record: &PhaseRecord) -> Result<Write, JournalError> {
+    let Some(found) = found else {
+        // A record that is not the first follows one that was removed by hand. It says more than none.
+        return Ok(Write::Needed);
+    };
+    let follows = if found.run == record.run {
+        found.revision.checked_add(1) == Some(record.revision)
+    } else {
+        found.run < record.run && record.revision == 1
+    };
+    if found == record {
+        Ok(Write::AlreadyThere)
+    } else if follows {
+        Ok(Write::Needed)
+    } else {
+        Err(JournalError::Conflict { wrote: Box::new(record.clone()), found: Box::new(found.clone()) })
+    }
+}
+
+/// The answer of [`may_write`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Write {
+    /// Write it.
+    Needed,
+    /// This very record is there.
+    AlreadyThere,
+}
+
+/// The dyn-safe form of [`Journal`], implemented for every journal.
+pub trait DynJournal: Send + Sync {
+    /// [`Journal::load`], boxed.
+    fn load_boxed<'a>(&'a self, job: &'a JobId) -> BoxFuture<'a, Result<Option<PhaseRecord>, JournalError>>;
+    /// [`Journal::write`], boxed.
+    fn write_boxed<'a>(&'a self, record: &'a PhaseRecord) -> BoxFuture<'a, Result<(), JournalError>>;
+}
+
+impl<J: Journal> DynJournal for J {
+    fn load_boxed<'a>(&'a self, job: &'a JobId) -> BoxFuture<'a, Result<Option<PhaseRecord>, JournalError>> {
+        Box::pin(self.load(job))
+    }
+
+    fn write_boxed<'a>(&'a self, record: &'a PhaseRecord) -> BoxFuture<'a, Result<(), JournalError>> {
+        Box::pin(self.write(record))
+    }
+}
+
+/// Any journal, chosen at run time: `let journal: BoxJournal = Arc::new(my_journal);`
+///
+/// It is a [`Journal`] itself, so it goes wherever one is asked for, [`JobBuilder::journal`](crate::machine::JobBuilder::journal) for one.
+pub type BoxJournal = Arc<dyn DynJournal>;
+
+/// No journal, said aloud: a shutdown is forgotten when its controller crashes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct NoJournal;
+
+impl Journal for NoJournal {
+    async fn load(&self, _: &JobId) -> Result<Option<PhaseRecord>, JournalError> {
+        Ok(None)
+    }
+
+    async fn write(&self, _: &PhaseRecord) -> Result<(), JournalError> {
+        Ok(())
+    }
+}
+
+impl Journal for dyn DynJournal {
+    async fn load(&self, job: &JobId) -> Result<Option<PhaseRecord>, JournalError> {
+        self.load_boxed(job).await
+    }
+
+    async fn write(&self, record: &PhaseRecord) -> Result<(), JournalError> {
+        self.write_boxed(record).await
+    }
+}
+
+impl<J: Journal + ?Sized> Journal for Arc<J> {
+    fn load(&self, job: &JobId) -> impl Future<Output = Result<Option<PhaseRecord>, JournalError>> + Send {
+        J::load(self, job)
+    }
+
+    fn write(&self, record: &PhaseRecord) -> impl Future<Output = Result<(), JournalError>> + Send {
+        J::write(self, record)
+    }
+}
