@@ -1,5 +1,5 @@
-//! The smallest worker and controller of one's own: `cargo run --example custom_worker`. It starts itself again as the worker, in a
-//! second process, lets it count for a second, and stops it with a final checkpoint.
+//! The smallest worker and controller of one's own: `cargo run --features grpc,object-store --example custom_worker`. It starts
+//! itself again as the worker, in a second process, lets it count for a second, and stops it with a final checkpoint.
 #![allow(clippy::wildcard_imports, reason = "short")]
 use std::{error::Error, future::pending, sync::Arc, sync::Mutex, time::Duration};
 

@@ -2,8 +2,10 @@
 //! workers that answer at once from this process, without sockets. `docs/scale.md` says what the figures mean.
 //!
 //! ```sh
-//! cargo run --release --example scale                       # 10,000 workers and 1,000,000 tasks in one job; then 100,000 jobs
-//! cargo run --release --example scale -- 100 10000 1000     # workers, tasks, jobs
+//! # 10,000 workers and 1,000,000 tasks in one job; then 100,000 jobs
+//! cargo run --release --features object-store --example scale
+//! # workers, tasks, jobs
+//! cargo run --release --features object-store --example scale -- 100 10000 1000
 //! ```
 
 use std::{

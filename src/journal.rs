@@ -31,7 +31,9 @@ mod file;
 mod format;
 #[cfg(feature = "sqlx")]
 mod sql;
-#[cfg(all(test, any(feature = "journal", feature = "sqlx")))]
+// Two attributes: clippy takes a module for one of tests only if `test` stands alone.
+#[cfg(any(feature = "journal", feature = "sqlx"))]
+#[cfg(test)]
 mod tests;
 
 #[cfg(feature = "journal")]

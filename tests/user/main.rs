@@ -6,6 +6,7 @@
 mod boxed;
 mod ends;
 mod errors;
+mod front_page;
 mod promises;
 mod stored;
 mod telling;

@@ -4,7 +4,6 @@ use std::{
     collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
-    process::Command,
     time::Instant,
 };
 
@@ -36,7 +35,7 @@ impl User {
     }
 
     fn cargo(&self, arguments: &[&str]) -> Result<String> {
-        let mut command = Command::new(cargo());
+        let mut command = cargo();
         command.args(arguments).arg("--offline").current_dir(self.folder.path());
         command.env("CARGO_TARGET_DIR", self.target()).env_remove("RUSTFLAGS");
         let output = command.output()?;
@@ -88,7 +87,7 @@ fn crates_of(tree: &str) -> usize {
 fn first_command(scale: Scale) -> Result<BuildRow> {
     let folder = tempfile::tempdir()?;
     let run = |arguments: &[&str]| -> Result<String> {
-        let mut command = Command::new(cargo());
+        let mut command = cargo();
         command.args(arguments).args(["-p", "wordcount", "--offline"]).current_dir(repository());
         let output = command.env("CARGO_TARGET_DIR", folder.path()).env_remove("RUSTFLAGS").output()?;
         if !output.status.success() {
@@ -112,7 +111,7 @@ fn winddown(features: &str) -> String {
 /// Every feature of the crate.
 fn features() -> Result<Vec<String>> {
     let arguments = ["metadata", "--format-version=1", "--no-deps", "--offline"];
-    let output = Command::new(cargo()).args(arguments).current_dir(repository()).output()?;
+    let output = cargo().args(arguments).current_dir(repository()).output()?;
     let metadata: serde_json::Value = serde_json::from_slice(&output.stdout)?;
     let packages = metadata["packages"].as_array().ok_or("expected packages")?;
     let package = packages.iter().find(|package| package["name"] == "winddown").ok_or("expected `winddown`")?;

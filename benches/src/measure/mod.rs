@@ -1,4 +1,4 @@
-//! The measurements of `cargo bench` and of the example `bench_report`. Each is a function that gives its figures; who called it
+//! The measurements of the bench `performance` and of the program `bench_report`. Each is a function that gives its figures; who called it
 //! prints them, or makes a page of them.
 
 mod backlog;

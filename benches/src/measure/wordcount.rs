@@ -36,7 +36,7 @@ impl Wordcount {
         // `target/release/bench_report`, or `target/release/deps/performance-0123456789abcdef`.
         let profile = here.ancestors().skip(1).find(|folder| !folder.ends_with("deps"));
         let profile = profile.ok_or("expected to be in a target folder")?;
-        let mut cargo = Command::new(cargo());
+        let mut cargo = cargo();
         cargo.args(["build", "--quiet", "--manifest-path"]).arg(repository().join("Cargo.toml"));
         cargo.arg("--target-dir").arg(profile.parent().ok_or("expected to be in a target folder")?);
         cargo.args(["--bin", "wordcount"]);
@@ -148,6 +148,14 @@ fn find(folder: &Path, ending: &str, found: &mut Vec<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn cargo() -> String {
-    std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned())
+/// Cargo, as it would be called from outside. Inside `cargo test` and `cargo bench` it has set variables about this package,
+/// on which some build scripts depend (ring's): with them they would run anew, and all that depends on them be compiled anew.
+pub(super) fn cargo() -> Command {
+    let mut cargo = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()));
+    for (name, _) in std::env::vars_os() {
+        if ["CARGO_MANIFEST_", "CARGO_PKG_"].iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
+            cargo.env_remove(name);
+        }
+    }
+    cargo
 }
