@@ -21,8 +21,8 @@ use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::sync::mpsc;
 use winddown::{
     CheckpointStore, ClusterController, Command, DynCheckpointStore, Event, JobContext, JobId, Limits,
-    ObjectStoreCheckpoints, OpenRun, Order, OrderError, Policy, Role, RunId, Running, Scheduler, SchedulerError, TaskId,
-    Topology, Transport, WorkerEvent, WorkerId, drive,
+    ObjectStoreCheckpoints, OpenRun, Order, OrderError, Policy, Role, RunId, Running, Scheduler, SchedulerError,
+    TaskId, Topology, Transport, WorkerEvent, WorkerId, drive,
 };
 
 type Failure = Box<dyn std::error::Error>;

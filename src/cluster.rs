@@ -23,8 +23,8 @@ use std::{
 use self::{courier::Courier, fan_out::FanOut, periodic::Periodic, publication::Publication};
 use crate::{
     contracts::{
-        Applied, CheckpointStart, Command, ControllerError, DynCheckpointStore, Event, JobController, JobId,
-        OpenRun, OtherRun, Rejection, RunFailure, RunStatus, Topology, Transport, WorkerEvent, WorkerId, WorkerStopMode,
+        Applied, CheckpointStart, Command, ControllerError, DynCheckpointStore, Event, JobController, JobId, OpenRun,
+        OtherRun, Rejection, RunFailure, RunStatus, Topology, Transport, WorkerEvent, WorkerId, WorkerStopMode,
     },
     limits::Limits,
     model::{Action, RunModel},

@@ -21,8 +21,8 @@ pub use failure::{Failed, Failure, WrongJob};
 pub use live::BuildError;
 pub use modes::{Force, Graceful, Immediate, StopBehavior, StopMode, WeakerThan};
 pub use phases::{
-    AnyStopped, CheckpointStopping, Checkpointed, Completed, Drained, Evidence, Finishing, Halted, Killed, NothingToReplay, Recovering,
-    Running, Stopped, Stopping,
+    AnyStopped, CheckpointStopping, Checkpointed, Completed, Drained, Evidence, Finishing, Halted, Killed,
+    NothingToReplay, Recovering, Running, Stopped, Stopping,
 };
 pub use progress::Progress;
 pub use record::{BoxJournal, DynJournal, Journal, JournalError, NoJournal, PhaseRecord, Write, may_write};
@@ -90,7 +90,8 @@ pub const fn edge<From: Phase, To: SuccessorOf<From>>() -> Edge {
 impl PhaseKind {
     /// Whether nothing follows: one of the `Stopped` phases.
     pub const fn is_terminal(self) -> bool {
-        matches!(self, 
+        matches!(
+            self,
             Self::StoppedCheckpointed
                 | Self::StoppedCompleted
                 | Self::StoppedDrained

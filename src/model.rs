@@ -62,8 +62,8 @@ use self::{
     workers::Workers,
 };
 use crate::contracts::{
-    Applied, Count, Epoch, Event, FinalCheckpoint, Manifest, OpenRun, Rejection, RunFailure, RunId, RunStatus, TaskError,
-    TaskId, Topology, WorkerEvent, WorkerId, WorkerStopMode,
+    Applied, Count, Epoch, Event, FinalCheckpoint, Manifest, OpenRun, Rejection, RunFailure, RunId, RunStatus,
+    TaskError, TaskId, Topology, WorkerEvent, WorkerId, WorkerStopMode,
 };
 
 /// The books of one run: its tasks, checkpoints, commits, heartbeats and failures.

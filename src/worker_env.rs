@@ -129,7 +129,8 @@ mod tests {
 
     #[test]
     fn what_the_scheduler_passes_is_what_the_worker_reads() {
-        let sent = WorkerEnv::new(&OpenRun::without_store("words", RunId::new(7)), WorkerId::new(3), "http://127.0.0.1:1");
+        let sent =
+            WorkerEnv::new(&OpenRun::without_store("words", RunId::new(7)), WorkerId::new(3), "http://127.0.0.1:1");
         assert_eq!(read("7", ""), Ok(Some(sent)));
         assert_eq!(read("7", WORKER), Ok(None), "no worker");
     }

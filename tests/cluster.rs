@@ -145,17 +145,17 @@ impl Bench {
         let fail_at = fail_at.and_then(|at| u64::try_from(at).ok());
         let hosted = self
             .cluster
-            .start(&open, &topology, mailbox.sender(), move |ctx| {
-                count(ctx, world.clone(), fail_at)
-            })
+            .start(&open, &topology, mailbox.sender(), move |ctx| count(ctx, world.clone(), fail_at))
             .unwrap();
         let controller = ClusterController::builder(&open, topology, Arc::new(hosted.clone()))
             .limits(limits())
             .store(Arc::clone(&self.store) as Arc<dyn DynCheckpointStore>);
-        let (mut job, running) = JobContext::builder(&open).simulated()
+        let (mut job, running) = JobContext::builder(&open)
+            .simulated()
             .limits(limits())
             .mailbox(mailbox)
-            .build(controller.build(), self.cluster.clone()).unwrap();
+            .build(controller.build(), self.cluster.clone())
+            .unwrap();
 
         let sick = WorkerId::new(1);
         tokio::spawn(async move {
@@ -261,7 +261,11 @@ async fn a_failed_run_is_cleaned_up_and_the_next_one_goes_on() {
     ] {
         let bench = Bench::new();
         let receipt = bench.run(None, (fault, Duration::from_millis(1_500))).await;
-        assert_eq!(receipt.legs().iter().map(|leg| leg.phase.name()).collect::<Vec<_>>(), walked, "{fault:?}: {receipt}");
+        assert_eq!(
+            receipt.legs().iter().map(|leg| leg.phase.name()).collect::<Vec<_>>(),
+            walked,
+            "{fault:?}: {receipt}"
+        );
         assert!(receipt.may_restart());
         bench.finish().await;
     }

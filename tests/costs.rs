@@ -101,7 +101,11 @@ fn poll_progress<T: Transport>(controller: &mut ClusterController<T>) -> bool {
 async fn i9_every_order_is_in_flight_before_the_first_answer_and_an_answer_wakes_no_other() {
     const WORKERS: u32 = 1_000;
     let transport = Arc::new(Counting::default());
-    let builder = ClusterController::builder(&OpenRun::without_store("job", RUN), topology(WORKERS, WORKERS.into()), Arc::clone(&transport));
+    let builder = ClusterController::builder(
+        &OpenRun::without_store("job", RUN),
+        topology(WORKERS, WORKERS.into()),
+        Arc::clone(&transport),
+    );
     let mut controller = builder.build();
     controller.begin_stop(WorkerStopMode::Graceful);
     while transport.in_flight.load(Ordering::Relaxed) < 1_000 {

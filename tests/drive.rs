@@ -26,7 +26,10 @@ impl Parts {
     }
 
     fn job(&self, limits: Limits) -> (Job, Running) {
-        let builder = JobContext::builder(&OpenRun::without_store("job", RunId::new(7))).simulated().limits(limits).journal(self.journal.clone());
+        let builder = JobContext::builder(&OpenRun::without_store("job", RunId::new(7)))
+            .simulated()
+            .limits(limits)
+            .journal(self.journal.clone());
         builder.build(self.controller.clone(), self.scheduler.clone()).unwrap()
     }
 }
@@ -148,7 +151,10 @@ async fn a_checkpoint_that_is_complete_has_no_budget_left_to_end_a_backoff() {
 async fn i6_a_kill_without_a_controller_is_kept_when_its_drive_is_dropped() {
     let scheduler = ScriptedScheduler::new([1]);
     scheduler.answers(Call::Kill, [SchedulerAnswer::Hangs]);
-    let (mut job, running) = JobContext::builder(&OpenRun::without_store("job", RunId::new(7))).simulated().build(Detached, scheduler.clone()).unwrap();
+    let (mut job, running) = JobContext::builder(&OpenRun::without_store("job", RunId::new(7)))
+        .simulated()
+        .build(Detached, scheduler.clone())
+        .unwrap();
     assert!(timeout(secs(1), drive(running, &mut job, &Policy::escalate())).await.is_err());
     let kept = job.take_parked().unwrap();
     assert_eq!(kept.kind(), PhaseKind::StoppingForce);
@@ -181,6 +187,7 @@ async fn stopped(step: impl FnOnce(Running, &mut Job) -> AnyPhase) -> AnyPhase {
 async fn i1_the_end_of_one_job_is_not_the_end_of_another() {
     let ends = [
         stopped(|running, job| running.stop_with_checkpoint(job).unwrap().into()).await,
+        stopped(|running, job| running.finish(job).unwrap().into()).await,
         stopped(|running, job| running.stop_gracefully(job).unwrap().into()).await,
         stopped(|running, job| running.stop_immediately(job).unwrap().into()).await,
         stopped(|running, job| running.force(job).unwrap().into()).await,
@@ -193,7 +200,10 @@ async fn i1_the_end_of_one_job_is_not_the_end_of_another() {
         let (mut attached, _running) = Parts::new().job(Limits::default());
         let error = drive(end, &mut attached, &Policy::escalate()).await.unwrap_err();
         assert!(matches!(error.failure(), Failure::WrongJob(_)), "{kind}: {error}");
-        let (mut detached, _running) = JobContext::builder(&OpenRun::without_store("job", RunId::new(7))).simulated().build(Detached, ScriptedScheduler::new([1])).unwrap();
+        let (mut detached, _running) = JobContext::builder(&OpenRun::without_store("job", RunId::new(7)))
+            .simulated()
+            .build(Detached, ScriptedScheduler::new([1]))
+            .unwrap();
         let error = drive(error.into_phase(), &mut detached, &Policy::escalate()).await.unwrap_err();
         assert!(matches!(error.failure(), Failure::WrongJob(_)), "{kind}: {error}");
         assert_eq!(error.into_phase().kind(), kind);

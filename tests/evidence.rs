@@ -80,7 +80,9 @@ fn hand_over<E: NothingToReplay>(stopped: &Stopped<E>) -> Epoch {
 async fn u11_a_job_that_ended_by_itself_has_evidence_of_its_own() {
     let (mut job, running, _) = job("u11");
     let finishing = running.finish(&mut job).unwrap();
-    let AfterFinishing::Stopped(stopped) = finishing.next(&mut job).await.unwrap() else { panic!("{:?}", job.walked()) };
+    let AfterFinishing::Stopped(stopped) = finishing.next(&mut job).await.unwrap() else {
+        panic!("{:?}", job.walked())
+    };
     assert_eq!(hand_over(&stopped), ScriptedController::FINAL);
     let stopped: Stopped<Completed> = stopped;
     assert_eq!(AnyStopped::Completed(stopped).nothing_to_replay(), Some(ScriptedController::FINAL));

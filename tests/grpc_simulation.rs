@@ -76,12 +76,18 @@ impl World {
     /// The controller's side, on the host that it is called on.
     fn job(&self, of: u64) -> (JobContext<ClusterController<GrpcTransport>, Hosts>, Running, Registration) {
         let limits = Limits { checkpoint_every: None, ..Limits::default() };
-        let transport = Arc::new(GrpcTransport::new(&OpenRun::without_store(JOB, RUN), topology(of)).connect_with(connect()));
-        let controller = ClusterController::builder(&OpenRun::without_store(JOB, RUN), topology(of), Arc::clone(&transport))
-            .limits(limits.clone())
-            .store(Arc::clone(&self.store) as Arc<_>)
-            .build();
-        let (job, running) = JobContext::builder(&OpenRun::without_store(JOB, RUN)).simulated().limits(limits).build(controller, self.hosts.clone()).unwrap();
+        let transport =
+            Arc::new(GrpcTransport::new(&OpenRun::without_store(JOB, RUN), topology(of)).connect_with(connect()));
+        let controller =
+            ClusterController::builder(&OpenRun::without_store(JOB, RUN), topology(of), Arc::clone(&transport))
+                .limits(limits.clone())
+                .store(Arc::clone(&self.store) as Arc<_>)
+                .build();
+        let (job, running) = JobContext::builder(&OpenRun::without_store(JOB, RUN))
+            .simulated()
+            .limits(limits)
+            .build(controller, self.hosts.clone())
+            .unwrap();
         let server = ControllerServer::default();
         let registration = server.register(transport, job.sender()).unwrap();
         serve(&server, PORT);
@@ -308,7 +314,8 @@ fn i9_a_thousand_workers_are_told_at_once_whatever_the_others_do() {
         }
     });
     sim.client(CONTROLLER, async move {
-        let transport = GrpcTransport::new(&OpenRun::without_store(JOB, RUN), topology(WORKERS)).connect_with(connect());
+        let transport =
+            GrpcTransport::new(&OpenRun::without_store(JOB, RUN), topology(WORKERS)).connect_with(connect());
         let transport = transport.options(CallOptions::default());
         turmoil::partition(CONTROLLER, "dark");
         for number in 1..=WORKERS {
@@ -316,7 +323,9 @@ fn i9_a_thousand_workers_are_told_at_once_whatever_the_others_do() {
             let address = format!("http://{host}:{}", if number == nobody { 9 } else { port(number) });
             transport.set_address(worker(number), &address)?;
         }
-        let mut controller = ClusterController::builder(&OpenRun::without_store(JOB, RUN), topology(WORKERS), Arc::new(transport)).build();
+        let mut controller =
+            ClusterController::builder(&OpenRun::without_store(JOB, RUN), topology(WORKERS), Arc::new(transport))
+                .build();
         sleep(secs(1)).await;
         controller.begin_stop(WorkerStopMode::Graceful);
         let begun = turmoil::sim_elapsed().unwrap();

@@ -164,7 +164,8 @@ async fn i11_a_worker_refuses_the_order_of_another_run_and_goes_on() {
     bench.healthy(1).await;
     let ours = Arc::clone(&bench.transport);
     eventually("the worker to register", || ours.address(worker(1)).is_some()).await;
-    let newer = GrpcTransport::new(&OpenRun::without_store(JOB, RUN.next()), Arc::clone(&bench.topology)).options(calls());
+    let newer =
+        GrpcTransport::new(&OpenRun::without_store(JOB, RUN.next()), Arc::clone(&bench.topology)).options(calls());
     newer.set_address(worker(1), &ours.address(worker(1)).unwrap()).unwrap();
     let stop = Order { run: RUN.next(), command: Command::Stop(WorkerStopMode::Immediate) };
     let error = newer.send(worker(1), stop).await.unwrap_err();

@@ -42,6 +42,7 @@ fn every_pair() -> Vec<(PhaseKind, PhaseKind, bool)> {
         Stopping<Immediate>,
         Stopping<Force>,
         Stopped<Checkpointed>,
+        Stopped<Completed>,
         Stopped<Drained>,
         Stopped<Halted>,
         Stopped<Killed>,
@@ -53,7 +54,7 @@ fn designed() -> Vec<(PhaseKind, PhaseKind)> {
     use PhaseKind::*;
     let table: [(PhaseKind, &[PhaseKind]); 7] = [
         (Running, &[CheckpointStopping, StoppingGraceful, StoppingImmediate, StoppingForce, Finishing, Recovering]),
-        (Finishing, &[StoppingGraceful, StoppingImmediate, StoppingForce]),
+        (Finishing, &[StoppedCompleted, StoppingGraceful, StoppingImmediate, StoppingForce]),
         (Recovering, &[StoppingImmediate, StoppingForce]),
         (CheckpointStopping, &[StoppedCheckpointed, StoppingImmediate, StoppingForce]),
         (StoppingGraceful, &[StoppedDrained, StoppingImmediate, StoppingForce]),
@@ -126,6 +127,7 @@ fn i4_every_phase_fulfils_what_its_name_says() {
             &[
                 PhaseKind::StoppingForce,
                 PhaseKind::StoppedCheckpointed,
+                PhaseKind::StoppedCompleted,
                 PhaseKind::StoppedDrained,
                 PhaseKind::StoppedHalted,
                 PhaseKind::StoppedKilled,

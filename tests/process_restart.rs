@@ -41,7 +41,10 @@ fn scheduler_entry() {
         for (number, script) in (1..).zip(scripts) {
             let mut command = Command::new("/bin/sh");
             command.args(["-c", &script]).env_remove(SCHEDULER);
-            scheduler.start(WorkerEnv::new(&OpenRun::without_store(job(), RUN), WorkerId::new(number), ""), command).await.unwrap();
+            scheduler
+                .start(WorkerEnv::new(&OpenRun::without_store(job(), RUN), WorkerId::new(number), ""), command)
+                .await
+                .unwrap();
         }
         sleep(NEVER).await;
     });
@@ -180,7 +183,9 @@ async fn a_dropped_or_closed_scheduler_takes_its_workers_along() {
             timeout(SOON, scheduler.close()).await.unwrap();
             assert_eq!(stage.processes(), [0; 0], "close waits for the end");
             assert_eq!(state(pid(&worker)), None, "and reaps");
-            let refused = other.start(WorkerEnv::new(&OpenRun::without_store(job(), RUN), WorkerId::new(2), ""), stage.sh(STAYS)).await;
+            let refused = other
+                .start(WorkerEnv::new(&OpenRun::without_store(job(), RUN), WorkerId::new(2), ""), stage.sh(STAYS))
+                .await;
             assert_eq!(
                 refused.unwrap_err().to_string(),
                 "the process scheduler is closed: open another one to start workers"
@@ -205,7 +210,11 @@ async fn a_watchdog_that_is_killed_is_replaced() {
     assert_eq!(state(first), None, "the first one is reaped");
     // The new one watches over old and new workers.
     until("starts are allowed again", || stage.watchdog().is_some()).await;
-    while scheduler.start(WorkerEnv::new(&OpenRun::without_store(job(), RUN), WorkerId::new(2), ""), stage.sh(STAYS)).await.is_err() {
+    while scheduler
+        .start(WorkerEnv::new(&OpenRun::without_store(job(), RUN), WorkerId::new(2), ""), stage.sh(STAYS))
+        .await
+        .is_err()
+    {
         sleep(Duration::from_millis(10)).await;
     }
     timeout(SOON, scheduler.close()).await.unwrap();
@@ -238,7 +247,9 @@ async fn i2_the_next_scheduler_finds_and_stops_the_workers_of_one_that_died() {
         let scheduler = stage.builder().grace(Duration::from_millis(500)).open().await.unwrap();
         let all = [1, 2, 3].map(WorkerId::new);
         assert_eq!(scheduler.workers_for_job(&job(), Some(RUN)).await.unwrap(), all);
-        let taken = scheduler.start(WorkerEnv::new(&OpenRun::without_store(job(), RUN), WorkerId::new(1), ""), stage.sh(STAYS)).await;
+        let taken = scheduler
+            .start(WorkerEnv::new(&OpenRun::without_store(job(), RUN), WorkerId::new(1), ""), stage.sh(STAYS))
+            .await;
         assert!(taken.is_err(), "its name is taken");
         // Another run's stop touches none (invariant I11).
         stop_run(&scheduler, Some(RUN.next()), true).await;

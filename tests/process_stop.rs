@@ -103,7 +103,8 @@ async fn two_workers_of_one_name_or_two_schedulers_on_one_folder_are_refused() {
     let stage = Stage::new();
     let scheduler = stage.open().await;
     stage.start(&scheduler, 1, POLITE).await;
-    let again = scheduler.start(WorkerEnv::new(&OpenRun::without_store(job(), RUN), id(1), ""), stage.sh("touch twice")).await;
+    let again =
+        scheduler.start(WorkerEnv::new(&OpenRun::without_store(job(), RUN), id(1), ""), stage.sh("touch twice")).await;
     let message = again.unwrap_err().to_string();
     assert_eq!(message, "worker 1 of job `words`, run 7, is alive already; stop it first, or use another id");
     let second = stage.builder().open().await;
@@ -162,7 +163,9 @@ async fn i10_a_dropped_start_leaves_a_worker_that_is_listed() {
     let mut number = 0;
     // One step: it goes on aside. Now and then it is done before the step is over, and the next one is tried.
     let was_dropped = |number| {
-        let start = pin!(scheduler.start(WorkerEnv::new(&OpenRun::without_store(job(), RUN), id(number), ""), stage.sh(POLITE)));
+        let start = pin!(
+            scheduler.start(WorkerEnv::new(&OpenRun::without_store(job(), RUN), id(number), ""), stage.sh(POLITE))
+        );
         start.poll(&mut Context::from_waker(Waker::noop())).is_pending()
     };
     while {
@@ -305,7 +308,10 @@ async fn i11_a_stop_touches_no_other_run_and_no_other_job() {
     let next_run = RUN.next();
     for (number, (name, run)) in (1..).zip([("words", RUN), ("words", next_run), ("other", RUN)]) {
         let script = POLITE.replace("up-$WINDDOWN_WORKER", &format!("started-{number}"));
-        scheduler.start(WorkerEnv::new(&OpenRun::without_store(name, run), id(1), ""), stage.sh(&script)).await.unwrap();
+        scheduler
+            .start(WorkerEnv::new(&OpenRun::without_store(name, run), id(1), ""), stage.sh(&script))
+            .await
+            .unwrap();
         stage.file(&format!("started-{number}")).await;
     }
     stop_run(&scheduler, Some(RUN), true).await;
@@ -327,7 +333,10 @@ async fn i2_a_job_without_a_controller_is_stopped_by_killing_its_processes() {
     let stage = Stage::new();
     let scheduler = stage.open().await;
     let worker = stage.start(&scheduler, 1, DEAF).await;
-    let (mut context, running) = JobContext::builder(&OpenRun::without_store(job(), RUN)).simulated().build(Detached, scheduler.clone()).unwrap();
+    let (mut context, running) = JobContext::builder(&OpenRun::without_store(job(), RUN))
+        .simulated()
+        .build(Detached, scheduler.clone())
+        .unwrap();
     context.sender().request(StopRequest::Force).unwrap();
     let receipt = timeout(SOON, drive(running, &mut context, &Policy::give_back())).await.unwrap().unwrap();
     assert!(matches!(receipt.stopped(), AnyStopped::Killed(_)), "{receipt}");

@@ -14,7 +14,8 @@ use winddown::{checkpoint::object_store::memory::InMemory, *};
 fn journaled(limits: Limits) -> (Job, Running, Scripted, Workers, Notebook) {
     let (controller, workers) = (Scripted::default(), Workers::default());
     let notebook = Notebook::witnessing(&controller, &workers);
-    let builder = JobContext::builder(&OpenRun::without_store(JOB, RUN)).simulated().limits(limits).journal(notebook.clone());
+    let builder =
+        JobContext::builder(&OpenRun::without_store(JOB, RUN)).simulated().limits(limits).journal(notebook.clone());
     let (job, running) = builder.build(controller.clone(), workers.clone()).unwrap();
     (job, running, controller, workers, notebook)
 }
@@ -100,7 +101,8 @@ async fn i11_a_controller_that_was_taken_over_stops_acting() {
     let mut stopping = running.stop_with_checkpoint(&mut job).unwrap();
     assert!(tokio::time::timeout(secs(1), stopping.run(&mut job)).await.is_err());
 
-    let taken_over = rehydrate(&JOB.into(), notebook.clone(), workers.clone(), None, Limits::default()).await.unwrap().unwrap();
+    let taken_over =
+        rehydrate(&JOB.into(), notebook.clone(), workers.clone(), None, Limits::default()).await.unwrap().unwrap();
     let (mut second, phase) = taken_over.simulated().build(Scripted::default()).await.unwrap();
     assert_eq!(phase.kind(), PhaseKind::CheckpointStopping);
     second.sender().request(StopRequest::Force).unwrap();
@@ -157,7 +159,8 @@ async fn taken_up(
     limits: Limits,
 ) -> Result<Rehydrated<Workers>, RehydrateError> {
     let topology = topology();
-    let asked = store.map(|store| (std::sync::Arc::new(store.clone()) as std::sync::Arc<dyn DynCheckpointStore>, &topology));
+    let asked =
+        store.map(|store| (std::sync::Arc::new(store.clone()) as std::sync::Arc<dyn DynCheckpointStore>, &topology));
     let found = rehydrate(&JOB.into(), Holds(record), workers.clone(), asked, limits).await?;
     Ok(found.unwrap().simulated())
 }
@@ -229,7 +232,11 @@ async fn i7_every_record_is_taken_up_as_what_the_world_proves_or_as_less() {
                     Ok(rehydrated) => {
                         let (job, phase) = rehydrated.build(Scripted::default()).await.unwrap();
                         assert_eq!((job.id().as_str(), job.run(), job.phase()), (JOB, RUN, phase.kind()));
-                        assert_eq!(job.requested(), Some(StopRequest::Checkpoint), "the request is in force again (I8)");
+                        assert_eq!(
+                            job.requested(),
+                            Some(StopRequest::Checkpoint),
+                            "the request is in force again (I8)"
+                        );
                         assert!(!job.may_restart());
                     }
                     Err(error) => assert_eq!(error.record(), Some(&record(*phase)), "the error tells the record"),

@@ -18,7 +18,8 @@ fn parts() -> (ScriptedController, ScriptedScheduler, ScriptedJournal) {
 fn job(
     (controller, scheduler, journal): &(ScriptedController, ScriptedScheduler, ScriptedJournal),
 ) -> (JobContext<ScriptedController, ScriptedScheduler>, Running) {
-    let builder = JobContext::builder(&OpenRun::without_store("job", RunId::new(7))).simulated().journal(journal.clone());
+    let builder =
+        JobContext::builder(&OpenRun::without_store("job", RunId::new(7))).simulated().journal(journal.clone());
     builder.build(controller.clone(), scheduler.clone()).unwrap()
 }
 
@@ -97,7 +98,8 @@ async fn i7_a_backoff_after_a_failed_record_does_not_poll_the_controller() {
     );
     journal.answers([JournalAnswer::Writes, JournalAnswer::Unavailable, JournalAnswer::Writes]);
     let polled = std::sync::Arc::default();
-    let builder = JobContext::builder(&OpenRun::without_store("job", RunId::new(7))).simulated().journal(journal.clone());
+    let builder =
+        JobContext::builder(&OpenRun::without_store("job", RunId::new(7))).simulated().journal(journal.clone());
     let (mut job, running) = builder.build(Polled(controller, std::sync::Arc::clone(&polled)), scheduler).unwrap();
     let start = Instant::now();
     let stopping = running.stop_with_checkpoint(&mut job).unwrap();

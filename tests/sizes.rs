@@ -73,10 +73,18 @@ fn a_job_in_flight_fits_into_one_kibibyte() {
 fn a_job_in_flight_holds_no_more_than_that_on_the_heap_too() {
     let id = JobId::from("job");
     // The default limits are there from the first job on.
-    drop(JobContext::builder(&OpenRun::without_store(id.clone(), RunId::new(1))).simulated().build(Detached, ()).unwrap());
+    drop(
+        JobContext::builder(&OpenRun::without_store(id.clone(), RunId::new(1)))
+            .simulated()
+            .build(Detached, ())
+            .unwrap(),
+    );
     let mut resting: Option<(JobContext<Detached, ()>, AnyPhase)> = None;
     let counted = allocation_counter::measure(|| {
-        let (mut job, running) = JobContext::builder(&OpenRun::without_store(id.clone(), RunId::new(1))).simulated().build(Detached, ()).unwrap();
+        let (mut job, running) = JobContext::builder(&OpenRun::without_store(id.clone(), RunId::new(1)))
+            .simulated()
+            .build(Detached, ())
+            .unwrap();
         let phase = running.force(&mut job).unwrap().into();
         resting = Some((job, phase));
     });

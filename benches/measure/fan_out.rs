@@ -8,7 +8,9 @@ use std::{
 use futures_util::future::join_all;
 use nix::sys::resource::UsageWho;
 use tokio::runtime::Runtime;
-use winddown::{ClusterController, JobController, Limits, OpenRun, Topology, WorkerId, WorkerStopMode, grpc::GrpcTransport};
+use winddown::{
+    ClusterController, JobController, Limits, OpenRun, Topology, WorkerId, WorkerStopMode, grpc::GrpcTransport,
+};
 
 use super::{
     Scale,
@@ -49,7 +51,9 @@ impl Bench {
     fn controller(&self) -> ClusterController<GrpcTransport> {
         let limits = Limits { order: Duration::from_secs(30), ..Limits::default() };
         let transport = Arc::clone(&self.transport);
-        ClusterController::builder(&OpenRun::without_store(JOB, RUN), Arc::clone(&self.topology), transport).limits(limits).build()
+        ClusterController::builder(&OpenRun::without_store(JOB, RUN), Arc::clone(&self.topology), transport)
+            .limits(limits)
+            .build()
     }
 
     /// Our controller, until every worker has answered.

@@ -3,8 +3,8 @@
 use std::{future::pending, time::Instant};
 
 use winddown::{
-    Applied, CheckpointStart, ControllerError, Count, Epoch, JobContext, JobController, JobId, OpenRun, Rejection, RunFailure,
-    RunId, RunStatus, Running, Scheduler, SchedulerError, WorkerEvent, WorkerId, WorkerStopMode,
+    Applied, CheckpointStart, ControllerError, Count, Epoch, JobContext, JobController, JobId, OpenRun, Rejection,
+    RunFailure, RunId, RunStatus, Running, Scheduler, SchedulerError, WorkerEvent, WorkerId, WorkerStopMode,
 };
 
 /// A controller of a run that goes on for ever. It takes no memory of its own, and tells the mailbox's reader nothing.
@@ -56,5 +56,8 @@ pub(super) type Job = JobContext<NoController, NoScheduler>;
 
 /// A running job of the machine alone. Its name is shared.
 pub(super) fn job(name: &JobId, number: u64) -> (Job, Running) {
-    JobContext::builder(&OpenRun::without_store(name.clone(), RunId::new(number))).simulated().build(NoController, NoScheduler).unwrap()
+    JobContext::builder(&OpenRun::without_store(name.clone(), RunId::new(number)))
+        .simulated()
+        .build(NoController, NoScheduler)
+        .unwrap()
 }

@@ -14,8 +14,8 @@ use object_store::memory::InMemory;
 use tokio::{runtime::Runtime, task::JoinSet, time::sleep};
 use winddown::{
     AnyPhase, Attachment, ClusterController, Command, DynCheckpointStore, EmbeddedCluster, EmbeddedRun, Epoch,
-    JobContext, JobController, JobId, Limits, Mailbox, ObjectStoreCheckpoints, OpenRun, Order, PhaseKind, Policy, RunId,
-    Running, Scheduler, StopRequest, TaskContext, TaskError, TaskOrder, Transport, WorkerId, drive,
+    JobContext, JobController, JobId, Limits, Mailbox, ObjectStoreCheckpoints, OpenRun, Order, PhaseKind, Policy,
+    RunId, Running, Scheduler, StopRequest, TaskContext, TaskError, TaskOrder, Transport, WorkerId, drive,
 };
 
 use super::{
@@ -135,7 +135,13 @@ fn at_rest(kind: PhaseKind, jobs: usize) -> report::Result<f64> {
 
 fn machine(kind: PhaseKind, jobs: usize) -> report::Result<f64> {
     bytes_each(jobs, &[], |number| {
-        driven(kind, JobContext::builder(&OpenRun::without_store(id(number), RunId::new(1))).simulated().build(NoController, NoScheduler).unwrap())
+        driven(
+            kind,
+            JobContext::builder(&OpenRun::without_store(id(number), RunId::new(1)))
+                .simulated()
+                .build(NoController, NoScheduler)
+                .unwrap(),
+        )
     })
 }
 
@@ -145,10 +151,22 @@ fn embedded(kind: PhaseKind, jobs: usize) -> report::Result<f64> {
     bytes_each(jobs, &[], |number| {
         let mailbox = Mailbox::new(Limits::default().mailbox_capacity);
         let (run, sender) = (RunId::new(1), mailbox.sender());
-        let hosted = cluster.start(&OpenRun::without_store(id(number), run), &topology, sender, |_| std::future::pending())?;
-        let controller = ClusterController::builder(&OpenRun::without_store(id(number), run), Arc::clone(&topology), Arc::new(hosted));
+        let hosted =
+            cluster.start(&OpenRun::without_store(id(number), run), &topology, sender, |_| std::future::pending())?;
+        let controller = ClusterController::builder(
+            &OpenRun::without_store(id(number), run),
+            Arc::clone(&topology),
+            Arc::new(hosted),
+        );
         let controller = controller.store(Arc::clone(&store)).build();
-        driven(kind, JobContext::builder(&OpenRun::without_store(id(number), run)).simulated().mailbox(mailbox).build(controller, cluster.clone()).unwrap())
+        driven(
+            kind,
+            JobContext::builder(&OpenRun::without_store(id(number), run))
+                .simulated()
+                .mailbox(mailbox)
+                .build(controller, cluster.clone())
+                .unwrap(),
+        )
     })
 }
 
@@ -167,9 +185,19 @@ fn grpc(kind: PhaseKind, jobs: usize) -> report::Result<f64> {
                 eprintln!("a connection was not opened: {error}");
             }
         });
-        let controller = ClusterController::builder(&OpenRun::without_store(id(number), fleet::RUN), Arc::clone(&topology), transport);
+        let controller = ClusterController::builder(
+            &OpenRun::without_store(id(number), fleet::RUN),
+            Arc::clone(&topology),
+            transport,
+        );
         let controller = controller.store(Arc::clone(&store)).build();
-        driven(kind, JobContext::builder(&OpenRun::without_store(id(number), fleet::RUN)).simulated().build(controller, NoScheduler).unwrap())
+        driven(
+            kind,
+            JobContext::builder(&OpenRun::without_store(id(number), fleet::RUN))
+                .simulated()
+                .build(controller, NoScheduler)
+                .unwrap(),
+        )
     })
 }
 
@@ -180,9 +208,19 @@ fn futures() -> report::Result<BTreeMap<String, usize>> {
     let make = |number| -> report::Result<(JobContext<Cluster, EmbeddedCluster>, Running)> {
         let (run, mailbox) = (RunId::new(1), Mailbox::new(1));
         let sender = mailbox.sender();
-        let hosted = cluster.start(&OpenRun::without_store(id(number), run), &topology, sender, |_| std::future::pending())?;
-        let controller = ClusterController::builder(&OpenRun::without_store(id(number), run), Arc::clone(&topology), Arc::new(hosted)).build();
-        Ok(JobContext::builder(&OpenRun::without_store(id(number), run)).simulated().mailbox(mailbox).build(controller, cluster.clone()).unwrap())
+        let hosted =
+            cluster.start(&OpenRun::without_store(id(number), run), &topology, sender, |_| std::future::pending())?;
+        let controller = ClusterController::builder(
+            &OpenRun::without_store(id(number), run),
+            Arc::clone(&topology),
+            Arc::new(hosted),
+        )
+        .build();
+        Ok(JobContext::builder(&OpenRun::without_store(id(number), run))
+            .simulated()
+            .mailbox(mailbox)
+            .build(controller, cluster.clone())
+            .unwrap())
     };
     let mut sizes = BTreeMap::new();
     macro_rules! next_of {
@@ -220,10 +258,20 @@ fn at_once(runtime: &Runtime, jobs: usize) -> report::Result<AtOnce> {
             let (mut driving, mut senders) = (JoinSet::new(), Vec::with_capacity(jobs));
             for number in 0..jobs as u64 {
                 let mailbox = Mailbox::new(Limits::default().mailbox_capacity);
-                let hosted = cluster.start(&OpenRun::without_store(id(number), run), &topology, mailbox.sender(), until_stopped)?;
-                let controller = ClusterController::builder(&OpenRun::without_store(id(number), run), Arc::clone(&topology), Arc::new(hosted));
+                let hosted = cluster.start(
+                    &OpenRun::without_store(id(number), run),
+                    &topology,
+                    mailbox.sender(),
+                    until_stopped,
+                )?;
+                let controller = ClusterController::builder(
+                    &OpenRun::without_store(id(number), run),
+                    Arc::clone(&topology),
+                    Arc::new(hosted),
+                );
                 senders.push(mailbox.sender());
-                let builder = JobContext::builder(&OpenRun::without_store(id(number), run)).simulated().mailbox(mailbox);
+                let builder =
+                    JobContext::builder(&OpenRun::without_store(id(number), run)).simulated().mailbox(mailbox);
                 let (mut job, running) = builder.build(controller.build(), cluster.clone()).unwrap();
                 driving.spawn(async move { drive(running, &mut job, &Policy::keep_trying()).await });
             }

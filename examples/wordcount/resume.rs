@@ -8,8 +8,8 @@
 use std::{path::Path, sync::Arc};
 
 use winddown::{
-    CheckpointStore, Detached, DynCheckpointStore, FileJournal, JobId, Journal, Limits, ObjectStoreCheckpoints, PhaseKind,
-    PhaseRecord, Policy, Scheduler, StopRequest, Topology, drive, rehydrate,
+    CheckpointStore, Detached, DynCheckpointStore, FileJournal, JobId, Journal, Limits, ObjectStoreCheckpoints,
+    PhaseKind, PhaseRecord, Policy, Scheduler, StopRequest, Topology, drive, rehydrate,
 };
 
 use crate::{
@@ -41,7 +41,8 @@ pub(crate) async fn finish(
         if was_stopping {
             screen.say(&format!(
                 "an earlier call was killed while it stopped {} ({}): that shutdown is finished first",
-                record.run(), record.phase()
+                record.run(),
+                record.phase()
             ));
         }
         let done = to_its_end(&record, journal, store, topology, &leftovers).await?;

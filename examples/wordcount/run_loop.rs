@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 use winddown::{
-    BuildError, CheckpointStore, ClusterController, DriveError, FileJournal, JobContext, JobController, JobId, JournalError,
-    Limits, Mailbox, Manifest, ObjectStoreCheckpoints, Policy, Receipt, RehydrateError, RunFailure, RunId, Scheduler,
-    StoreError, TaskError, TaskId, TopologyError, Unfit, drive,
+    BuildError, CheckpointStore, ClusterController, DriveError, FileJournal, JobContext, JobController, JobId,
+    JournalError, Limits, Mailbox, Manifest, ObjectStoreCheckpoints, Policy, Receipt, RehydrateError, RunFailure,
+    RunId, Scheduler, StoreError, TaskError, TaskId, TopologyError, Unfit, drive,
 };
 
 use crate::{
@@ -120,7 +120,8 @@ async fn run_job(
 ) -> Result<(), JobError> {
     let job = Job::new(args, rate, input, state, start)?;
     report.resumed_shutdown =
-        resume::finish(&job.id, &job.journal, &job.store, &topology(args.workers)?, &state.processes(), &job.screen).await?;
+        resume::finish(&job.id, &job.journal, &job.store, &topology(args.workers)?, &state.processes(), &job.screen)
+            .await?;
     report.workers_left = Some(0);
     let latest = job.note_checkpoint(report).await?;
     if report.input_done {

@@ -2,8 +2,8 @@ use std::{collections::BTreeMap, fs, time::Duration};
 
 use tokio::{sync::mpsc::UnboundedReceiver, time::Instant};
 use winddown::{
-    Command, EmbeddedCluster, EmbeddedRun, Event, EventSink, JobId, Manifest, Order, RunId, SinkClosed, TaskCommit,
-    TaskSnapshot, Transport, WorkerEvent, WorkerOptions, WorkerStopMode,
+    Command, EmbeddedCluster, EmbeddedRun, Event, EventSink, JobId, Manifest, OpenRun, Order, RunId, SinkClosed,
+    TaskCommit, TaskSnapshot, Transport, WorkerEvent, WorkerOptions, WorkerStopMode,
 };
 
 use super::*;

@@ -11,8 +11,8 @@ use tokio::time::Instant;
 use self::scripted::{Answer, Store, Workers};
 use super::ClusterController;
 use crate::{
-    contracts::{OpenRun, 
-        Command, ControllerError, Epoch, Event, JobController, OrderErrorKind, Role, RunId, TaskId, Topology,
+    contracts::{
+        Command, ControllerError, Epoch, Event, JobController, OpenRun, OrderErrorKind, Role, RunId, TaskId, Topology,
         WorkerEvent, WorkerId, WorkerStopMode,
     },
     limits::Limits,
@@ -46,8 +46,12 @@ impl Bench {
     fn with_limits(count: u64, limits: Limits) -> Self {
         let topology = Topology::builder().operator("task", Role::Source, (1..=count).map(WorkerId::new));
         let (workers, store) = (Arc::new(Workers::default()), Arc::new(Store::default()));
-        let controller =
-            ClusterController::builder(&OpenRun::without_store("job", RUN), topology.build().unwrap(), Arc::clone(&workers)).limits(limits);
+        let controller = ClusterController::builder(
+            &OpenRun::without_store("job", RUN),
+            topology.build().unwrap(),
+            Arc::clone(&workers),
+        )
+        .limits(limits);
         let controller = controller.store(Arc::clone(&store) as Arc<_>).build();
         Self { controller, workers, store, start: Instant::now() }
     }

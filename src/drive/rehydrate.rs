@@ -7,13 +7,13 @@ use tokio::time::timeout;
 
 use crate::{
     contracts::{
-        Attach, DynCheckpointStore, Epoch, JobId, Manifest, OpenRun, RunId, Scheduler, SchedulerError, StoreError, TakenUp,
-        TaskId, Topology, WorkerId,
+        Attach, DynCheckpointStore, Epoch, JobId, Manifest, OpenRun, RunId, Scheduler, SchedulerError, StoreError,
+        TakenUp, TaskId, Topology, WorkerId,
     },
     limits::Limits,
     machine::{
-        AnyPhase, BoxJournal, BuildError, Journal, JobContext, JournalError, NothingAlive, PhaseKind, PhaseRecord, Replay,
-        listed, replay,
+        AnyPhase, BoxJournal, BuildError, JobContext, Journal, JournalError, NothingAlive, PhaseKind, PhaseRecord,
+        Replay, listed, replay,
     },
     mailbox::Mailbox,
     model::EPOCHS_PER_CONTROLLER,
@@ -68,9 +68,7 @@ pub async fn rehydrate<S: Scheduler>(
             let mailbox = None;
             Ok(Some(Rehydrated { open, record, replay, scheduler, journal, limits, mailbox, is_simulated: false }))
         }
-        Err(unfit) => {
-            Err(RehydrateError { job: job.clone(), record: Some(Box::new(record)), unfit: Box::new(unfit) })
-        }
+        Err(unfit) => Err(RehydrateError { job: job.clone(), record: Some(Box::new(record)), unfit: Box::new(unfit) }),
     }
 }
 
@@ -274,10 +272,7 @@ impl<S> Rehydrated<S> {
     /// # Cancel safety
     /// It only reads; the record stays in the journal.
     #[track_caller]
-    pub fn build<C: Attach>(
-        self,
-        controller: C,
-    ) -> impl Future<Output = Result<(JobContext<C, S>, AnyPhase), Unfit>>
+    pub fn build<C: Attach>(self, controller: C) -> impl Future<Output = Result<(JobContext<C, S>, AnyPhase), Unfit>>
     where
         S: Scheduler,
     {

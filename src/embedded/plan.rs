@@ -39,10 +39,7 @@ pub enum StartError {
 }
 
 /// The workers of a run, in the order of the topology.
-pub(super) fn plan(
-    open: &OpenRun,
-    topology: &Topology,
-) -> Result<Vec<WorkerSpec>, StartError> {
+pub(super) fn plan(open: &OpenRun, topology: &Topology) -> Result<Vec<WorkerSpec>, StartError> {
     let (run, restored) = (open.run(), open.manifest());
     let mut snapshots = restored.map_or_else(|| Ok(HashMap::new()), |manifest| check(open, topology, manifest))?;
     let spec = |worker: &_| WorkerSpec { run, worker: *worker, tasks: Vec::new() };

@@ -16,8 +16,8 @@ use tokio::sync::mpsc;
 use super::{EmbeddedCluster, EmbeddedRun};
 use crate::{
     contracts::{
-        Command, Epoch, Event, JobId, Manifest, OpenRun, Order, OrderErrorKind, Role, RunId, Scheduler, TaskCommit, TaskError,
-        TaskId, TaskSnapshot, Topology, Transport, WorkerId, WorkerStopMode,
+        Command, Epoch, Event, JobId, Manifest, OpenRun, Order, OrderErrorKind, Role, RunId, Scheduler, TaskCommit,
+        TaskError, TaskId, TaskSnapshot, Topology, Transport, WorkerId, WorkerStopMode,
     },
     worker::{
         Barrier, TaskContext, TaskOrder, WorkerOptions,

@@ -159,9 +159,8 @@ impl TryFrom<Body> for PhaseRecord {
             .ok_or_else(|| malformed("the tag of a phase", format!("`{}`", body.phase.escape_debug())))?;
         let requested = body.requested.map(|name| name.parse::<StopRequest>()).transpose();
         let requested = requested.map_err(|error| malformed("a stop request or null", error.to_string()))?;
-        let at = humantime::parse_rfc3339(&body.at).map_err(|error| {
-            malformed("a time after RFC 3339", format!("`{}`: {error}", body.at.escape_debug()))
-        })?;
+        let at = humantime::parse_rfc3339(&body.at)
+            .map_err(|error| malformed("a time after RFC 3339", format!("`{}`: {error}", body.at.escape_debug())))?;
         Ok(Self {
             job: body.job,
             run: body.run,

@@ -3,8 +3,8 @@
 
 use super::{Edge, Force, Graceful, Immediate, Phase, SuccessorOf};
 use crate::machine::{
-    CheckpointStopping, Checkpointed, Completed, Drained, Finishing, Halted, Killed, Recovering, Running, Stopped, Stopping,
-    phases::sealed,
+    CheckpointStopping, Checkpointed, Completed, Drained, Finishing, Halted, Killed, Recovering, Running, Stopped,
+    Stopping, phases::sealed,
 };
 
 machine! {

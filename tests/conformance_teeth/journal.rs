@@ -10,8 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::time::sleep;
 use super::records::altered;
+use tokio::time::sleep;
 use winddown::{
     testing::conformance::{self, Contract, Damage, Hook, JournalSubject, Report, Rule},
     *,

@@ -49,9 +49,10 @@ async fn store_of(job: &str, tasks: impl IntoIterator<Item = u32>) -> Arc<dyn Dy
 
 #[tokio::test]
 async fn u3_a_record_of_another_job_is_refused() {
-    let error = rehydrate(&"mine".into(), says("other", PhaseKind::StoppedKilled), Fleet::default(), None, Limits::default())
-        .await
-        .unwrap_err();
+    let error =
+        rehydrate(&"mine".into(), says("other", PhaseKind::StoppedKilled), Fleet::default(), None, Limits::default())
+            .await
+            .unwrap_err();
     assert!(matches!(error.unfit(), Unfit::ForeignJob { .. }), "{error}");
 }
 

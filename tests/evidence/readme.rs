@@ -9,7 +9,9 @@ async fn source(mut ctx: TaskContext) -> Result<(), TaskError> {
         match ctx.order().await {
             TaskOrder::Checkpoint(Barrier { epoch, then_stop }) => {
                 ctx.events().checkpointed(epoch, "offset 42".into(), None).await?;
-                if then_stop { return Ok(()) }
+                if then_stop {
+                    return Ok(());
+                }
             }
             TaskOrder::Commit { .. } => {} // this task has nothing to commit
             TaskOrder::Stop(_) => return Ok(()),

@@ -59,7 +59,10 @@ impl SchedulerSubject for Pods {
             };
             let env = [("STAGE".to_owned(), self.stage.path().display().to_string())];
             let template = template(&["/bin/sh", "-c", script], &env);
-            self.scheduler.start(WorkerEnv::new(&OpenRun::without_store(job.clone(), run), *worker, ""), template).await.unwrap();
+            self.scheduler
+                .start(WorkerEnv::new(&OpenRun::without_store(job.clone(), run), *worker, ""), template)
+                .await
+                .unwrap();
             let up = async {
                 while !self.has(&format!("up-{}", worker.get())) {
                     sleep(ms(20)).await;

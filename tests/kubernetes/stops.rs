@@ -23,7 +23,10 @@ async fn stop(scheduler: &KubernetesScheduler, force: bool) -> Result<(), Schedu
 
 /// Stops with force by `drive`, as a job without a controller.
 async fn force(scheduler: &KubernetesScheduler) -> Receipt {
-    let (mut context, running) = JobContext::builder(&OpenRun::without_store(job(), RUN)).simulated().build(Detached, scheduler.clone()).unwrap();
+    let (mut context, running) = JobContext::builder(&OpenRun::without_store(job(), RUN))
+        .simulated()
+        .build(Detached, scheduler.clone())
+        .unwrap();
     drive(running, &mut context, &Policy::escalate()).await.unwrap()
 }
 

@@ -195,12 +195,21 @@ impl Bench {
     pub async fn with_limits(count: u64, limits: Limits) -> (Self, Job, Running) {
         let (port, fleet, store) = (Port::open().await, Fleet::default(), Arc::new(Store::default()));
         let topology = topology(count);
-        let transport = Arc::new(GrpcTransport::new(&OpenRun::without_store(JOB, RUN), Arc::clone(&topology)).options(calls()));
-        let controller = ClusterController::builder(&OpenRun::without_store(JOB, RUN), Arc::clone(&topology), Arc::clone(&transport))
-            .limits(limits.clone())
-            .store(Arc::clone(&store) as Arc<_>)
-            .build();
-        let (job, running) = JobContext::builder(&OpenRun::without_store(JOB, RUN)).simulated().limits(limits).build(controller, fleet.clone()).unwrap();
+        let transport =
+            Arc::new(GrpcTransport::new(&OpenRun::without_store(JOB, RUN), Arc::clone(&topology)).options(calls()));
+        let controller = ClusterController::builder(
+            &OpenRun::without_store(JOB, RUN),
+            Arc::clone(&topology),
+            Arc::clone(&transport),
+        )
+        .limits(limits.clone())
+        .store(Arc::clone(&store) as Arc<_>)
+        .build();
+        let (job, running) = JobContext::builder(&OpenRun::without_store(JOB, RUN))
+            .simulated()
+            .limits(limits)
+            .build(controller, fleet.clone())
+            .unwrap();
         let registration = port.server.register(Arc::clone(&transport), job.sender()).unwrap();
         let (committed, departures, registration) = (Committed::default(), Arc::default(), Some(registration));
         (Self { port, fleet, store, topology, transport, committed, departures, registration }, job, running)

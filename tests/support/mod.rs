@@ -31,7 +31,11 @@ pub(crate) fn secs(seconds: u64) -> Duration {
 /// A running job of four tasks on two workers, whose collaborators do nothing unless they are told to.
 pub(crate) fn job(limits: Limits) -> (Job, Running, Scripted, Workers) {
     let (controller, workers) = (Scripted::default(), Workers::default());
-    let (job, running) = JobContext::builder(&OpenRun::without_store(JOB, RUN)).simulated().limits(limits).build(controller.clone(), workers.clone()).unwrap();
+    let (job, running) = JobContext::builder(&OpenRun::without_store(JOB, RUN))
+        .simulated()
+        .limits(limits)
+        .build(controller.clone(), workers.clone())
+        .unwrap();
     (job, running, controller, workers)
 }
 

@@ -136,9 +136,7 @@ impl Scene {
         let world = World::default();
         let tasks = Arc::clone(&world);
         let hosted = cluster
-            .start(&open, &topology, line.clone(), move |ctx| {
-                count(ctx, Arc::clone(&tasks), commits, ending)
-            })
+            .start(&open, &topology, line.clone(), move |ctx| count(ctx, Arc::clone(&tasks), commits, ending))
             .unwrap();
         let (notebook, watch) = (Notebook::default(), Watch::default());
         Self { cluster, open, hosted, topology, store, notebook, line, world, limits, commits, watch }
@@ -164,7 +162,8 @@ impl Scene {
         let journal = self.watched(self.notebook.clone());
         let store: Arc<dyn DynCheckpointStore> = Arc::clone(&self.store) as _;
         let checkpoints = Some((store, &self.topology));
-        let found = rehydrate(&job_id(), journal.clone(), scheduler.clone(), checkpoints, limits.clone()).await.unwrap();
+        let found =
+            rehydrate(&job_id(), journal.clone(), scheduler.clone(), checkpoints, limits.clone()).await.unwrap();
         let (job, phase) = match found {
             None => {
                 let builder = JobContext::builder(&self.open).simulated().limits(limits).mailbox(mailbox);

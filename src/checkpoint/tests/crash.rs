@@ -15,7 +15,10 @@ struct Known {
 async fn live(store: &ObjectStoreCheckpoints, known: &mut Known) -> Result<(), StoreError> {
     let mut epoch = 0;
     for run in 1..=2 {
-        assert_eq!(store.open_run(&job()).await?, OpenRun::new(job(), RunId::new(run), known.published.clone()).unwrap());
+        assert_eq!(
+            store.open_run(&job()).await?,
+            OpenRun::new(job(), RunId::new(run), known.published.clone()).unwrap()
+        );
         known.run = run;
         for _ in 0..4 {
             epoch += 1;

@@ -50,7 +50,9 @@ async fn without_a_store_there_is_no_checkpoint() {
     let topology = Topology::builder().operator("task", Role::Source, [WorkerId::new(1)]).build().unwrap();
     let workers = Arc::new(Workers::default());
     let mut controller =
-        ClusterController::builder(&OpenRun::without_store("job", RUN), topology, Arc::clone(&workers)).limits(every(1)).build();
+        ClusterController::builder(&OpenRun::without_store("job", RUN), topology, Arc::clone(&workers))
+            .limits(every(1))
+            .build();
     assert!(tokio::time::timeout(secs(60), controller.progress()).await.is_err(), "no periodic one either");
     let error = controller.begin_checkpoint(true).unwrap_err();
     assert!(matches!(error, ControllerError::NoCheckpoint(_)) && !error.is_retryable());
@@ -250,7 +252,11 @@ async fn a_restored_run_goes_on_after_its_manifest_and_carries_its_states() {
         Manifest { job: "job".into(), run: RunId::new(4), epoch: epoch(8), then_stop: true, tasks: vec![snapshot] };
     let topology = Topology::builder().operator("task", Role::Source, [WorkerId::new(1)]).build().unwrap();
     let store = Arc::new(Store::default());
-    let builder = ClusterController::builder(&OpenRun::new("job", RUN, Some(manifest)).unwrap(), topology, Arc::new(Workers::default()));
+    let builder = ClusterController::builder(
+        &OpenRun::new("job", RUN, Some(manifest)).unwrap(),
+        topology,
+        Arc::new(Workers::default()),
+    );
     let mut controller = builder.limits(limits()).store(Arc::clone(&store) as Arc<_>).build();
     assert_eq!(controller.status().last_complete, Some(epoch(8)));
     let finished = WorkerEvent::new(RUN, WorkerId::new(1), Event::TaskFinished { task: task(1) });

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::*;
-use crate::contracts::{CheckpointStore, JobId, Manifest, Order, OrderError, OpenRun, StoreError, Transport};
+use crate::contracts::{CheckpointStore, JobId, Manifest, OpenRun, Order, OrderError, StoreError, Transport};
 
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Answer {

@@ -9,7 +9,8 @@ fn checkpoint(epoch: u64) -> Command {
 fn beating() -> (EmbeddedCluster, EmbeddedRun, Listener) {
     let options = WorkerOptions { heartbeat: Some(Duration::from_secs(1)), ..QUIET };
     let (cluster, (speaker, listener)) = (EmbeddedCluster::new(options), sink(1000));
-    let run = cluster.start(&OpenRun::without_store(job(), RunId::new(1)), &sources(2), speaker, until_stopped).unwrap();
+    let run =
+        cluster.start(&OpenRun::without_store(job(), RunId::new(1)), &sources(2), speaker, until_stopped).unwrap();
     (cluster, run, listener)
 }
 

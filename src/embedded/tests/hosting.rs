@@ -76,7 +76,12 @@ async fn a_checkpoint_that_would_lose_state_is_not_restored() {
 #[test]
 fn without_a_runtime_nothing_starts() {
     let (speaker, _) = sink(1);
-    let started = EmbeddedCluster::new(QUIET).start(&OpenRun::without_store(job(), RunId::new(1)), &sources(1), speaker, stubborn);
+    let started = EmbeddedCluster::new(QUIET).start(
+        &OpenRun::without_store(job(), RunId::new(1)),
+        &sources(1),
+        speaker,
+        stubborn,
+    );
     assert_eq!(started.unwrap_err(), StartError::NoRuntime);
 }
 
@@ -87,7 +92,9 @@ async fn i11_a_stop_touches_no_other_run_and_no_other_job() {
     let mut start = |job: &JobId, run| {
         let (speaker, listener) = sink(100);
         listeners.push(listener);
-        cluster.start(&OpenRun::without_store(job.clone(), RunId::new(run)), &sources(1), speaker, until_stopped).unwrap()
+        cluster
+            .start(&OpenRun::without_store(job.clone(), RunId::new(run)), &sources(1), speaker, until_stopped)
+            .unwrap()
     };
     let other = JobId::from("other");
     let (first, second, foreign) = (start(&job(), 1), start(&job(), 2), start(&other, 1));
@@ -106,7 +113,9 @@ async fn i11_a_stop_touches_no_other_run_and_no_other_job() {
 #[tokio::test(start_paused = true)]
 async fn an_order_to_a_worker_that_the_run_does_not_have_is_rejected() {
     let (speaker, _listener) = sink(1);
-    let run = EmbeddedCluster::new(QUIET).start(&OpenRun::without_store(job(), RunId::new(1)), &sources(1), speaker, stubborn).unwrap();
+    let run = EmbeddedCluster::new(QUIET)
+        .start(&OpenRun::without_store(job(), RunId::new(1)), &sources(1), speaker, stubborn)
+        .unwrap();
     let error = run.send(SECOND, Order { run: run.run(), command: Command::Release }).await.unwrap_err();
     assert_eq!((error.kind, &*error.message), (OrderErrorKind::Rejected, "run 1 of job `numbers` has no worker 2"));
 }
@@ -115,7 +124,8 @@ async fn an_order_to_a_worker_that_the_run_does_not_have_is_rejected() {
 async fn a_worker_is_listed_until_it_has_been_released() {
     let (speaker, mut listener) = sink(100);
     let cluster = EmbeddedCluster::new(QUIET);
-    let run = cluster.start(&OpenRun::without_store(job(), RunId::new(1)), &sources(2), speaker, until_stopped).unwrap();
+    let run =
+        cluster.start(&OpenRun::without_store(job(), RunId::new(1)), &sources(2), speaker, until_stopped).unwrap();
     for worker in [FIRST, SECOND] {
         send(&run, worker, Command::Stop(WorkerStopMode::Immediate)).await;
     }
@@ -155,8 +165,9 @@ async fn i2_force_aborts_at_once_and_returns_when_nothing_is_alive() {
     let (speaker, mut listener) = sink(100);
     let witness = Arc::new(());
     let cluster = EmbeddedCluster::new(QUIET);
-    let run = cluster
-        .start(&OpenRun::without_store(job(), RunId::new(1)), &sources(3), speaker, |ctx| witnessed(Arc::clone(&witness), stubborn(ctx)));
+    let run = cluster.start(&OpenRun::without_store(job(), RunId::new(1)), &sources(3), speaker, |ctx| {
+        witnessed(Arc::clone(&witness), stubborn(ctx))
+    });
     let begin = tokio::time::Instant::now();
     cluster.stop_workers(&job(), Some(RunId::new(1)), true).await.unwrap();
     assert_eq!((begin.elapsed(), Arc::strong_count(&witness)), (Duration::ZERO, 1));
@@ -246,5 +257,7 @@ async fn a_factory_that_panics_starts_nothing() {
     assert_eq!(listener.until_silent().await, []);
     assert_eq!(alive(&cluster, 1).await, []);
     let (speaker, _listener) = sink(100);
-    cluster.start(&OpenRun::without_store(job(), RunId::new(1)), &sources(2), speaker, until_stopped).expect("its number is still free");
+    cluster
+        .start(&OpenRun::without_store(job(), RunId::new(1)), &sources(2), speaker, until_stopped)
+        .expect("its number is still free");
 }

@@ -30,8 +30,8 @@ use super::{
     wire,
 };
 use crate::contracts::{
-    Command, Epoch, JobId, OpenRun, Order, OrderError, OrderErrorKind, OtherRun, RunId, TaskId, Topology, Transport, WorkerId,
-    WorkerStopMode,
+    Command, Epoch, JobId, OpenRun, Order, OrderError, OrderErrorKind, OtherRun, RunId, TaskId, Topology, Transport,
+    WorkerId, WorkerStopMode,
 };
 
 /// Carries the orders of one run to its workers over gRPC.

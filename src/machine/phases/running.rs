@@ -11,7 +11,9 @@ use super::{
 use crate::{
     contracts::{JobController, Scheduler, StopRequest},
     limits::Limits,
-    machine::{AfterRunning, Failed, Failure, Force, Graceful, Held, Immediate, JobContext, Phase, PhaseKind, SuccessorOf},
+    machine::{
+        AfterRunning, Failed, Failure, Force, Graceful, Held, Immediate, JobContext, Phase, PhaseKind, SuccessorOf,
+    },
 };
 
 /// The job runs. The first phase: [`JobContext::new`] gives the only one of each job.
@@ -94,13 +96,12 @@ impl Running {
         }
     }
 
-    /// [`next`](Self::next) right after [`run`](Self::run): nothing has come in between.
-    pub(crate) async fn proceed<C: JobController, S: Scheduler>(
-        mut self,
-        job: &mut JobContext<C, S>,
-    ) -> Result<AfterRunning, Failed<Self>> {
-        let decided = self.decide(job).await;
-        self.leave(decided, job)
+    /// The step right after [`run`](Self::run): nothing has come in between. A phase that has not decided comes back.
+    pub(crate) fn proceed<C: JobController, S>(self, job: &mut JobContext<C, S>) -> Result<AfterRunning, Self> {
+        match self.decided {
+            Some(exit) => Ok(self.step(exit, job)),
+            None => Err(self),
+        }
     }
 
     fn leave<C: JobController, S>(

@@ -8,12 +8,12 @@ use super::{
     digest::digest,
     report::CanHappen,
     state::digest_of_command,
-    world::{JOB, Effect, RUN, Refusal, Shared, Signal, World, lock},
+    world::{Effect, JOB, RUN, Refusal, Shared, Signal, World, lock},
 };
 use crate::{
     contracts::{
-        CheckpointStore, JobId, Manifest, Order, OrderError, OrderErrorKind, OpenRun, RunId, Scheduler,
-        SchedulerError, StoreError, Transport, WorkerId,
+        CheckpointStore, JobId, Manifest, OpenRun, Order, OrderError, OrderErrorKind, RunId, Scheduler, SchedulerError,
+        StoreError, Transport, WorkerId,
     },
     machine::{Journal, JournalError, PhaseRecord},
 };

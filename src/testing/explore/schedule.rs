@@ -16,9 +16,7 @@ use crate::{
     contracts::{Detached, DynCheckpointStore, JobId, OpenRun, Scheduler, StopRequest},
     drive::{Attachment, OnSpentCheckpoint, Policy, RehydrateError, Rehydrated, Unfit, drive, rehydrate},
     limits::Limits,
-    machine::{
-        AnyPhase, Failure, JobContext, JournalError, Phase, PhaseKind, PhaseRecord, Running, Visit,
-    },
+    machine::{AnyPhase, Failure, JobContext, JournalError, Phase, PhaseKind, PhaseRecord, Running, Visit},
 };
 
 /// More controllers than that follow one another in no schedule that ends.

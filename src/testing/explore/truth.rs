@@ -14,12 +14,8 @@ use crate::{
 };
 
 /// Phases that release workers once their evidence is proven.
-const RELEASING: [PhaseKind; 4] = [
-    PhaseKind::Finishing,
-    PhaseKind::CheckpointStopping,
-    PhaseKind::StoppingGraceful,
-    PhaseKind::StoppingImmediate,
-];
+const RELEASING: [PhaseKind; 4] =
+    [PhaseKind::Finishing, PhaseKind::CheckpointStopping, PhaseKind::StoppingGraceful, PhaseKind::StoppingImmediate];
 /// Phases that take a final checkpoint.
 const CHECKPOINTING: [PhaseKind; 2] = [PhaseKind::CheckpointStopping, PhaseKind::Finishing];
 
@@ -119,8 +115,9 @@ impl World {
             return false;
         }
         let phase = self.phase_on_record();
-        let is_written =
-            phase.is_some_and(|phase| RELEASING.contains(&phase) || (force && (phase == PhaseKind::StoppingForce || phase.is_terminal())));
+        let is_written = phase.is_some_and(|phase| {
+            RELEASING.contains(&phase) || (force && (phase == PhaseKind::StoppingForce || phase.is_terminal()))
+        });
         if !is_written {
             let what = if force { "killed" } else { "asked to leave" };
             self.violated("I7", format!("workers were {what} while the durable record said {phase:?}"));
