@@ -26,7 +26,7 @@ def metadata() -> dict:
 
 
 def own_package(of: dict) -> dict:
-    """The package of this folder. Its id is the only root: the workspace has one member."""
+    """The package of this folder, which is the crate."""
     return next(package for package in of["packages"] if package["id"] == of["resolve"]["root"])
 
 
@@ -38,12 +38,21 @@ def list_features() -> list[str]:
     return sorted(name for name in own_package(metadata())["features"] if name != "default")
 
 
-# --- the pure machine -------------------------------------------------------------------------------------------------
+def members(of: dict) -> list[dict]:
+    """The packages of the workspace."""
+    return [package for package in of["packages"] if package["id"] in of["workspace_members"]]
+
+
+# --- how many crates are compiled -------------------------------------------------------------------------------------
+
+
+def crates_of(package: str, *arguments: str) -> list[str]:
+    tree = cargo("tree", "--locked", "-p", package, "--prefix", "none", *arguments)
+    return sorted({" ".join(line.split()[:2]) for line in tree.splitlines() if line.strip()})
 
 
 def check_pure(at_most: int, without: list[str]) -> list[str]:
-    tree = cargo("tree", "--locked", "-e", "normal", "--no-default-features", "--prefix", "none")
-    crates = sorted({" ".join(line.split()[:2]) for line in tree.splitlines() if line.strip()})
+    crates = crates_of("winddown", "-e", "normal,build", "--no-default-features")
     print(f"{len(crates)} crates without default features: {', '.join(crates)}")
     problems = []
     if len(crates) > at_most:
@@ -51,6 +60,38 @@ def check_pure(at_most: int, without: list[str]) -> list[str]:
     names = {crate.split()[0] for crate in crates}
     problems += [f"`{name}` must not be needed without default features" for name in without if name in names]
     return problems
+
+
+def check_defaults(at_most: int) -> list[str]:
+    crates = crates_of("winddown", "-e", "normal,build")
+    print(f"{len(crates)} crates with default features: {', '.join(crates)}")
+    problem = f"expected at most {at_most} crates with default features, got {len(crates)}"
+    return [problem] if len(crates) > at_most else []
+
+
+def check_first(at_most: int) -> list[str]:
+    count = len(crates_of("wordcount", "-e", "normal,build"))
+    print(f"{count} crates for `cargo run --release -p wordcount`")
+    return [f"expected at most {at_most} crates for the first command, got {count}"] if count > at_most else []
+
+
+# --- the lowest version of Rust ---------------------------------------------------------------------------------------
+
+
+def check_msrv() -> list[str]:
+    """What is locked builds on the version that we promise. A dependency that states none is taken at its word."""
+
+    def version(text: str) -> tuple[int, ...]:
+        return (*map(int, text.split(".")), 0, 0)[:3]
+
+    everything = metadata()
+    ours = own_package(everything)["rust_version"]
+    print(f"Rust {ours} is promised")
+    return [
+        f"{package['name']} {package['version']} needs Rust {package['rust_version']}, and {ours} is promised"
+        for package in everything["packages"]
+        if package["rust_version"] and version(package["rust_version"]) > version(ours)
+    ]
 
 
 # --- licences, sources, bans ------------------------------------------------------------------------------------------
@@ -111,7 +152,7 @@ def check_deny() -> list[str]:
     registries = {f"registry+{url}" for url in rules["sources"]["allow-registry"]}
     banned = {ban["crate"]: ban["reason"] for ban in rules["bans"]["deny"]}
     everything = metadata()
-    root = everything["resolve"]["root"]
+    own = set(everything["workspace_members"])
     problems = []
     for package in everything["packages"]:
         name = f"{package['name']} {package['version']}"
@@ -120,7 +161,7 @@ def check_deny() -> list[str]:
                 problems.append(f"{name}: licence `{package['license']}` is not allowed by deny.toml")
         except ValueError as error:
             problems.append(f"{name}: can't read the licence `{package['license']}`: {error}")
-        if package["id"] != root and package["source"] not in registries:
+        if package["id"] not in own and package["source"] not in registries:
             problems.append(f"{name}: comes from {package['source']}, not from an allowed registry")
         if package["name"] in banned:
             problems.append(f"{name}: banned: {banned[package['name']]}")
@@ -130,7 +171,8 @@ def check_deny() -> list[str]:
 
 # --- unused dependencies ----------------------------------------------------------------------------------------------
 
-# Where each kind of dependency can be named. A normal one that only tests name should be a dev-dependency.
+# Where each kind of dependency can be named, in the folder of its package. A normal one that only tests name should be a
+# dev-dependency.
 PLACES = {
     None: ["src"],
     "dev": ["src", "tests", "examples", "benches", "ui-tests"],
@@ -138,21 +180,33 @@ PLACES = {
 }
 
 
-def sources(places: list[str], keep_comments: bool) -> str:
+def sources(package: pathlib.Path, others: list[pathlib.Path], places: list[str], keep_comments: bool) -> str:
     files = []
-    for place in map(ROOT.joinpath, places):
+    for place in map(package.joinpath, places):
         files += [place] if place.is_file() else sorted(place.rglob("*.rs"))
+    # A package may lie below another one.
+    files = [file for file in files if not any(other in file.parents for other in others)]
     text = "\n".join(file.read_text() for file in files)
     # Comments that are examples count as dev code, so they are taken out only for the other kinds.
     return text if keep_comments else re.sub(r"^\s*//.*$", "", text, flags=re.MULTILINE)
 
 
 def check_unused() -> list[str]:
-    package = own_package(metadata())
+    packages = members(metadata())
+    folders = {package["id"]: pathlib.Path(package["manifest_path"]).parent for package in packages}
+    problems = []
+    for package in packages:
+        folder = folders[package["id"]]
+        below = [other for other in folders.values() if folder in other.parents]
+        problems += unused_of(package, folder, below)
+    return problems
+
+
+def unused_of(package: dict, folder: pathlib.Path, below: list[pathlib.Path]) -> list[str]:
     ignored = set(((package["metadata"] or {}).get("cargo-machete") or {}).get("ignored", []))
-    texts = {kind: sources(places, keep_comments=kind == "dev") for kind, places in PLACES.items()}
+    texts = {kind: sources(folder, below, places, keep_comments=kind == "dev") for kind, places in PLACES.items()}
     # An example in the README runs as a doctest.
-    readme = ROOT / "README.md"
+    readme = folder / "README.md"
     texts["dev"] += readme.read_text() if readme.exists() else ""
     problems = []
     for dependency in package["dependencies"]:
@@ -160,8 +214,8 @@ def check_unused() -> list[str]:
         named = re.search(rf"\b{ident}\s*(::|;|\bas\b)", texts[dependency["kind"]])
         if not named and dependency["name"] not in ignored:
             kind = f"{dependency['kind'] or 'normal'} dependency"
-            problems.append(f"{kind} `{dependency['name']}`: no source file in its reach names it")
-    print(f"{len(package['dependencies'])} dependencies looked at")
+            problems.append(f"{package['name']}: {kind} `{dependency['name']}`: no source file in its reach names it")
+    print(f"{package['name']}: {len(package['dependencies'])} dependencies looked at")
     return problems
 
 
@@ -175,6 +229,11 @@ def main() -> int:
     pure = commands.add_parser("pure")
     pure.add_argument("--at-most", type=int, required=True)
     pure.add_argument("--without", type=lambda names: names.split(","), required=True)
+    defaults = commands.add_parser("defaults")
+    defaults.add_argument("--at-most", type=int, required=True)
+    first = commands.add_parser("first")
+    first.add_argument("--at-most", type=int, required=True)
+    commands.add_parser("msrv")
     commands.add_parser("deny")
     commands.add_parser("unused")
     options = parser.parse_args()
@@ -184,6 +243,12 @@ def main() -> int:
             return 0
         case "pure":
             problems = check_pure(options.at_most, options.without)
+        case "defaults":
+            problems = check_defaults(options.at_most)
+        case "first":
+            problems = check_first(options.at_most)
+        case "msrv":
+            problems = check_msrv()
         case "deny":
             problems = check_deny()
         case "unused":

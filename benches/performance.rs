@@ -1,17 +1,14 @@
-//! `cargo bench`: what a shutdown costs, beside the ways people do it today. `docs/performance.md` explains the figures.
+//! `cargo bench -p winddown-benches`: what a shutdown costs, beside the ways people do it today. `docs/performance.md` explains
+//! the figures.
 //!
-//! `cargo bench -- --quick` measures less, `cargo bench -- fan-out` one thing. `cargo test --bench performance` only sees whether
+//! `-- --quick` measures less, `-- fan-out` one thing. `cargo test -p winddown-benches --bench performance` only checks that
 //! everything runs.
 #![forbid(unsafe_code)]
-
-mod measure;
-mod report;
 
 use std::process::ExitCode;
 
 use clap::Parser;
-
-use crate::{
+use winddown_benches::{
     measure::{Args, Probe, Scale},
     report::{Result, data::Report, goals, tables},
 };

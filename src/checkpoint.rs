@@ -280,7 +280,7 @@ async fn newest(log: &Log, tail: &Entry) -> Result<Newest, StoreError> {
 /// Reads a manifest that the last entry names.
 async fn kept_manifest(log: &Log, tail: &Entry, kept: Kept) -> Result<Newest, StoreError> {
     let last = tail.number;
-    let expected = || format!("the manifest of {}, as entry {last} says", kept.epoch);
+    let expected = || format!("the manifest of epoch {}, as entry {last} says", kept.epoch);
     match log.read(kept.number).await? {
         Some(Entry { manifest: Some(manifest), .. }) if (manifest.run, manifest.epoch) == (kept.run, kept.epoch) => {
             Ok(Newest::Known(Some(manifest)))

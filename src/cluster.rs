@@ -46,7 +46,7 @@ use crate::{
 ///   good, or whose manifest can't be published is abandoned.
 ///
 /// It needs tokio's time driver as soon as [`progress`](JobController::progress) is polled.
-pub struct ClusterController<T: Transport> {
+pub struct ClusterController<T: Transport + ?Sized> {
     model: RunModel,
     courier: Courier<T>,
     store: Option<Arc<dyn DynCheckpointStore>>,
@@ -63,14 +63,14 @@ pub struct ClusterController<T: Transport> {
 
 /// Collects what a [`ClusterController`] needs.
 #[must_use = "a builder does nothing until `build` is called"]
-pub struct ClusterBuilder<T: Transport> {
+pub struct ClusterBuilder<T: Transport + ?Sized> {
     model: RunModel,
     courier: Courier<T>,
     store: Option<Arc<dyn DynCheckpointStore>>,
     limits: Limits,
 }
 
-impl<T: Transport> ClusterController<T> {
+impl<T: Transport + ?Sized> ClusterController<T> {
     /// Starts to build the controller of a run whose workers are reached over `transport`. The workers' heartbeats are counted from now on.
     ///
     /// What the run starts from is part of `open`: epochs go on after the last complete checkpoint, a task that ends without a snapshot is
@@ -94,7 +94,7 @@ impl<T: Transport> ClusterController<T> {
     }
 }
 
-impl<T: Transport> ClusterBuilder<T> {
+impl<T: Transport + ?Sized> ClusterBuilder<T> {
     /// Replaces the default [`Limits`].
     pub fn limits(mut self, limits: Limits) -> Self {
         self.courier.set_limits(&limits);
@@ -130,7 +130,7 @@ impl<T: Transport> ClusterBuilder<T> {
 }
 
 #[diagnostic::do_not_recommend]
-impl<T: Transport> JobController for ClusterController<T> {
+impl<T: Transport + ?Sized> JobController for ClusterController<T> {
     fn is_for(&self, open: &OpenRun) -> Result<(), OtherRun> {
         open.check(self.job(), self.model.run())?;
         self.courier.transport().is_for(open)
@@ -143,6 +143,18 @@ impl<T: Transport> JobController for ClusterController<T> {
 
     fn failure(&self) -> Option<&RunFailure> {
         self.model.failure()
+    }
+
+    fn latest_failure(&self) -> Option<&RunFailure> {
+        self.model.latest_failure()
+    }
+
+    fn waits_for(&self) -> Vec<WorkerId> {
+        self.model.waits_for()
+    }
+
+    fn lost_workers(&self) -> Vec<WorkerId> {
+        self.model.lost_workers()
     }
 
     fn handle(&mut self, event: WorkerEvent, now: Instant) -> Result<Applied, Rejection> {
@@ -198,7 +210,7 @@ impl<T: Transport> JobController for ClusterController<T> {
     }
 }
 
-impl<T: Transport> ClusterController<T> {
+impl<T: Transport + ?Sized> ClusterController<T> {
     fn poll_progress(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ControllerError>> {
         let mut changed = self.poll_publication(cx);
         for fan_out in [&mut self.orders, &mut self.commits].into_iter().flatten() {
@@ -335,7 +347,7 @@ impl<T: Transport> ClusterController<T> {
     }
 }
 
-impl<T: Transport> fmt::Debug for ClusterController<T> {
+impl<T: Transport + ?Sized> fmt::Debug for ClusterController<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClusterController")
             .field("job", self.job())
@@ -346,7 +358,7 @@ impl<T: Transport> fmt::Debug for ClusterController<T> {
     }
 }
 
-impl<T: Transport> fmt::Debug for ClusterBuilder<T> {
+impl<T: Transport + ?Sized> fmt::Debug for ClusterBuilder<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClusterBuilder")
             .field("job", self.courier.job())

@@ -16,15 +16,17 @@ mod transport;
 
 pub use event::{Event, TaskError, WorkerEvent};
 pub use ids::{Epoch, JobId, RunId, TaskId, WorkerId};
-pub use job_controller::{Applied, CheckpointStart, ControllerError, Detached, JobController, Rejection};
+pub use job_controller::{
+    Applied, BoxController, CheckpointStart, ControllerError, Detached, DynJobController, JobController, Rejection,
+};
 pub use open_run::{OpenRun, OpenRunError, OtherRun};
 pub use order::{Command, Order, TaskCommit, WorkerStopMode};
 pub use request::{ParseStopRequestError, StopRequest};
 pub use scheduler::{BoxScheduler, ConfirmedBy, DynScheduler, Scheduler, SchedulerError};
 pub use status::{CheckpointStage, Count, FinalCheckpoint, RunFailure, RunStatus};
-pub use store::{CheckpointStore, DynCheckpointStore, Manifest, StoreError, TaskSnapshot};
+pub use store::{BoxStore, CheckpointStore, DynCheckpointStore, Manifest, StoreError, TaskSnapshot};
 pub use topology::{Operator, Role, Topology, TopologyBuilder, TopologyError};
-pub use transport::{OrderError, OrderErrorKind, OrderReport, Transport};
+pub use transport::{BoxTransport, DynTransport, OrderError, OrderErrorKind, OrderReport, Transport};
 
 pub(crate) use job_controller::Attach;
 pub(crate) use open_run::TakenUp;

@@ -4,6 +4,7 @@ mod attachment;
 mod policy;
 mod receipt;
 mod rehydrate;
+mod report;
 mod retry;
 mod worst_case;
 
@@ -11,6 +12,7 @@ pub use attachment::Attachment;
 pub use policy::{OnSpentCheckpoint, Policy};
 pub use receipt::{Leg, Receipt};
 pub use rehydrate::{RehydrateError, Rehydrated, Unfit, rehydrate};
+pub use report::{LegReport, ReceiptReport};
 
 use std::fmt;
 
@@ -20,6 +22,7 @@ use crate::{
     clock::{MOMENT, after},
     contracts::{Scheduler, StopRequest},
     machine::{AnyPhase, AnyStopped, CheckpointStopping, Failure, JobContext, hold},
+    text::rounded,
 };
 
 /// Drives a job from any phase to `Stopped`.
@@ -60,7 +63,10 @@ pub async fn drive<C: Attachment, S: Scheduler>(
         }
         match retries.after(&failure, phase.kind()) {
             Verdict::Retry(delay) => {
-                tracing::warn!(%failure, ?delay, phase = %phase.kind(), "will try again");
+                tracing::warn!(
+                    job = %parking.job.id, run = parking.job.run.get(), phase = phase.kind().tag(), %failure,
+                    wait = %rounded(delay), "will try again"
+                );
                 parking.job.note_retry();
                 // Nothing is stronger than a kill, so no request makes it worth trying earlier.
                 let level = if failure.is_schedulers() { Some(StopRequest::Force) } else { phase.kind().fulfils() };
@@ -109,7 +115,7 @@ fn after_spent<C: Attachment, S: Scheduler>(
             after_spent_checkpoint(phase, failure, job, policy)
         }
         AnyPhase::Finishing(phase) if phase.complete().is_none() => {
-            C::give_up(phase.into(), job).map_err(|phase| DriveError::new(phase, failure))
+            C::give_up(phase.into(), &failure, job).map_err(|phase| DriveError::new(phase, failure))
         }
         phase => Err(DriveError::new(phase, failure)),
     }
@@ -127,7 +133,9 @@ fn after_spent_checkpoint<C: Attachment, S: Scheduler>(
             phase.extend(job.limits.final_checkpoint, job);
             Ok(phase.into())
         }
-        OnSpentCheckpoint::Escalate => C::give_up(phase.into(), job).map_err(|phase| DriveError::new(phase, failure)),
+        OnSpentCheckpoint::Escalate => {
+            C::give_up(phase.into(), &failure, job).map_err(|phase| DriveError::new(phase, failure))
+        }
         _ => Err(DriveError::new(phase.into(), failure)),
     }
 }
@@ -208,8 +216,4 @@ impl fmt::Display for DriveError {
     }
 }
 
-impl std::error::Error for DriveError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&*self.failure)
-    }
-}
+impl std::error::Error for DriveError {}

@@ -53,6 +53,7 @@ use self::{
 };
 use crate::{
     contracts::{JobId, OpenRun, RunId, Scheduler, SchedulerError, TaskError, Topology, WorkerId},
+    mailbox::JobSender,
     worker::{EventSink, Prepared, TaskContext, WorkerOptions, lock},
 };
 
@@ -157,6 +158,12 @@ impl Scheduler for EmbeddedCluster {
         alive.sort_unstable();
         alive.dedup();
         Ok(alive)
+    }
+
+    fn report_ends(&self, job: &JobId, run: RunId, to: JobSender) {
+        for hosted in self.runs(job, Some(run)) {
+            hosted.report_ends(&to);
+        }
     }
 }
 

@@ -24,4 +24,4 @@ pub use tonic;
 /// A server could not be started, or ended before it was told to.
 #[derive(Debug, thiserror::Error)]
 #[error("the gRPC server ended: {0}")]
-pub struct ServeError(#[source] crate::contracts::BoxError);
+pub struct ServeError(crate::contracts::BoxError);

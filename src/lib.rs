@@ -6,6 +6,15 @@
 #![doc = ""]
 #![doc = include_str!("../docs/transitions.svg")]
 #![doc = ""]
+//! # One job, from its start to its receipt
+//!
+//! With the feature `object-store`, which keeps its checkpoints in a folder:
+//!
+#![cfg_attr(all(feature = "embedded", feature = "object-store"), doc = "```no_run")]
+#![cfg_attr(not(all(feature = "embedded", feature = "object-store")), doc = "```text")]
+#![doc = include_str!("../examples/embedded.rs")]
+#![doc = "```"]
+//!
 //! # An illegal step does not compile
 //!
 //! ```compile_fail,E0277
@@ -62,12 +71,12 @@
 //!
 //! | feature | default | what it adds |
 //! |---|---|---|
-//! | `worker` | with `embedded` | the worker kit: tasks as async code |
+//! | `worker` | yes | the worker kit: tasks as async code |
 //! | `embedded` | yes | an in-process cluster: a transport and a scheduler |
-//! | `grpc` | yes | workers in other processes, over gRPC |
-//! | `process` | yes | a scheduler of workers that are child processes (Linux) |
-//! | `object-store` | yes | checkpoint manifests on a local folder or any object store |
-//! | `journal` | yes | a journal of shutdowns in a local folder: `FileJournal` |
+//! | `grpc` | no | workers in other processes, over gRPC |
+//! | `process` | no | a scheduler of workers that are child processes (Linux) |
+//! | `object-store` | no | checkpoint manifests on a local folder or any object store |
+//! | `journal` | no | a journal of shutdowns in a local folder: `FileJournal` |
 //! | `kubernetes` | no | a scheduler of workers that are pods, and a lease for controllers |
 //! | `sqlx` | no | a journal of shutdowns in SQLite or PostgreSQL: `SqlJournal` |
 //! | `testing` | no | scripted collaborators for tests; conformance suites for a journal, scheduler, store, controller or transport of your own; the explorer: every outcome of every collaborator, tried on the real phases |
@@ -92,6 +101,8 @@
 //! | I10 cancel safety | dropping a `run` future at any await loses nothing |
 //! | I11 fencing | a message, worker or controller of another run changes nothing |
 #![forbid(unsafe_code)]
+// On docs.rs each item says which feature brings it.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(feature = "object-store")]
 pub mod checkpoint;
@@ -129,8 +140,8 @@ pub use checkpoint::ObjectStoreCheckpoints;
 pub use cluster::{ClusterBuilder, ClusterController};
 pub use contracts::*;
 pub use drive::{
-    Attachment, DriveError, Leg, OnSpentCheckpoint, Policy, Receipt, RehydrateError, Rehydrated, Unfit, drive,
-    rehydrate,
+    Attachment, DriveError, Leg, LegReport, OnSpentCheckpoint, Policy, Receipt, ReceiptReport, RehydrateError,
+    Rehydrated, Unfit, drive, rehydrate,
 };
 #[cfg(feature = "embedded")]
 pub use embedded::{EmbeddedCluster, EmbeddedRun};

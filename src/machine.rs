@@ -13,10 +13,12 @@ mod live;
 mod modes;
 pub(crate) mod phases;
 mod progress;
+mod reason;
 pub(crate) mod record;
 mod table;
+mod trail;
 
-pub use context::{JobBuilder, JobContext, Visit};
+pub use context::{JobBuilder, JobContext};
 pub use failure::{Failed, Failure, WrongJob};
 pub use live::BuildError;
 pub use modes::{Force, Graceful, Immediate, StopBehavior, StopMode, WeakerThan};
@@ -24,15 +26,17 @@ pub use phases::{
     AnyStopped, CheckpointStopping, Checkpointed, Completed, Drained, Evidence, Finishing, Halted, Killed,
     NothingToReplay, Recovering, Running, Stopped, Stopping,
 };
-pub use progress::Progress;
+pub use progress::{Progress, ProgressReport};
+pub use reason::{Reason, ReasonKind};
 pub use record::{BoxJournal, DynJournal, Journal, JournalError, NoJournal, PhaseRecord, Write, may_write};
 pub use table::{
     AfterCheckpointStopping, AfterFinishing, AfterForce, AfterGraceful, AfterImmediate, AfterRecovering, AfterRunning,
     AnyPhase, EDGES, PhaseKind,
 };
+pub use trail::{Phases, Visit};
 
 pub(crate) use held::Held;
-pub(crate) use phases::{NothingAlive, Replay, hold, listed, pause, replay};
+pub(crate) use phases::{NothingAlive, Replay, hold, listed, pause, replay, step_for};
 
 use self::phases::{HealthWatch, sealed};
 
@@ -115,6 +119,20 @@ impl PhaseKind {
             Self::Recovering | Self::StoppingImmediate => Some(StopRequest::Immediate),
             _ => Some(StopRequest::Force),
         }
+    }
+}
+
+/// A word that is no phase's tag.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected a phase's tag (`running`, `stopping-force` and so on; docs/transitions.md lists them), got `{0}`")]
+pub struct ParsePhaseKindError(String);
+
+/// Reads a phase's [`tag`](PhaseKind::tag).
+impl std::str::FromStr for PhaseKind {
+    type Err = ParsePhaseKindError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::from_tag(text).ok_or_else(|| ParsePhaseKindError(text.to_owned()))
     }
 }
 

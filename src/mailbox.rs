@@ -1,6 +1,7 @@
 //! The two lanes into a job. Worker messages are bounded, and a full lane holds their senders back. Stop requests have a lane
 //! of their own that has room for one (the strongest), is never full, and is read first: no backlog of messages delays it.
 
+mod ends;
 mod lane;
 
 use std::{
@@ -13,6 +14,7 @@ use std::{
 
 use tokio::sync::{Notify, Semaphore};
 
+pub use self::ends::WorkerEnds;
 use self::lane::Lane;
 use crate::contracts::{StopRequest, WorkerEvent};
 
@@ -116,6 +118,29 @@ impl JobSender {
     #[inline]
     pub fn requested(&self) -> Option<StopRequest> {
         self.lanes.requests.strongest()
+    }
+
+    /// Whether the job's context is gone, so that nobody reads what is sent.
+    pub fn is_closed(&self) -> bool {
+        self.lanes.events.is_closed()
+    }
+
+    /// Waits until the job's context is gone.
+    ///
+    /// # Cancel safety
+    /// Safe: it only waits.
+    pub async fn closed(&self) {
+        let requests = &self.lanes.requests;
+        let mut changed = pin!(requests.changed.notified());
+        loop {
+            // It listens before it looks: an end between the look and the wait is not missed.
+            changed.as_mut().enable();
+            if self.is_closed() {
+                return;
+            }
+            changed.as_mut().await;
+            changed.set(requests.changed.notified());
+        }
     }
 
     /// Passes on what a worker says; waits while the lane is full (back-pressure).
@@ -242,5 +267,6 @@ impl Mailbox {
 impl Drop for Mailbox {
     fn drop(&mut self) {
         self.sender.lanes.events.close();
+        self.sender.lanes.requests.changed.notify_waiters();
     }
 }

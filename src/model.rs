@@ -84,6 +84,7 @@ pub struct RunModel {
     failed: u32,
     sources: Count,
     failure: Option<RunFailure>,
+    latest_failure: Option<RunFailure>,
     failures: u32,
     counters: Counters,
     /// The newest epoch that is taken: started in this run, or complete before it.
@@ -129,6 +130,7 @@ impl RunModel {
             failed: 0,
             sources: Count::new(0, as_count(sources)),
             failure: None,
+            latest_failure: None,
             failures: 0,
             counters: Counters::default(),
             newest: last_complete,
@@ -220,6 +222,28 @@ impl RunModel {
     /// The first failure of the run. Once there is one, no checkpoint can be started or completed any more.
     pub fn failure(&self) -> Option<&RunFailure> {
         self.failure.as_ref()
+    }
+
+    /// The newest failure of the run.
+    pub fn latest_failure(&self) -> Option<&RunFailure> {
+        self.latest_failure.as_ref()
+    }
+
+    /// The workers that are still expected to speak, in the order of their ids.
+    pub fn waits_for(&self) -> Vec<WorkerId> {
+        self.workers_that(|workers, at| !workers.has_left(at) && workers.is_busy(at))
+    }
+
+    /// The workers that no order can reach although a task of theirs has not ended, in the order of their ids.
+    pub fn lost_workers(&self) -> Vec<WorkerId> {
+        self.workers_that(|workers, at| !workers.is_reachable(at) && workers.is_busy(at))
+    }
+
+    fn workers_that(&self, is_meant: impl Fn(&Workers, u32) -> bool) -> Vec<WorkerId> {
+        let all = (0..).zip(self.topology.workers());
+        let mut meant: Vec<_> = all.filter(|(at, _)| is_meant(&self.workers, *at)).map(|(_, worker)| *worker).collect();
+        meant.sort_unstable();
+        meant
     }
 
     /// What has come in.
@@ -392,7 +416,8 @@ impl RunModel {
     /// Notes a failure: the checkpoint in flight can't become complete any more.
     fn fail(&mut self, failure: RunFailure) {
         self.failures = self.failures.saturating_add(1);
-        self.failure.get_or_insert(failure);
+        self.failure.get_or_insert_with(|| failure.clone());
+        self.latest_failure = Some(failure);
         self.give_up();
         self.touch();
     }

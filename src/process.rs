@@ -16,7 +16,7 @@
 //! }
 //!
 //! fn work(worker: WorkerEnv) -> Result<(), Box<dyn std::error::Error>> {
-//!     println!("{} of job `{}`", worker.worker, worker.job); // to a file in the state folder
+//!     println!("worker {} of job `{}`", worker.worker, worker.job); // to a file in the state folder
 //!     Ok(())
 //! }
 //!

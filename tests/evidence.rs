@@ -10,8 +10,6 @@ mod dropped;
 mod forged;
 #[path = "evidence/names.rs"]
 mod names;
-#[path = "evidence/readme.rs"]
-mod readme;
 
 use std::{
     sync::{Arc, Mutex},

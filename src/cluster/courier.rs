@@ -9,7 +9,7 @@ use crate::{
     limits::Limits,
 };
 
-pub(super) struct Courier<T> {
+pub(super) struct Courier<T: ?Sized> {
     transport: Arc<T>,
     job: JobId,
     run: RunId,
@@ -17,7 +17,7 @@ pub(super) struct Courier<T> {
     backoff: ExponentialBuilder,
 }
 
-impl<T: Transport> Courier<T> {
+impl<T: Transport + ?Sized> Courier<T> {
     pub(super) fn new(transport: Arc<T>, job: JobId, run: RunId, limits: &Limits) -> Self {
         Self { transport, job, run, limit: limits.order, backoff: backoff(limits) }
     }

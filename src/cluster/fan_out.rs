@@ -45,7 +45,7 @@ enum State {
 }
 
 impl FanOut {
-    pub(super) fn new<T: Transport>(
+    pub(super) fn new<T: Transport + ?Sized>(
         name: &'static str,
         orders: Vec<(WorkerId, Command)>,
         courier: &Courier<T>,
@@ -117,7 +117,7 @@ impl FanOut {
     }
 
     /// Sends the order again to the workers where it failed, or where it was dropped and is wanted after all.
-    pub(super) fn send_again<T: Transport>(&mut self, courier: &Courier<T>, model: &RunModel) {
+    pub(super) fn send_again<T: Transport + ?Sized>(&mut self, courier: &Courier<T>, model: &RunModel) {
         for position in 0..self.orders.len() {
             let Dispatch { worker, command, state } = &self.orders[position];
             if matches!(state, State::Failed(_) | State::Moot) && model.wants(*worker, command) {
@@ -156,7 +156,7 @@ impl FanOut {
         order.state = State::Moot;
     }
 
-    fn dispatch<T: Transport>(&mut self, position: usize, courier: &Courier<T>) {
+    fn dispatch<T: Transport + ?Sized>(&mut self, position: usize, courier: &Courier<T>) {
         let order = &mut self.orders[position];
         let delivery = courier.deliver(order.worker, order.command.clone());
         let (abort, registration) = AbortHandle::new_pair();

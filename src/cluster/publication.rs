@@ -48,8 +48,10 @@ impl Publication {
         self.state = State::UnderWay(Box::pin(async move {
             let outcome = tokio::time::timeout(limit, store.publish_boxed(&manifest)).await;
             outcome.unwrap_or_else(|_| {
-                let limit = humantime::format_duration(limit);
-                Err(StoreError::Unavailable(format!("it did not publish {} within {limit}", manifest.epoch).into()))
+                let limit = crate::text::rounded(limit);
+                Err(StoreError::Unavailable(
+                    format!("it did not publish epoch {} within {limit}", manifest.epoch).into(),
+                ))
             })
         }));
     }

@@ -1,4 +1,6 @@
 //! The names of things: a job, one run of it, a worker, a task, a checkpoint's number.
+//!
+//! They print bare (`7`, `0/3`), so that they can be fields of a log and parts of a file name; a sentence puts the noun in.
 
 use std::{fmt, sync::Arc};
 
@@ -21,6 +23,12 @@ impl JobId {
     }
 }
 
+impl From<String> for JobId {
+    fn from(name: String) -> Self {
+        Self::new(name)
+    }
+}
+
 impl From<&str> for JobId {
     fn from(name: &str) -> Self {
         Self::new(name)
@@ -40,7 +48,7 @@ impl fmt::Debug for JobId {
 }
 
 macro_rules! number {
-    ($(#[$doc:meta])* $name:ident, $label:literal) => {
+    ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
         #[derive(
             Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
@@ -74,7 +82,7 @@ macro_rules! number {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, concat!($label, " {}"), self.0)
+                fmt::Display::fmt(&self.0, f)
             }
         }
     };
@@ -83,18 +91,15 @@ macro_rules! number {
 number!(
     /// One execution of a job. It grows with every execution, and is the fencing generation: a message, worker or
     /// controller of another run changes nothing (invariant I11).
-    RunId,
-    "run"
+    RunId
 );
 number!(
     /// One worker of a run: a process, a pod, or an in-process host of tasks.
-    WorkerId,
-    "worker"
+    WorkerId
 );
 number!(
     /// The number of a checkpoint. It grows over all runs of a job.
-    Epoch,
-    "epoch"
+    Epoch
 );
 
 /// One operator subtask of a run: the operator's index in the [`Topology`](crate::contracts::Topology) and the subtask's index in
@@ -116,6 +121,6 @@ impl TaskId {
 
 impl fmt::Display for TaskId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "task {}/{}", self.operator, self.subtask)
+        write!(f, "{}/{}", self.operator, self.subtask)
     }
 }

@@ -2,7 +2,9 @@
 
 use std::time::Instant;
 
-use super::{BoxError, OpenRun, OrderReport, OtherRun, RunFailure, RunStatus, StoreError, WorkerEvent, WorkerStopMode};
+use super::{
+    BoxError, BoxFuture, OpenRun, OrderReport, OtherRun, RunFailure, RunStatus, StoreError, WorkerEvent, WorkerStopMode,
+};
 use crate::contracts::{Epoch, RunId, TaskId, WorkerId};
 
 /// Talks to the workers of one run, and keeps the books of it.
@@ -47,6 +49,22 @@ pub trait JobController: Send {
     /// The first failure of the run, if there has been one. It stays; [`RunStatus::failures`] counts.
     fn failure(&self) -> Option<&RunFailure>;
 
+    /// The newest failure of the run: what a stop that cleans up after the first one gives up for. The first one, where no other is kept.
+    fn latest_failure(&self) -> Option<&RunFailure> {
+        self.failure()
+    }
+
+    /// The workers that the run still waits for, in the order of their ids: those that [`RunStatus::workers_left`] counts. It is asked when a phase
+    /// gives up, so that whoever reads the log knows on whom it waited; a controller that does not know says none.
+    fn waits_for(&self) -> Vec<WorkerId> {
+        Vec::new()
+    }
+
+    /// The workers that no order can reach although a task of theirs has not ended: those that [`RunStatus::workers_lost`] counts. For the log too.
+    fn lost_workers(&self) -> Vec<WorkerId> {
+        Vec::new()
+    }
+
     /// Whether a worker is gone, so that no order reaches all tasks any more. The first failure need not say so: that a task
     /// can't reach its neighbour is often noticed before the worker's silence.
     fn has_lost_worker(&self) -> bool {
@@ -89,6 +107,176 @@ pub trait JobController: Send {
     fn progress(&mut self) -> impl Future<Output = Result<(), ControllerError>> + Send;
 }
 
+/// The dyn-safe form of [`JobController`], implemented for every controller. Use it through [`BoxController`].
+pub trait DynJobController: Send {
+    /// [`JobController::status`].
+    fn status_dyn(&self) -> RunStatus;
+    /// [`JobController::failure`].
+    fn failure_dyn(&self) -> Option<&RunFailure>;
+    /// [`JobController::latest_failure`].
+    fn latest_failure_dyn(&self) -> Option<&RunFailure>;
+    /// [`JobController::waits_for`].
+    fn waits_for_dyn(&self) -> Vec<WorkerId>;
+    /// [`JobController::lost_workers`].
+    fn lost_workers_dyn(&self) -> Vec<WorkerId>;
+    /// [`JobController::has_lost_worker`].
+    fn has_lost_worker_dyn(&self) -> bool;
+    /// [`JobController::handle`].
+    ///
+    /// # Errors
+    /// As there.
+    fn handle_dyn(&mut self, event: WorkerEvent, now: Instant) -> Result<Applied, Rejection>;
+    /// [`JobController::check_health`].
+    fn check_health_dyn(&mut self, now: Instant);
+    /// [`JobController::begin_checkpoint`].
+    ///
+    /// # Errors
+    /// As there.
+    fn begin_checkpoint_dyn(&mut self, then_stop: bool) -> Result<CheckpointStart, ControllerError>;
+    /// [`JobController::begin_stop`].
+    fn begin_stop_dyn(&mut self, mode: WorkerStopMode);
+    /// [`JobController::begin_release`].
+    fn begin_release_dyn(&mut self);
+    /// [`JobController::progress`], boxed.
+    fn progress_boxed(&mut self) -> BoxFuture<'_, Result<(), ControllerError>>;
+}
+
+impl<C: JobController> DynJobController for C {
+    fn status_dyn(&self) -> RunStatus {
+        self.status()
+    }
+
+    fn failure_dyn(&self) -> Option<&RunFailure> {
+        self.failure()
+    }
+
+    fn latest_failure_dyn(&self) -> Option<&RunFailure> {
+        self.latest_failure()
+    }
+
+    fn waits_for_dyn(&self) -> Vec<WorkerId> {
+        self.waits_for()
+    }
+
+    fn lost_workers_dyn(&self) -> Vec<WorkerId> {
+        self.lost_workers()
+    }
+
+    fn has_lost_worker_dyn(&self) -> bool {
+        self.has_lost_worker()
+    }
+
+    fn handle_dyn(&mut self, event: WorkerEvent, now: Instant) -> Result<Applied, Rejection> {
+        self.handle(event, now)
+    }
+
+    fn check_health_dyn(&mut self, now: Instant) {
+        self.check_health(now);
+    }
+
+    fn begin_checkpoint_dyn(&mut self, then_stop: bool) -> Result<CheckpointStart, ControllerError> {
+        self.begin_checkpoint(then_stop)
+    }
+
+    fn begin_stop_dyn(&mut self, mode: WorkerStopMode) {
+        self.begin_stop(mode);
+    }
+
+    fn begin_release_dyn(&mut self) {
+        self.begin_release();
+    }
+
+    fn progress_boxed(&mut self) -> BoxFuture<'_, Result<(), ControllerError>> {
+        Box::pin(self.progress())
+    }
+}
+
+/// Any controller, chosen at run time: `let controller: BoxController = Box::new(my_controller);`
+///
+/// Jobs with controllers and schedulers of different types are of one type with it and [`BoxScheduler`](super::BoxScheduler). Each call of
+/// [`progress`](JobController::progress) allocates.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::sync::Arc;
+/// use winddown::{testing::scripted, *};
+///
+/// let embedded = EmbeddedCluster::default();
+/// let (words, mailbox) = (RunId::new(1), Mailbox::new(64));
+/// let topology = Topology::builder().operator("source", Role::Source, [WorkerId::new(1)]).build()?;
+/// let workers = embedded.start(&OpenRun::without_store("words".into(), words), &topology, mailbox.sender(), |mut ctx| async move {
+///     while !matches!(ctx.order().await, TaskOrder::Stop(_)) {}
+///     Ok(())
+/// })?;
+/// let clustered = ClusterController::builder(&OpenRun::without_store("words", words), topology, Arc::new(workers)).build();
+///
+/// let stopped = scripted::ScriptedController::new(2);
+/// stopped.on(scripted::Told::Stop(WorkerStopMode::Immediate), std::time::Duration::ZERO, scripted::Does::Finish);
+///
+/// let mut jobs: Vec<(JobContext<BoxController, BoxScheduler>, Running)> = vec![
+///     JobContext::builder(&OpenRun::without_store("words", words)).mailbox(mailbox).build(Box::new(clustered), Arc::new(embedded)),
+///     JobContext::new(&OpenRun::without_store("clicks", RunId::new(7)), Box::new(stopped), Arc::new(scripted::ScriptedScheduler::new([1, 2])))?,
+/// ];
+/// for (mut job, running) in jobs.drain(..) {
+///     job.sender().request(StopRequest::Immediate)?;
+///     println!("{}", drive(running, &mut job, &Policy::escalate()).await?);
+/// }
+/// # Ok(())
+/// # }
+/// ```
+pub type BoxController = Box<dyn DynJobController>;
+
+#[diagnostic::do_not_recommend]
+impl JobController for BoxController {
+    fn status(&self) -> RunStatus {
+        (**self).status_dyn()
+    }
+
+    fn failure(&self) -> Option<&RunFailure> {
+        (**self).failure_dyn()
+    }
+
+    fn latest_failure(&self) -> Option<&RunFailure> {
+        (**self).latest_failure_dyn()
+    }
+
+    fn waits_for(&self) -> Vec<WorkerId> {
+        (**self).waits_for_dyn()
+    }
+
+    fn lost_workers(&self) -> Vec<WorkerId> {
+        (**self).lost_workers_dyn()
+    }
+
+    fn has_lost_worker(&self) -> bool {
+        (**self).has_lost_worker_dyn()
+    }
+
+    fn handle(&mut self, event: WorkerEvent, now: Instant) -> Result<Applied, Rejection> {
+        (**self).handle_dyn(event, now)
+    }
+
+    fn check_health(&mut self, now: Instant) {
+        (**self).check_health_dyn(now);
+    }
+
+    fn begin_checkpoint(&mut self, then_stop: bool) -> Result<CheckpointStart, ControllerError> {
+        (**self).begin_checkpoint_dyn(then_stop)
+    }
+
+    fn begin_stop(&mut self, mode: WorkerStopMode) {
+        (**self).begin_stop_dyn(mode);
+    }
+
+    fn begin_release(&mut self) {
+        (**self).begin_release_dyn();
+    }
+
+    async fn progress(&mut self) -> Result<(), ControllerError> {
+        (**self).progress_boxed().await
+    }
+}
+
 /// What became of a command to start a checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CheckpointStart {
@@ -114,7 +302,7 @@ pub enum Applied {
 #[non_exhaustive]
 pub enum Rejection {
     /// It comes from another run.
-    #[error("expected an event of {expected}, got one of {got}")]
+    #[error("expected an event of run {expected}, got one of run {got}")]
     OtherRun {
         /// The run of the controller.
         expected: RunId,
@@ -122,13 +310,13 @@ pub enum Rejection {
         got: RunId,
     },
     /// The run has no such worker.
-    #[error("{0} is no worker of this run")]
+    #[error("worker {0} is no worker of this run")]
     UnknownWorker(WorkerId),
     /// The run has no such task.
-    #[error("{0} is no task of this run")]
+    #[error("task {0} is no task of this run")]
     UnknownTask(TaskId),
     /// The task is placed on another worker.
-    #[error("{task} runs on {expected}, but {got} reported it")]
+    #[error("task {task} runs on worker {expected}, but worker {got} reported it")]
     NotItsWorker {
         /// The task.
         task: TaskId,
@@ -138,7 +326,7 @@ pub enum Rejection {
         got: WorkerId,
     },
     /// It speaks of a checkpoint that was never started.
-    #[error("expected an epoch up to {newest:?}, got {got}: no such checkpoint was started")]
+    #[error("expected an epoch up to {}, got {got}: no such checkpoint was started", newest.unwrap_or_default())]
     FutureEpoch {
         /// The newest checkpoint that was started.
         newest: Option<Epoch>,
@@ -146,7 +334,7 @@ pub enum Rejection {
         got: Epoch,
     },
     /// A task commits, but it had nothing to commit.
-    #[error("{task} reported a commit of {epoch}, but had nothing to commit in it")]
+    #[error("task {task} reported a commit of epoch {epoch}, but had nothing to commit in it")]
     NothingToCommit {
         /// The task.
         task: TaskId,
@@ -154,10 +342,10 @@ pub enum Rejection {
         epoch: Epoch,
     },
     /// A task that has ended speaks again with something new.
-    #[error("{0} has ended and can't report anything new")]
+    #[error("task {0} has ended and can't report anything new")]
     TaskEnded(TaskId),
     /// A task that reads no input of its own says that it has read all of it.
-    #[error("{0} is no source, but reported that it has read its whole input")]
+    #[error("task {0} is no source, but reported that it has read its whole input")]
     NotASource(TaskId),
 }
 
@@ -179,7 +367,7 @@ pub enum ControllerError {
     Run(#[from] RunFailure),
     /// A user's own controller says so.
     #[error("the job controller failed: {0}")]
-    Other(#[source] BoxError),
+    Other(BoxError),
 }
 
 impl ControllerError {

@@ -3,7 +3,10 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use super::{BoxError, BoxFuture};
-use crate::contracts::{JobId, RunId, WorkerId};
+use crate::{
+    contracts::{JobId, RunId, WorkerId},
+    mailbox::JobSender,
+};
 
 /// Runs the workers of jobs and kills them: a process manager, a cluster manager, or an in-process host.
 ///
@@ -55,13 +58,22 @@ pub trait Scheduler: Send + Sync {
     fn confirmed_by(&self, _job: &JobId, _run: Option<RunId>) -> ConfirmedBy {
         ConfirmedBy::Host
     }
+
+    /// From now on, and for as long as the job is there, says [`Event::WorkerFinished`](crate::contracts::Event::WorkerFinished) to `to` for every
+    /// worker of that run that is gone, whatever ended it; those that have gone before are told of as well. See
+    /// [`JobContext::hear_of_ends`](crate::machine::JobContext::hear_of_ends), which calls it.
+    ///
+    /// A scheduler that hears of ends only when it is asked has nothing to say: then silence is what tells. [`WorkerEnds`](crate::mailbox::WorkerEnds)
+    /// does the remembering and the telling for one that does hear.
+    fn report_ends(&self, _job: &JobId, _run: RunId, _to: JobSender) {}
 }
 
 /// On whose word workers are gone.
 ///
 /// It decides nothing about data: a worker that lives on unseen is fenced, and can commit nothing (invariant I11). It tells an operator
 /// whether something may still burn a machine's time, or hold a lock that winddown does not know of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum ConfirmedBy {
     /// On the word of what ran them: the kernel that reaped the process, the runtime that dropped the task, the node that saw its containers
@@ -87,12 +99,12 @@ impl fmt::Display for ConfirmedBy {
 pub enum SchedulerError {
     /// It may work later.
     #[error("the scheduler can't now: {0}")]
-    Unavailable(#[source] BoxError),
+    Unavailable(BoxError),
     /// It will never work as asked, for example for lack of a permission.
     #[error("the scheduler refuses: {0}")]
-    Refused(#[source] BoxError),
+    Refused(BoxError),
     /// It did not answer in time.
-    #[error("the scheduler did not answer `{call}` within {}", humantime::format_duration(*after))]
+    #[error("the scheduler did not answer `{call}` within {}", crate::text::rounded(*after))]
     TimedOut {
         /// The call.
         call: &'static str,
@@ -127,6 +139,9 @@ pub trait DynScheduler: Send + Sync {
 
     /// [`Scheduler::confirmed_by`].
     fn confirmed_by_dyn(&self, job: &JobId, run: Option<RunId>) -> ConfirmedBy;
+
+    /// [`Scheduler::report_ends`].
+    fn report_ends_dyn(&self, job: &JobId, run: RunId, to: JobSender);
 }
 
 impl<S: Scheduler> DynScheduler for S {
@@ -150,21 +165,56 @@ impl<S: Scheduler> DynScheduler for S {
     fn confirmed_by_dyn(&self, job: &JobId, run: Option<RunId>) -> ConfirmedBy {
         self.confirmed_by(job, run)
     }
+
+    fn report_ends_dyn(&self, job: &JobId, run: RunId, to: JobSender) {
+        self.report_ends(job, run, to);
+    }
 }
 
 /// Any scheduler, chosen at run time: `let scheduler: BoxScheduler = Arc::new(my_scheduler);`
 pub type BoxScheduler = Arc<dyn DynScheduler>;
 
-impl Scheduler for BoxScheduler {
+impl Scheduler for dyn DynScheduler {
     async fn stop_workers(&self, job: &JobId, run: Option<RunId>, force: bool) -> Result<(), SchedulerError> {
-        (**self).stop_workers_boxed(job, run, force).await
+        self.stop_workers_boxed(job, run, force).await
     }
 
     async fn workers_for_job(&self, job: &JobId, run: Option<RunId>) -> Result<Vec<WorkerId>, SchedulerError> {
-        (**self).workers_for_job_boxed(job, run).await
+        self.workers_for_job_boxed(job, run).await
     }
 
     fn confirmed_by(&self, job: &JobId, run: Option<RunId>) -> ConfirmedBy {
-        (**self).confirmed_by_dyn(job, run)
+        self.confirmed_by_dyn(job, run)
+    }
+
+    fn report_ends(&self, job: &JobId, run: RunId, to: JobSender) {
+        self.report_ends_dyn(job, run, to);
+    }
+}
+
+impl<S: Scheduler + ?Sized> Scheduler for Arc<S> {
+    fn stop_workers(
+        &self,
+        job: &JobId,
+        run: Option<RunId>,
+        force: bool,
+    ) -> impl Future<Output = Result<(), SchedulerError>> + Send {
+        S::stop_workers(self, job, run, force)
+    }
+
+    fn workers_for_job(
+        &self,
+        job: &JobId,
+        run: Option<RunId>,
+    ) -> impl Future<Output = Result<Vec<WorkerId>, SchedulerError>> + Send {
+        S::workers_for_job(self, job, run)
+    }
+
+    fn confirmed_by(&self, job: &JobId, run: Option<RunId>) -> ConfirmedBy {
+        S::confirmed_by(self, job, run)
+    }
+
+    fn report_ends(&self, job: &JobId, run: RunId, to: JobSender) {
+        S::report_ends(self, job, run, to);
     }
 }

@@ -2,11 +2,13 @@
 
 use std::{fmt, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 use super::TaskError;
 use crate::contracts::{Epoch, TaskId, WorkerId};
 
 /// So many of so many.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Count {
     /// How many are done.
     pub done: u32,
@@ -33,7 +35,8 @@ impl fmt::Display for Count {
 }
 
 /// Where the checkpoint in flight stands.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum CheckpointStage {
     /// None is in flight.
     #[default]
@@ -70,7 +73,8 @@ impl CheckpointStage {
 }
 
 /// Where the final checkpoint (the one after which every task finishes) stands.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum FinalCheckpoint {
     /// It has not been started.
     #[default]
@@ -82,7 +86,7 @@ pub enum FinalCheckpoint {
 }
 
 /// A controller's knowledge of its run, in figures. Reading it costs the same at any number of tasks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct RunStatus {
     /// Tasks that have ended well, of all.
     pub tasks: Count,
@@ -130,7 +134,7 @@ impl RunStatus {
 #[non_exhaustive]
 pub enum RunFailure {
     /// A task ended badly.
-    #[error("{task} on {worker} failed: {error}")]
+    #[error("task {task} on worker {worker} failed: {error}")]
     TaskFailed {
         /// The task.
         task: TaskId,
@@ -140,7 +144,7 @@ pub enum RunFailure {
         error: TaskError,
     },
     /// A worker has been silent for longer than the heartbeat limit, with tasks that have not ended.
-    #[error("{worker} is lost: silent for {}", humantime::format_duration(*silent_for))]
+    #[error("worker {worker} is lost: silent for {}", crate::text::rounded(*silent_for))]
     WorkerLost {
         /// The worker.
         worker: WorkerId,
@@ -148,7 +152,7 @@ pub enum RunFailure {
         silent_for: Duration,
     },
     /// A worker has left although some of its tasks had not ended.
-    #[error("{worker} left with {unfinished} unfinished tasks")]
+    #[error("worker {worker} left with {unfinished} unfinished tasks")]
     WorkerLeft {
         /// The worker.
         worker: WorkerId,
@@ -157,7 +161,7 @@ pub enum RunFailure {
     },
     /// A task ended during the final checkpoint without giving its state, so that the checkpoint can't hold it.
     #[error(
-        "{task} finished during the final checkpoint ({epoch}) without a snapshot, so the checkpoint can't be complete"
+        "task {task} finished during the final checkpoint (epoch {epoch}) without a snapshot, so the checkpoint can't be complete"
     )]
     FinishedWithoutSnapshot {
         /// The task.
@@ -167,7 +171,7 @@ pub enum RunFailure {
     },
     /// A task ended, without having been told to stop, before it had committed what it gave with a snapshot.
     #[error(
-        "{task} finished with something left to commit (the newest checkpoint is {epoch}), so its output is incomplete"
+        "task {task} finished with something left to commit (the newest checkpoint is epoch {epoch}), so its output is incomplete"
     )]
     FinishedWithoutCommit {
         /// The task.

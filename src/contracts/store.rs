@@ -1,5 +1,7 @@
 //! Where the manifest of a checkpoint becomes durable.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::{BoxError, BoxFuture, OpenRun, OpenRunError};
@@ -83,9 +85,11 @@ pub trait CheckpointStore: Send + Sync {
 pub enum StoreError {
     /// The store can't be used now.
     #[error("the checkpoint store can't now: {0}")]
-    Unavailable(#[source] BoxError),
+    Unavailable(BoxError),
     /// A newer run has opened the store: this controller is stale, and must stop acting for the job.
-    #[error("{run} of job `{job}` is fenced: {newer} has opened the checkpoint store since; stop this controller")]
+    #[error(
+        "run {run} of job `{job}` is fenced: run {newer} has opened the checkpoint store since; stop this controller"
+    )]
     Fenced {
         /// The job.
         job: JobId,
@@ -96,7 +100,7 @@ pub enum StoreError {
     },
     /// The epoch has a manifest with other contents.
     #[error(
-        "{epoch} of job `{job}` has another manifest already, published by {by}: two controllers share one run number"
+        "epoch {epoch} of job `{job}` has another manifest already, published by run {by}: two controllers share one run number"
     )]
     Conflict {
         /// The job.
@@ -109,7 +113,7 @@ pub enum StoreError {
     /// The epoch is not above the last published one: the controller did not start from the last checkpoint, or this
     /// manifest was replaced by newer ones long ago.
     #[error(
-        "expected an epoch of job `{job}` above {latest}, which {by} published, got {epoch}; \
+        "expected an epoch of job `{job}` above epoch {latest}, which run {by} published, got epoch {epoch}; \
          start from the last checkpoint"
     )]
     StaleEpoch {
@@ -144,7 +148,7 @@ impl StoreError {
     }
 }
 
-/// The dyn-safe form of [`CheckpointStore`], implemented for every store.
+/// The dyn-safe form of [`CheckpointStore`], implemented for every store. Use it through [`BoxStore`].
 pub trait DynCheckpointStore: Send + Sync {
     /// [`CheckpointStore::open_run`], boxed.
     fn open_run_boxed<'a>(&'a self, job: &'a JobId) -> BoxFuture<'a, Result<OpenRun, StoreError>>;
@@ -165,5 +169,36 @@ impl<K: CheckpointStore> DynCheckpointStore for K {
 
     fn latest_boxed<'a>(&'a self, job: &'a JobId) -> BoxFuture<'a, Result<Option<Manifest>, StoreError>> {
         Box::pin(self.latest(job))
+    }
+}
+
+/// Any checkpoint store, chosen at run time: `let store: BoxStore = Arc::new(my_store);`
+pub type BoxStore = Arc<dyn DynCheckpointStore>;
+
+impl CheckpointStore for dyn DynCheckpointStore {
+    async fn open_run(&self, job: &JobId) -> Result<OpenRun, StoreError> {
+        self.open_run_boxed(job).await
+    }
+
+    async fn publish(&self, manifest: &Manifest) -> Result<(), StoreError> {
+        self.publish_boxed(manifest).await
+    }
+
+    async fn latest(&self, job: &JobId) -> Result<Option<Manifest>, StoreError> {
+        self.latest_boxed(job).await
+    }
+}
+
+impl<K: CheckpointStore + ?Sized> CheckpointStore for Arc<K> {
+    fn open_run(&self, job: &JobId) -> impl Future<Output = Result<OpenRun, StoreError>> + Send {
+        K::open_run(self, job)
+    }
+
+    fn publish(&self, manifest: &Manifest) -> impl Future<Output = Result<(), StoreError>> + Send {
+        K::publish(self, manifest)
+    }
+
+    fn latest(&self, job: &JobId) -> impl Future<Output = Result<Option<Manifest>, StoreError>> + Send {
+        K::latest(self, job)
     }
 }

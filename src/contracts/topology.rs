@@ -5,10 +5,13 @@ use std::{
     sync::Arc,
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::contracts::{TaskId, WorkerId};
 
 /// What an operator does in the dataflow, as far as a shutdown needs to know it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Role {
     /// Reads the input. Checkpoint barriers and graceful stops start here.
@@ -57,7 +60,8 @@ impl Operator {
 /// assert_eq!(topology.worker_of(TaskId::new(1, 0)), Some(one));
 /// # Ok::<(), winddown::TopologyError>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Written", into = "Written")]
 pub struct Topology {
     operators: Vec<Operator>,
     workers: Vec<WorkerId>,
@@ -205,5 +209,41 @@ impl Topology {
     pub fn operator_index(&self, name: &str) -> Option<u32> {
         let position = self.operators.iter().position(|op| &*op.name == name)?;
         u32::try_from(position).ok()
+    }
+}
+
+/// A topology as it is written down; to read it is to build it anew, with every check of [`TopologyBuilder::build`].
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    operators: Vec<WrittenOperator>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenOperator {
+    name: Arc<str>,
+    role: Role,
+    /// The worker of each subtask.
+    placement: Vec<WorkerId>,
+}
+
+impl From<Topology> for Written {
+    fn from(topology: Topology) -> Self {
+        let Topology { operators, workers, .. } = topology;
+        let written = |Operator { name, role, placement }: Operator| {
+            let worker = |index: &u32| workers.get(*index as usize).copied();
+            WrittenOperator { name, role, placement: placement.iter().filter_map(worker).collect() }
+        };
+        Self { operators: operators.into_iter().map(written).collect() }
+    }
+}
+
+impl TryFrom<Written> for Topology {
+    type Error = TopologyError;
+
+    fn try_from(written: Written) -> Result<Self, TopologyError> {
+        let operators = written.operators.into_iter().map(|it| (it.name, it.role, it.placement)).collect();
+        TopologyBuilder { operators }.build()
     }
 }

@@ -1,8 +1,8 @@
 //! How one order reaches one worker, and what is said when it does not.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
-use super::{OpenRun, Order, OtherRun};
+use super::{BoxFuture, OpenRun, Order, OtherRun};
 use crate::contracts::WorkerId;
 
 /// Carries an order to one worker: in-process, over gRPC, or by a user's own means.
@@ -37,13 +37,36 @@ pub trait Transport: Send + Sync + 'static {
     }
 }
 
-impl<T: Transport> Transport for std::sync::Arc<T> {
+impl<T: Transport + ?Sized> Transport for Arc<T> {
     fn is_for(&self, open: &OpenRun) -> Result<(), OtherRun> {
         T::is_for(self, open)
     }
 
     fn send(&self, worker: WorkerId, order: Order) -> impl Future<Output = Result<(), OrderError>> + Send {
         T::send(self, worker, order)
+    }
+}
+
+/// The dyn-safe form of [`Transport`], implemented for every transport. Use it through [`BoxTransport`].
+pub trait DynTransport: Send + Sync + 'static {
+    /// [`Transport::send`], boxed.
+    fn send_boxed(&self, worker: WorkerId, order: Order) -> BoxFuture<'_, Result<(), OrderError>>;
+}
+
+impl<T: Transport> DynTransport for T {
+    fn send_boxed(&self, worker: WorkerId, order: Order) -> BoxFuture<'_, Result<(), OrderError>> {
+        Box::pin(self.send(worker, order))
+    }
+}
+
+/// Any transport, chosen at run time: `let transport: BoxTransport = Arc::new(my_transport);`
+///
+/// [`ClusterController::builder`](crate::cluster::ClusterController::builder) takes it as it is, and makes a `ClusterController<dyn DynTransport>`.
+pub type BoxTransport = Arc<dyn DynTransport>;
+
+impl Transport for dyn DynTransport {
+    async fn send(&self, worker: WorkerId, order: Order) -> Result<(), OrderError> {
+        self.send_boxed(worker, order).await
     }
 }
 
@@ -65,7 +88,7 @@ impl OrderError {
 
     /// No answer within the time given to one order.
     pub fn timed_out(after: Duration) -> Self {
-        Self::new(OrderErrorKind::TimedOut, format!("no answer within {}", humantime::format_duration(after)))
+        Self::new(OrderErrorKind::TimedOut, format!("no answer within {}", crate::text::rounded(after)))
     }
 }
 
@@ -126,7 +149,7 @@ impl fmt::Display for OrderReport {
         write!(f, "{} of {workers} workers refused: {order} order: ", failures.len())?;
         for (position, (worker, error)) in failures.iter().take(Self::SHOWN).enumerate() {
             let comma = if position == 0 { "" } else { "; " };
-            write!(f, "{comma}{worker} {error}")?;
+            write!(f, "{comma}worker {worker} {error}")?;
         }
         match failures.len().saturating_sub(Self::SHOWN) {
             0 => Ok(()),

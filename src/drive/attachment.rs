@@ -3,8 +3,14 @@
 use crate::contracts::{Detached, JobController};
 
 /// A job's controller, or [`Detached`]. Sealed: it is implemented for every [`JobController`] and for `Detached`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` can't be driven to a stop: expected a job's controller, or `Detached` where there is none",
+    label = "neither a `JobController` nor `Detached`",
+    note = "implement `JobController` for it; a job without one is driven as `JobContext<Detached, S>`, see `JobContext::detach`"
+)]
 pub trait Attachment: sealed::Drive {}
 
+#[diagnostic::do_not_recommend]
 impl<A: sealed::Drive> Attachment for A {}
 
 pub(super) mod sealed {
@@ -13,9 +19,17 @@ pub(super) mod sealed {
     use super::{Detached, JobController};
     use crate::{
         contracts::{Scheduler, StopRequest},
-        machine::{AnyPhase, Failed, Failure, JobContext, hold, pause, phases::sealed::Mint},
+        machine::{
+            AnyPhase, Failed, Failure, Force, Immediate, JobContext, Reason, ReasonKind, Stopping, hold, pause,
+            phases::sealed::Mint, step_for,
+        },
     };
 
+    #[diagnostic::on_unimplemented(
+        message = "`{Self}` can't be driven to a stop: expected a job's controller, or `Detached` where there is none",
+        label = "neither a `JobController` nor `Detached`",
+        note = "implement `JobController` for it; a job without one is driven as `JobContext<Detached, S>`, see `JobContext::detach`"
+    )]
     pub trait Drive: Sized + Send {
         /// Runs the phase; its outcome stays in it.
         fn run<S: Scheduler>(
@@ -33,10 +47,15 @@ pub(super) mod sealed {
             until: Instant,
         ) -> impl Future<Output = ()> + Send;
 
-        /// Gives a final checkpoint up.
-        fn give_up<S: Scheduler>(phase: AnyPhase, job: &mut JobContext<Self, S>) -> Result<AnyPhase, AnyPhase>;
+        /// Gives a final checkpoint up, for what went wrong.
+        fn give_up<S: Scheduler>(
+            phase: AnyPhase,
+            why: &Failure,
+            job: &mut JobContext<Self, S>,
+        ) -> Result<AnyPhase, AnyPhase>;
     }
 
+    #[diagnostic::do_not_recommend]
     impl<C: JobController> Drive for C {
         async fn run<S: Scheduler>(phase: &mut AnyPhase, job: &mut JobContext<Self, S>) -> Result<(), Failure> {
             match phase {
@@ -72,13 +91,23 @@ pub(super) mod sealed {
             pause(job, level, until).await;
         }
 
-        fn give_up<S: Scheduler>(phase: AnyPhase, job: &mut JobContext<Self, S>) -> Result<AnyPhase, AnyPhase> {
+        fn give_up<S: Scheduler>(
+            phase: AnyPhase,
+            why: &Failure,
+            job: &mut JobContext<Self, S>,
+        ) -> Result<AnyPhase, AnyPhase> {
             if job.controller.has_lost_worker() {
-                return force(phase, job).map_err(Failed::into_phase);
+                let reason = job.why_lost();
+                return force(phase, reason, job).map_err(Failed::into_phase);
             }
+            let reason = job.why(why);
             match phase {
-                AnyPhase::CheckpointStopping(phase) => phase.give_up(job).map(Into::into).map_err(any),
-                AnyPhase::Finishing(phase) => phase.give_up(job).map(Into::into).map_err(any),
+                AnyPhase::CheckpointStopping(phase) => {
+                    step_for::<_, Stopping<Immediate>, _, _>(phase, reason, job).map(Into::into).map_err(any)
+                }
+                AnyPhase::Finishing(phase) => {
+                    step_for::<_, Stopping<Immediate>, _, _>(phase, reason, job).map(Into::into).map_err(any)
+                }
                 other => return Err(other),
             }
             .map_err(Failed::into_phase)
@@ -86,6 +115,7 @@ pub(super) mod sealed {
     }
 
     /// Nobody can tell the workers anything: from every phase straight to force (the original contract's rule).
+    #[diagnostic::do_not_recommend]
     impl Drive for Detached {
         async fn run<S: Scheduler>(phase: &mut AnyPhase, job: &mut JobContext<Self, S>) -> Result<(), Failure> {
             match phase {
@@ -103,7 +133,7 @@ pub(super) mod sealed {
         fn step<S: Scheduler>(phase: AnyPhase, job: &mut JobContext<Self, S>) -> Result<AnyPhase, Failed<AnyPhase>> {
             match phase {
                 AnyPhase::StoppingForce(phase) => Ok(either(phase.proceed(job))),
-                phase => force(phase, job),
+                phase => force(phase, ReasonKind::NoController.into(), job),
             }
         }
 
@@ -111,20 +141,36 @@ pub(super) mod sealed {
             hold(job, level, until).await;
         }
 
-        fn give_up<S: Scheduler>(phase: AnyPhase, job: &mut JobContext<Self, S>) -> Result<AnyPhase, AnyPhase> {
-            force(phase, job).map_err(Failed::into_phase)
+        fn give_up<S: Scheduler>(
+            phase: AnyPhase,
+            _: &Failure,
+            job: &mut JobContext<Self, S>,
+        ) -> Result<AnyPhase, AnyPhase> {
+            force(phase, ReasonKind::NoController.into(), job).map_err(Failed::into_phase)
         }
     }
 
     /// Every phase that is not the end has an edge to force.
-    fn force<C, S>(phase: AnyPhase, job: &mut JobContext<C, S>) -> Result<AnyPhase, Failed<AnyPhase>> {
+    fn force<C, S>(phase: AnyPhase, reason: Reason, job: &mut JobContext<C, S>) -> Result<AnyPhase, Failed<AnyPhase>> {
         match phase {
-            AnyPhase::Running(phase) => phase.force(job).map(Into::into).map_err(any),
-            AnyPhase::Finishing(phase) => phase.force(job).map(Into::into).map_err(any),
-            AnyPhase::Recovering(phase) => phase.force(job).map(Into::into).map_err(any),
-            AnyPhase::CheckpointStopping(phase) => phase.force(job).map(Into::into).map_err(any),
-            AnyPhase::StoppingGraceful(phase) => phase.force(job).map(Into::into).map_err(any),
-            AnyPhase::StoppingImmediate(phase) => phase.force(job).map(Into::into).map_err(any),
+            AnyPhase::Running(phase) => {
+                step_for::<_, Stopping<Force>, _, _>(phase, reason, job).map(Into::into).map_err(any)
+            }
+            AnyPhase::Finishing(phase) => {
+                step_for::<_, Stopping<Force>, _, _>(phase, reason, job).map(Into::into).map_err(any)
+            }
+            AnyPhase::Recovering(phase) => {
+                step_for::<_, Stopping<Force>, _, _>(phase, reason, job).map(Into::into).map_err(any)
+            }
+            AnyPhase::CheckpointStopping(phase) => {
+                step_for::<_, Stopping<Force>, _, _>(phase, reason, job).map(Into::into).map_err(any)
+            }
+            AnyPhase::StoppingGraceful(phase) => {
+                step_for::<_, Stopping<Force>, _, _>(phase, reason, job).map(Into::into).map_err(any)
+            }
+            AnyPhase::StoppingImmediate(phase) => {
+                step_for::<_, Stopping<Force>, _, _>(phase, reason, job).map(Into::into).map_err(any)
+            }
             already => Ok(already),
         }
     }

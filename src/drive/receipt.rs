@@ -4,28 +4,30 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use crate::{
     contracts::{ConfirmedBy, JobId, RunId, StopRequest},
-    machine::{AnyStopped, JobContext, PhaseKind},
+    machine::{AnyStopped, JobContext, PhaseKind, Reason},
 };
 
 /// The record of a finished shutdown: the evidence as a typed value, and the way there.
 #[derive(Debug)]
 #[must_use = "it holds the evidence of how the job stopped"]
 pub struct Receipt {
-    job: JobId,
-    run: RunId,
-    stopped: AnyStopped,
-    legs: Vec<Leg>,
-    requested: Option<StopRequest>,
-    may_restart: bool,
-    retries: u32,
-    last_error: Option<Arc<str>>,
+    pub(super) job: JobId,
+    pub(super) run: RunId,
+    pub(super) stopped: AnyStopped,
+    pub(super) legs: Vec<Leg>,
+    pub(super) requested: Option<StopRequest>,
+    pub(super) may_restart: bool,
+    pub(super) retries: u32,
+    pub(super) last_error: Option<Arc<str>>,
 }
 
 /// One phase of the way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leg {
     /// The phase.
     pub phase: PhaseKind,
+    /// Why it was entered.
+    pub reason: Reason,
     /// How long the job was in it; zero for the terminal one.
     pub took: Duration,
 }
@@ -34,7 +36,9 @@ impl Receipt {
     pub(super) fn new<C, S>(job: &JobContext<C, S>, stopped: AnyStopped, retries: u32) -> Self {
         let visits = job.walked();
         let ends = visits.iter().skip(1).chain(visits.last()).map(|visit| visit.entered);
-        let legs = visits.iter().zip(ends).map(|(visit, end)| Leg { phase: visit.phase, took: end - visit.entered });
+        let legs = visits.iter().zip(ends);
+        let legs =
+            legs.map(|(visit, end)| Leg { phase: visit.phase, reason: visit.reason(), took: end - visit.entered });
         Self {
             job: job.id().clone(),
             run: job.run(),
@@ -101,15 +105,18 @@ impl Receipt {
 
 impl fmt::Display for Receipt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "job `{}`, {}: {}", self.job, self.run, self.stopped.name())?;
+        write!(f, "job `{}`, run {}: {}", self.job, self.run, self.stopped.name())?;
         if let Some(epoch) = self.stopped.epoch() {
-            write!(f, " ({epoch})")?;
+            write!(f, " (epoch {epoch})")?;
         }
         if self.stopped.confirmed_by() != ConfirmedBy::Host {
             write!(f, ", on the word of {}", self.stopped.confirmed_by())?;
         }
         for leg in &self.legs {
             write!(f, "\n  {:<22} {:>9.3} s", leg.phase, leg.took.as_secs_f64())?;
+            if leg.reason.kind().is_failure() {
+                write!(f, "  {}", leg.reason)?;
+            }
         }
         if self.retries > 0 {
             write!(f, "\n  retries: {}", self.retries)?;

@@ -349,18 +349,17 @@ impl fmt::Display for RehydrateError {
         let Self { job, record, unfit } = self;
         match record.as_deref() {
             Some(PhaseRecord { run, phase, revision, .. }) => {
-                write!(f, "the record of job `{job}`, {run} ({phase}, revision {revision}) can't be taken up: {unfit}")
+                write!(
+                    f,
+                    "the record of job `{job}`, run {run} ({phase}, revision {revision}) can't be taken up: {unfit}"
+                )
             }
             None => write!(f, "the record of job `{job}` can't be read: {unfit}"),
         }
     }
 }
 
-impl std::error::Error for RehydrateError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&*self.unfit)
-    }
-}
+impl std::error::Error for RehydrateError {}
 
 /// What is wrong with a record, or with the world that it speaks of.
 #[derive(Debug, thiserror::Error)]
@@ -376,7 +375,7 @@ pub enum Unfit {
     },
     /// It says that the job has stopped, and workers are alive.
     #[error(
-        "expected no worker to be alive after {phase}, got {}: have the scheduler stop them, then rehydrate again",
+        "expected no worker to be alive after {phase}, got these: {}: have the scheduler stop them, then rehydrate again",
         shortened(alive.iter())
     )]
     StillAlive {
@@ -387,7 +386,7 @@ pub enum Unfit {
     },
     /// It says that the final checkpoint is complete, and the store does not have it.
     #[error(
-        "expected the manifest of the final checkpoint ({epoch}) to be the last in the store, got {}: the store is not the one that the job used, or \
+        "expected the manifest of the final checkpoint (epoch {epoch}) to be the last in the store, got {}: the store is not the one that the job used, or \
          has lost it; don't resume from it before you know", Latest(*latest)
     )]
     NoManifest {
@@ -423,7 +422,7 @@ pub enum Unfit {
     NoStore,
     /// A newer run has gone on from there.
     #[error(
-        "the record is of an older run: {got} has published a checkpoint since; let the newer run's controller act"
+        "the record is of an older run: run {got} has published a checkpoint since; let the newer run's controller act"
     )]
     NewerRun {
         /// The newer run.
@@ -460,7 +459,7 @@ struct Latest(Option<Epoch>);
 impl fmt::Display for Latest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            Some(epoch) => write!(f, "{epoch}"),
+            Some(epoch) => write!(f, "epoch {epoch}"),
             None => f.write_str("no manifest at all"),
         }
     }

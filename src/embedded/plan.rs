@@ -17,7 +17,9 @@ pub enum StartError {
     )]
     NoRuntime,
     /// The run is not newer than what is known of the job.
-    #[error("expected a run of job `{job}` after {newest}, got {got}: take the number that the checkpoint store gave")]
+    #[error(
+        "expected a run of job `{job}` after run {newest}, got run {got}: take the number that the checkpoint store gave"
+    )]
     RunNotNewer {
         /// The job.
         job: JobId,
@@ -28,12 +30,12 @@ pub enum StartError {
     },
     /// The checkpoint holds a task that the topology does not have: its state would be lost.
     #[error(
-        "the checkpoint holds {0}, which the topology does not have: its state would be lost; restore with the old topology"
+        "the checkpoint holds task {0}, which the topology does not have: its state would be lost; restore with the old topology"
     )]
     UnknownTask(TaskId),
     /// The checkpoint holds some subtasks of an operator, but not this one.
     #[error(
-        "the checkpoint holds other subtasks of the operator, but not {0}: restore with the parallelism it was taken with"
+        "the checkpoint holds other subtasks of the operator, but not task {0}: restore with the parallelism it was taken with"
     )]
     MissingTask(TaskId),
 }

@@ -9,7 +9,10 @@ use super::{
     gate::{Gate, passable},
 };
 use crate::{
-    contracts::{JobId, OpenRun, Order, OrderError, OrderErrorKind, OtherRun, RunId, Transport, WorkerId},
+    contracts::{
+        Event, JobId, OpenRun, Order, OrderError, OrderErrorKind, OtherRun, RunId, Transport, WorkerEvent, WorkerId,
+    },
+    mailbox::JobSender,
     worker::Worker,
 };
 
@@ -95,6 +98,23 @@ impl EmbeddedRun {
         futures_util::future::join_all(self.inner.workers.values().map(|hosted| hosted.stop(force, grace))).await;
     }
 
+    /// Tells `to` of each worker that is killed, until that job is gone itself. One that leaves says so for itself, after its last event.
+    pub(super) fn report_ends(&self, to: &JobSender) {
+        for (worker, hosted) in &self.inner.workers {
+            let (run, worker, killed, to) = (self.inner.run, *worker, hosted.worker.killed(), to.clone());
+            hosted.worker.runtime().spawn(async move {
+                let is_killed = tokio::select! {
+                    () = to.closed() => return,
+                    is_killed = killed => is_killed,
+                };
+                if is_killed {
+                    // Nobody needs to know of it any more if the job is gone.
+                    let _ = to.event(WorkerEvent::new(run, worker, Event::WorkerFinished)).await;
+                }
+            });
+        }
+    }
+
     fn hosted(&self, worker: WorkerId) -> Option<&Hosted> {
         self.inner.workers.get(&worker)
     }
@@ -146,7 +166,7 @@ impl Transport for EmbeddedRun {
     /// Cancel safe: a dropped call that had not returned has ordered nothing.
     async fn send(&self, worker: WorkerId, order: Order) -> Result<(), OrderError> {
         let Some(hosted) = self.hosted(worker) else {
-            let message = format!("{} of job `{}` has no {worker}", self.inner.run, self.inner.job);
+            let message = format!("run {} of job `{}` has no worker {worker}", self.inner.run, self.inner.job);
             return Err(OrderError::new(OrderErrorKind::Rejected, message));
         };
         // A worker that was killed answers for itself.

@@ -129,7 +129,7 @@ impl Api {
         let began = Instant::now();
         let Ok(answer) = timeout_at(until.min(after(self.attempt)), answer).await else {
             let waited = Duration::from_millis(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX));
-            return Err(unavailable(format!("no answer within {}", humantime::format_duration(waited))));
+            return Err(unavailable(format!("no answer within {}", crate::text::rounded(waited))));
         };
         let (status, retry_after, body) = answer.map_err(|error| unavailable(chain(&error)))?;
         if status.is_success() {

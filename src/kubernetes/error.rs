@@ -125,7 +125,7 @@ pub enum StartError {
     #[error(transparent)]
     Template(#[from] TemplateError),
     /// A pod of that worker is there.
-    #[error("{worker} of job `{job}`, {run}, has a pod already: `{pod}`; stop it first, or use another id")]
+    #[error("worker {worker} of job `{job}`, run {run}, has a pod already: `{pod}`; stop it first, or use another id")]
     AlreadyThere {
         /// The job.
         job: JobId,
@@ -148,7 +148,7 @@ pub enum StartError {
     },
     /// The pod can't be written as JSON.
     #[error("can't write the pod as JSON: {0}")]
-    Json(#[source] serde_json::Error),
+    Json(serde_json::Error),
     /// The controller does not hold its lease, so it starts nothing.
     #[error(transparent)]
     NotLeader(#[from] NotLeader),

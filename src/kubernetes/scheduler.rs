@@ -19,7 +19,7 @@ use super::{
     api::{Api, Ask},
     error::{ApiError, StartError, Trouble},
     fate::Fates,
-    follow::Follower,
+    follow::{Follower, PodChange},
     lease::Leadership,
     names::{START_ANNOTATION, selector},
     pod::{Common, check, is_alive, make, name, uid, worker_of},
@@ -28,6 +28,7 @@ use super::{
 use crate::{
     clock::after,
     contracts::{ConfirmedBy, JobId, RunId, Scheduler, SchedulerError, WorkerId},
+    mailbox::{JobSender, WorkerEnds},
     worker_env::WorkerEnv,
 };
 
@@ -273,6 +274,39 @@ impl Scheduler for KubernetesScheduler {
 
     fn confirmed_by(&self, job: &JobId, run: Option<RunId>) -> ConfirmedBy {
         self.shared.fates.confirmed_by(job, run)
+    }
+
+    /// It [follows](KubernetesScheduler::follow) the run's pods until the job is gone, on the runtime that it is called on.
+    fn report_ends(&self, job: &JobId, run: RunId, to: JobSender) {
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            tracing::warn!(%job, %run, "the run is not told of the ends of its pods: expected a tokio runtime, got none");
+            return;
+        };
+        runtime.spawn(tell_ends(self.follow(job.clone(), run), job.clone(), run, to));
+    }
+}
+
+/// How long to wait before the pods are asked for again after an error.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Until the job is gone.
+async fn tell_ends(mut follower: Follower, job: JobId, run: RunId, to: JobSender) {
+    let ends = WorkerEnds::default();
+    ends.report_to(&job, run, to.clone());
+    loop {
+        let next = tokio::select! {
+            () = to.closed() => return,
+            next = follower.next() => next,
+        };
+        match next {
+            // It has until the end of its grace period, and may have something to say.
+            Ok((_, PodChange::Leaving)) => {}
+            Ok((worker, PodChange::Ended { .. } | PodChange::Removed)) => ends.gone(&job, run, worker),
+            Err(error) => {
+                tracing::warn!(%job, %run, %error, "the pods can't be followed; silence will tell of their ends meanwhile");
+                tokio::time::sleep(ASK_AGAIN).await;
+            }
+        }
     }
 }
 

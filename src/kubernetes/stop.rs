@@ -143,7 +143,7 @@ impl Stop<'_> {
 }
 
 fn lingering(left: &BTreeMap<String, Left>, after: Duration) -> SchedulerError {
-    let after = humantime::format_duration(Duration::from_secs(after.as_secs()));
+    let after = crate::text::rounded(Duration::from_secs(after.as_secs()));
     let pods = shortened(left.values().map(|left| describe(&left.pod)));
     SchedulerError::Unavailable(
         format!("expected every pod to be gone {after} after the order, got {}: {pods}", left.len()).into(),

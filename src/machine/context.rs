@@ -11,9 +11,12 @@ use std::{
 
 use tokio::{sync::watch, time::Instant};
 
-use super::{Progress, journaling::Journaling, live::Live, progress::LiveProgress};
+use super::{
+    Phases, Progress, Reason, ReasonKind, Visit, journaling::Journaling, live::Live, progress::LiveProgress,
+    trail::LiveTrail,
+};
 use crate::{
-    contracts::{Attach, Detached, JobController, JobId, OpenRun, RunId, RunStatus, StopRequest},
+    contracts::{Attach, Detached, JobController, JobId, OpenRun, RunId, RunStatus, Scheduler, StopRequest},
     limits::Limits,
     machine::{
         AnyPhase, BoxJournal, BuildError, Failure, Force, HealthWatch, Journal, Phase, PhaseKind, PhaseRecord, Running,
@@ -40,49 +43,9 @@ pub struct JobContext<C, S> {
     pub(super) journaling: Journaling,
     superseded: bool,
     identity: u64,
-    trail: Trail,
-    progress: LiveProgress,
+    trail: LiveTrail,
+    pub(crate) progress: LiveProgress,
     live: Live,
-}
-
-/// One stay in a phase.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Visit {
-    /// The phase.
-    pub phase: PhaseKind,
-    /// When it was entered.
-    pub entered: Instant,
-}
-
-/// The phases walked. The longest walk of the machine has six phases, so no transition allocates.
-#[derive(Clone, Copy, Debug)]
-struct Trail {
-    visits: [Visit; Self::CAPACITY],
-    len: u8,
-}
-
-impl Trail {
-    const CAPACITY: usize = 7;
-
-    fn new(first: Visit) -> Self {
-        Self { visits: [first; Self::CAPACITY], len: 1 }
-    }
-
-    fn push(&mut self, visit: Visit) {
-        // Every edge leads to a phase that comes later in the machine's order, so the walk ends before the array does.
-        if let Some(slot) = self.visits.get_mut(usize::from(self.len)) {
-            *slot = visit;
-            self.len += 1;
-        }
-    }
-
-    fn visits(&self) -> &[Visit] {
-        &self.visits[..usize::from(self.len)]
-    }
-
-    fn current(&self) -> Visit {
-        self.visits[usize::from(self.len.saturating_sub(1))]
-    }
 }
 
 /// Collects what a [`JobContext`] is made of.
@@ -167,7 +130,7 @@ impl JobBuilder {
             journaling: Journaling::new(journal, last),
             superseded: false,
             identity: entry.identity,
-            trail: Trail::new(Visit { phase: PhaseKind::Running, entered: now }),
+            trail: LiveTrail::new(Visit::new(PhaseKind::Running, now, ReasonKind::Started.into())),
             progress: LiveProgress::new(Progress::new(PhaseKind::Running, now, entry.deadline)),
             live,
         };
@@ -231,7 +194,7 @@ impl<C, S> JobContext<C, S> {
 
     /// The phase that the job is in.
     pub fn phase(&self) -> PhaseKind {
-        self.trail.current().phase
+        self.trail.phase()
     }
 
     /// The phases walked so far, the current one last.
@@ -260,9 +223,42 @@ impl<C, S> JobContext<C, S> {
         self.mailbox.sender()
     }
 
-    /// Live progress. The receiver sees every phase, and the newest figures within it.
+    /// Live progress: the newest phase and the newest figures. A receiver that is slow misses what was in between;
+    /// [`phases`](Self::phases) misses no phase.
     pub fn progress(&self) -> watch::Receiver<Progress> {
         self.progress.subscribe()
+    }
+
+    /// Every phase that the job enters, those before this call included, with the reason of each. None is skipped, whatever the reader's pace.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use winddown::{testing::scripted::ScriptedScheduler, *};
+    ///
+    /// let open = OpenRun::without_store("words", RunId::new(1));
+    /// let (mut job, running) = JobContext::new(&open, Detached, ScriptedScheduler::new([1]))?;
+    /// let mut phases = job.phases();
+    /// drop(drive(running, &mut job, &Policy::escalate()).await?);
+    /// while let Some(visit) = phases.next().await {
+    ///     println!("{}: {}", visit.phase, visit.reason());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn phases(&self) -> Phases {
+        self.trail.follow()
+    }
+
+    /// Has the scheduler tell this job at once when a worker of its run is gone, whatever ended it. Without this line, a worker that dies is missed
+    /// when its heartbeats have failed to come for as long as [`Limits::heartbeat`].
+    ///
+    /// It is told as [`Event::WorkerFinished`](crate::contracts::Event::WorkerFinished): after a worker's last word it changes nothing, and before
+    /// it the run has failed. Workers that have gone before this call are told of as well.
+    pub fn hear_of_ends(&self)
+    where
+        S: Scheduler,
+    {
+        self.scheduler.report_ends(&self.id, self.run, self.sender());
     }
 
     /// The phase of a [`drive`](crate::drive::drive) or a `next` that was dropped before its end: go on with it.
@@ -294,9 +290,10 @@ impl<C, S> JobContext<C, S> {
         let entry = Entry::new(self.identity, Instant::now(), None);
         // Every phase that is not the end has an edge to force, unless it is force.
         if from != PhaseKind::StoppingForce {
-            self.note_entered(PhaseKind::StoppingForce, entry);
+            let reason = Reason::from(StopRequest::Force);
+            self.log_step(from, PhaseKind::StoppingForce, &reason);
+            self.note_entered(PhaseKind::StoppingForce, entry, reason);
         }
-        tracing::info!(job = %self.id, run = self.run.get(), from = from.name(), "forced without its phase");
         let (job, controller) = self.detach();
         Ok((job, Stopping::mint(entry, ()), controller))
     }
@@ -349,10 +346,15 @@ impl<C, S> JobContext<C, S> {
         Failure::WrongJob(WrongJob { job: self.id.clone(), job_phase: self.phase(), used, same_job })
     }
 
-    /// Takes an edge. The only way to a phase other than the first.
-    pub(crate) fn enter<F: Phase, T: SuccessorOf<F>>(&mut self, from: F, proof: T::Proof) -> T {
+    /// Takes an edge, for this reason. The only way to a phase other than the first.
+    pub(crate) fn enter<F: Phase, T: SuccessorOf<F>>(
+        &mut self,
+        from: F,
+        proof: T::Proof,
+        reason: impl Into<Reason>,
+    ) -> T {
         let budget = T::budget(&self.limits);
-        self.enter_within(from, proof, budget)
+        self.enter_within(from, proof, reason.into(), budget)
     }
 
     /// The same with another budget than the phase's own.
@@ -361,24 +363,64 @@ impl<C, S> JobContext<C, S> {
         &mut self,
         from: F,
         proof: T::Proof,
+        reason: Reason,
         budget: Option<std::time::Duration>,
     ) -> T {
         let entry = Entry::new(from.entry().identity, Instant::now(), budget);
-        self.note_entered(T::KIND, entry);
-        tracing::info!(job = %self.id, run = self.run.get(), from = F::KIND.name(), to = T::KIND.name(), "{}", T::WHEN);
+        self.log_step(F::KIND, T::KIND, &reason);
+        self.note_entered(T::KIND, entry, reason);
         T::mint(entry, proof)
     }
 
-    fn note_entered(&mut self, phase: PhaseKind, entry: Entry) {
-        self.trail.push(Visit { phase, entered: entry.since });
+    fn note_entered(&mut self, phase: PhaseKind, entry: Entry, reason: Reason) {
+        self.trail.push(Visit::new(phase, entry.since, reason.clone()));
         let requested = self.requested();
         self.progress.change(|progress| {
             progress.phase = phase;
             progress.since = entry.since;
             progress.deadline = entry.deadline;
             progress.requested = requested;
+            progress.reason = reason;
             true
         });
+    }
+
+    /// An escalation is a warning: somebody asked for a milder stop. Nothing is put into words unless somebody listens.
+    #[inline]
+    fn log_step(&self, from: PhaseKind, to: PhaseKind, reason: &Reason) {
+        macro_rules! say {
+            ($level:ident, $before:literal) => {
+                tracing::$level!(
+                    job = %self.id, run = self.run.get(), from = from.tag(), to = to.tag(), reason = reason.kind().tag(),
+                    workers = reason.workers_text(), tasks = reason.tasks_text(), concat!($before, "{}"), reason
+                )
+            };
+        }
+        if !reason.escalates(from, to) {
+            say!(info, "");
+        } else if loses_checkpoint(from, to) {
+            say!(warn, "the final checkpoint is lost: ");
+        } else {
+            say!(warn, "");
+        }
+    }
+
+    /// Why a worker counts as lost: the failure that says so, or the fact alone.
+    pub(crate) fn why_lost(&self) -> Reason
+    where
+        C: JobController,
+    {
+        let failures = [self.controller.latest_failure(), self.controller.failure()];
+        let lost = failures.into_iter().flatten().find(|failure| failure.is_lost_worker());
+        lost.map_or_else(|| Reason::lost(self.controller.lost_workers()), Reason::from)
+    }
+
+    /// Why a phase gives up.
+    pub(crate) fn why(&self, failure: &Failure) -> Reason
+    where
+        C: JobController,
+    {
+        Reason::of(failure, || self.controller.waits_for())
     }
 
     /// Lets watchers see the newest figures. It costs a comparison when nothing changed, less when nobody watches.
@@ -433,8 +475,14 @@ impl<C, S> JobContext<C, S> {
     }
 
     pub(crate) fn span(&self, phase: PhaseKind) -> tracing::Span {
-        tracing::info_span!("winddown", job = %self.id, run = self.run.get(), phase = phase.name())
+        tracing::info_span!("winddown", job = %self.id, run = self.run.get(), phase = phase.tag())
     }
+}
+
+/// Whether a step gives a final checkpoint up.
+fn loses_checkpoint(from: PhaseKind, to: PhaseKind) -> bool {
+    matches!(from, PhaseKind::Finishing | PhaseKind::CheckpointStopping)
+        && matches!(to, PhaseKind::StoppingImmediate | PhaseKind::StoppingForce)
 }
 
 fn replace<T: PartialEq>(place: &mut T, value: T) -> bool {

@@ -8,8 +8,8 @@ macro_rules! machine {
         /// A phase as a value: for progress, records and logs. It proves nothing.
         ///
         /// Exhaustive: a new phase is a breaking change, and should be one for whoever matches on it.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        pub enum PhaseKind { $( $(#[$doc])* $kind, )+ }
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+        pub enum PhaseKind { $( $(#[$doc])* #[serde(rename = $tag)] $kind, )+ }
 
         impl PhaseKind {
             /// Every phase.

@@ -52,11 +52,7 @@ impl<P: Phase> fmt::Display for Failed<P> {
     }
 }
 
-impl<P: Phase + fmt::Debug> Error for Failed<P> {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        Some(&*self.failure)
-    }
-}
+impl<P: Phase + fmt::Debug> Error for Failed<P> {}
 
 /// Why a step was not taken.
 #[derive(Debug, thiserror::Error)]
@@ -77,7 +73,7 @@ pub enum Failure {
     /// The phase's budget is spent.
     #[error(
         "{phase} is not done within {}: {} tasks finished, checkpoint {:?}, {} workers left; give it more time, or escalate",
-        humantime::format_duration(*budget), status.tasks, status.checkpoint, status.workers_left
+        crate::text::rounded(*budget), status.tasks, status.checkpoint, status.workers_left
     )]
     BudgetSpent {
         /// The phase.
@@ -98,8 +94,8 @@ pub enum Failure {
     },
     /// The scheduler still lists workers after they were killed.
     #[error(
-        "expected no worker to be alive {} after the kill order, got {}: {}; look at what keeps them alive, then try again",
-        humantime::format_duration(*after), workers.len(), shortened(workers.iter())
+        "expected no worker to be alive {} after the kill order, got {} ({}); look at what keeps them alive, then try again",
+        crate::text::rounded(*after), workers.len(), shortened(workers.iter())
     )]
     StillAlive {
         /// Who is alive.

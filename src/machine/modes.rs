@@ -2,7 +2,7 @@
 
 use crate::{
     contracts::WorkerStopMode,
-    machine::{JobContext, Stopping, phases::sealed},
+    machine::{JobContext, ReasonKind, Stopping, phases::sealed},
 };
 
 /// Sources stop reading, and what has been read flows to the end.
@@ -18,6 +18,11 @@ pub enum Immediate {}
 pub enum Force {}
 
 /// A mode of [`Stopping`](crate::machine::Stopping). Sealed.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a mode of stopping: there are `Graceful`, `Immediate` and `Force`, and none can be added from outside",
+    label = "expected `Graceful`, `Immediate` or `Force`",
+    note = "what workers do on a stop is up to their tasks: a mode of your own is an order that they understand"
+)]
 pub trait StopMode: sealed::Mode + Send + Sync + 'static {
     /// The mode as a value: what is done.
     const BEHAVIOR: StopBehavior;
@@ -67,7 +72,7 @@ macro_rules! weaker {
                 job: &mut JobContext<C, S>,
                 _: sealed::Token,
             ) -> Stopping<$stronger> {
-                job.enter(stopping, ())
+                job.enter(stopping, (), ReasonKind::Program)
             }
         }
     )+ };

@@ -24,6 +24,7 @@ pub use checkpoint_stopping::CheckpointStopping;
 pub use finishing::Finishing;
 pub use recovering::Recovering;
 pub use running::Running;
+pub(crate) use running::step_for;
 pub use stopped::{AnyStopped, Checkpointed, Completed, Drained, Evidence, Halted, Killed, NothingToReplay, Stopped};
 pub use stopping::Stopping;
 

@@ -1,12 +1,18 @@
 //! What a watcher sees of a shutdown while it goes on.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
+use serde::{Deserialize, Serialize};
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
-    contracts::{RunStatus, StopRequest},
-    machine::PhaseKind,
+    contracts::{Rejection, RunStatus, StopRequest},
+    limits::{duration_text, optional_duration_text},
+    machine::{PhaseKind, Reason, ReasonKind},
+    model::Rejected,
 };
 
 /// How far a job is, for people and dashboards. Get it from [`JobContext::progress`](super::JobContext::progress).
@@ -15,6 +21,8 @@ use crate::{
 pub struct Progress {
     /// The phase that the job is in.
     pub phase: PhaseKind,
+    /// Why it is.
+    pub reason: Reason,
     /// Since when.
     pub since: Instant,
     /// When the phase gives up; `None` where it waits without end (`Running` without a TTL) or has ended.
@@ -29,12 +37,65 @@ pub struct Progress {
     pub retries: u32,
     /// The last error, even if a retry got past it.
     pub last_error: Option<Arc<str>>,
+    /// Boxed, as it is seldom there.
+    rejected: Option<Arc<Rejected>>,
+}
+
+/// [`Progress`] at a moment, to send or to store: durations in place of instants, written as text (`"1m 30s"`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct ProgressReport {
+    /// The phase that the job is in.
+    pub phase: PhaseKind,
+    /// Why it is.
+    pub reason: Reason,
+    /// For how long.
+    #[serde(with = "duration_text")]
+    pub elapsed: Duration,
+    /// How long until the phase gives up; zero if it is late, `None` where it waits without end.
+    #[serde(with = "optional_duration_text")]
+    pub left: Option<Duration>,
+    /// The strongest stop request so far.
+    pub requested: Option<StopRequest>,
+    /// Tasks, checkpoint acks, workers left.
+    pub status: RunStatus,
+    /// Workers that the scheduler listed when it was last asked.
+    pub alive: Option<u32>,
+    /// Retries used so far, over all phases.
+    pub retries: u32,
+    /// The last error, even if a retry got past it.
+    pub last_error: Option<Arc<str>>,
+    /// Messages of workers that were rejected, by reason.
+    pub rejected: Rejected,
 }
 
 impl Progress {
+    /// Messages of workers that the controller has rejected so far, by reason.
+    pub fn rejected(&self) -> Rejected {
+        self.rejected.as_deref().copied().unwrap_or_default()
+    }
+
+    /// The same to send or to store.
+    pub fn report(&self) -> ProgressReport {
+        let now = Instant::now();
+        ProgressReport {
+            phase: self.phase,
+            reason: self.reason.clone(),
+            elapsed: now.saturating_duration_since(self.since),
+            left: self.deadline.map(|deadline| deadline.saturating_duration_since(now)),
+            requested: self.requested,
+            status: self.status,
+            alive: self.alive,
+            retries: self.retries,
+            last_error: self.last_error.clone(),
+            rejected: self.rejected(),
+        }
+    }
+
     pub(crate) fn new(phase: PhaseKind, since: Instant, deadline: Option<Instant>) -> Self {
         Self {
             phase,
+            reason: ReasonKind::Started.into(),
             since,
             deadline,
             requested: None,
@@ -42,6 +103,7 @@ impl Progress {
             alive: None,
             retries: 0,
             last_error: None,
+            rejected: None,
         }
     }
 }
@@ -49,7 +111,7 @@ impl Progress {
 /// Progress, and the way to those who watch it. The channel is made for the first of them, and holds the progress from then on: it takes
 /// more memory than the progress itself, and most jobs of a large control plane are watched by nobody.
 #[derive(Debug)]
-pub(super) struct LiveProgress {
+pub(crate) struct LiveProgress {
     unwatched: Progress,
     watched: OnceLock<watch::Sender<Progress>>,
 }
@@ -69,6 +131,14 @@ impl LiveProgress {
 
     pub(super) fn is_watched(&self) -> bool {
         self.watched.get().is_some_and(|watched| watched.receiver_count() > 0)
+    }
+
+    /// Counts a message that the controller has rejected.
+    pub(super) fn note_rejection(&mut self, rejection: Rejection) {
+        self.change(|progress| {
+            Arc::make_mut(progress.rejected.get_or_insert_default()).count(rejection);
+            true
+        });
     }
 
     /// Changes it, and tells the watchers if `change` says that something has changed.

@@ -216,7 +216,7 @@ pub trait Journal: Send + Sync {
 pub enum JournalError {
     /// It can't be read or written now.
     #[error("the journal can't now: {0}")]
-    Unavailable(#[source] BoxError),
+    Unavailable(BoxError),
     /// Another controller has written since.
     #[error("{}", Conflict(wrote, found))]
     Conflict {
@@ -251,7 +251,7 @@ pub enum JournalError {
         got: u32,
     },
     /// It did not answer in time.
-    #[error("the journal did not answer within {}", humantime::format_duration(*after))]
+    #[error("the journal did not answer within {}", crate::text::rounded(*after))]
     TimedOut {
         /// How long it was given.
         after: std::time::Duration,
@@ -265,7 +265,7 @@ impl fmt::Display for Conflict<'_> {
         let Self(wrote, found) = self;
         write!(
             f,
-            "expected to write revision {} of {} of job `{}`, got revision {} of {} ({}) there: another controller has taken the job over; stop \
+            "expected to write revision {} of run {} of job `{}`, got revision {} of run {} ({}) there: another controller has taken the job over; stop \
              this one",
             wrote.revision, wrote.run, wrote.job, found.revision, found.run, found.phase
         )
@@ -330,6 +330,8 @@ impl<J: Journal> DynJournal for J {
 }
 
 /// Any journal, chosen at run time: `let journal: BoxJournal = Arc::new(my_journal);`
+///
+/// It is a [`Journal`] itself, so it goes wherever one is asked for, [`JobBuilder::journal`](crate::machine::JobBuilder::journal) for one.
 pub type BoxJournal = Arc<dyn DynJournal>;
 
 /// No journal, said aloud: a shutdown is forgotten when its controller crashes.
@@ -346,17 +348,17 @@ impl Journal for NoJournal {
     }
 }
 
-impl Journal for BoxJournal {
+impl Journal for dyn DynJournal {
     async fn load(&self, job: &JobId) -> Result<Option<PhaseRecord>, JournalError> {
-        (**self).load_boxed(job).await
+        self.load_boxed(job).await
     }
 
     async fn write(&self, record: &PhaseRecord) -> Result<(), JournalError> {
-        (**self).write_boxed(record).await
+        self.write_boxed(record).await
     }
 }
 
-impl<J: Journal> Journal for Arc<J> {
+impl<J: Journal + ?Sized> Journal for Arc<J> {
     fn load(&self, job: &JobId) -> impl Future<Output = Result<Option<PhaseRecord>, JournalError>> + Send {
         J::load(self, job)
     }

@@ -1,5 +1,5 @@
 //! The one table. Whoever changes an edge changes it here, and nowhere else; then
-//! `WINDDOWN_REGENERATE=1 cargo test --test generated` writes the pages under `docs/` anew.
+//! `WINDDOWN_REGENERATE=1 cargo test --test machine generated` writes the pages under `docs/` anew.
 
 use super::{Edge, Force, Graceful, Immediate, Phase, SuccessorOf};
 use crate::machine::{

@@ -19,7 +19,8 @@ pub struct Counters {
 }
 
 /// Rejected events by reason; each field counts the [`Rejection`] of the same name.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
 #[non_exhaustive]
 pub struct Rejected {
     /// They came from another run.
@@ -64,21 +65,29 @@ impl Rejected {
     }
 }
 
-impl Counters {
-    pub(super) fn count(&mut self, outcome: Result<Applied, Rejection>) {
-        let rejected = &mut self.rejected;
-        let counter = match outcome {
-            Ok(Applied::Changed) => &mut self.applied,
-            Ok(Applied::Duplicate) => &mut self.duplicates,
-            Err(Rejection::OtherRun { .. }) => &mut rejected.other_run,
-            Err(Rejection::UnknownWorker(_)) => &mut rejected.unknown_worker,
-            Err(Rejection::UnknownTask(_)) => &mut rejected.unknown_task,
-            Err(Rejection::NotItsWorker { .. }) => &mut rejected.not_its_worker,
-            Err(Rejection::FutureEpoch { .. }) => &mut rejected.future_epoch,
-            Err(Rejection::NothingToCommit { .. }) => &mut rejected.nothing_to_commit,
-            Err(Rejection::TaskEnded(_)) => &mut rejected.task_ended,
-            Err(Rejection::NotASource(_)) => &mut rejected.not_a_source,
+impl Rejected {
+    /// Counts one.
+    pub fn count(&mut self, rejection: Rejection) {
+        let counter = match rejection {
+            Rejection::OtherRun { .. } => &mut self.other_run,
+            Rejection::UnknownWorker(_) => &mut self.unknown_worker,
+            Rejection::UnknownTask(_) => &mut self.unknown_task,
+            Rejection::NotItsWorker { .. } => &mut self.not_its_worker,
+            Rejection::FutureEpoch { .. } => &mut self.future_epoch,
+            Rejection::NothingToCommit { .. } => &mut self.nothing_to_commit,
+            Rejection::TaskEnded(_) => &mut self.task_ended,
+            Rejection::NotASource(_) => &mut self.not_a_source,
         };
         *counter += 1;
+    }
+}
+
+impl Counters {
+    pub(super) fn count(&mut self, outcome: Result<Applied, Rejection>) {
+        match outcome {
+            Ok(Applied::Changed) => self.applied += 1,
+            Ok(Applied::Duplicate) => self.duplicates += 1,
+            Err(rejection) => self.rejected.count(rejection),
+        }
     }
 }

@@ -9,12 +9,12 @@ use crate::contracts::{JobId, RunId, WorkerId};
 #[non_exhaustive]
 pub enum ProcessError {
     /// The state folder, or something in it, can't be used.
-    #[error("can't use `{}` of the process scheduler's state folder: {source}", path.display())]
+    #[error("can't use `{}` of the process scheduler's state folder: {error}", path.display())]
     State {
         /// The file or folder.
         path: PathBuf,
         /// What the operating system said.
-        source: io::Error,
+        error: io::Error,
     },
     /// A file among the workers' records is none.
     #[error(
@@ -39,7 +39,7 @@ pub enum ProcessError {
     },
     /// The kernel's view of processes can't be read, or signals about them not be had.
     #[error("can't watch processes (is /proc mounted?): {0}")]
-    Proc(#[source] io::Error),
+    Proc(io::Error),
     /// This program can't be its own watchdog, since its `main` never called [`init`](super::init).
     #[error(
         "expected `winddown::process::init()` as the first call of `main`: the watchdog is this program, started a second \
@@ -53,7 +53,7 @@ pub enum ProcessError {
         reason: String,
     },
     /// A worker of that name is alive.
-    #[error("{worker} of job `{job}`, {run}, is alive already; stop it first, or use another id")]
+    #[error("worker {worker} of job `{job}`, run {run}, is alive already; stop it first, or use another id")]
     AlreadyAlive {
         /// The job.
         job: JobId,
@@ -63,7 +63,7 @@ pub enum ProcessError {
         worker: WorkerId,
     },
     /// The worker's program could not be started. Nothing of the attempt is left.
-    #[error("can't start {worker} of job `{job}`, {run}: program `{program}`: {source}")]
+    #[error("can't start worker {worker} of job `{job}`, run {run}: program `{program}`: {error}")]
     Spawn {
         /// The job.
         job: JobId,
@@ -74,7 +74,7 @@ pub enum ProcessError {
         /// The program, as it was given.
         program: String,
         /// What the operating system said.
-        source: io::Error,
+        error: io::Error,
     },
     /// The scheduler was closed.
     #[error("the process scheduler is closed: open another one to start workers")]
@@ -90,5 +90,5 @@ pub(super) const WATCHDOG_ANSWER: Duration = Duration::from_secs(5);
 /// An error about `path`, ready for `map_err`.
 pub(super) fn state(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> ProcessError {
     let path = path.into();
-    move |source| ProcessError::State { path, source }
+    move |error| ProcessError::State { path, error }
 }

@@ -35,6 +35,7 @@ use super::{
 };
 use crate::{
     contracts::{JobId, RunId, Scheduler, SchedulerError, WorkerId},
+    mailbox::JobSender,
     worker_env::WorkerEnv,
 };
 
@@ -276,7 +277,8 @@ impl WorkerProcess {
         &self.stderr
     }
 
-    /// Waits until it is gone, its children included. `None` if the status can't be known.
+    /// Waits until it is gone, its children included; for a program that wants the status. The run is told without it, by
+    /// [`JobContext::hear_of_ends`](crate::machine::JobContext::hear_of_ends). `None` if the status can't be known.
     ///
     /// # Cancel safety
     /// Safe: it only waits.
@@ -301,7 +303,7 @@ impl Scheduler for ProcessScheduler {
                 _ if pressed.left == 0 => return Ok(()),
                 // Only when it is all that is left: the others are seen to their end first.
                 Some((worker, error)) if pressed.refused.len() == pressed.left => {
-                    let error = io::Error::new(error.kind(), format!("can't signal {worker}: {error}"));
+                    let error = io::Error::new(error.kind(), format!("can't signal worker {worker}: {error}"));
                     return Err(SchedulerError::Refused(error.into()));
                 }
                 _ => sleep(LOOK_EVERY.max(began.elapsed() * 2)).await,
@@ -316,6 +318,10 @@ impl Scheduler for ProcessScheduler {
         workers.sort_unstable();
         workers.dedup();
         Ok(workers)
+    }
+
+    fn report_ends(&self, job: &JobId, run: RunId, to: JobSender) {
+        self.shared.table.ends().report_to(job, run, to);
     }
 }
 

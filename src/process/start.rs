@@ -88,12 +88,12 @@ fn launch(
     table.records().write(&record)?;
     let output = Output::create(&place.folder, env)?;
     let spawned = prepare(command, place, env, &record.token, &output).and_then(|()| {
-        command.spawn().map_err(|source| ProcessError::Spawn {
+        command.spawn().map_err(|error| ProcessError::Spawn {
             job: env.job.clone(),
             run: env.run,
             worker: env.worker,
             program: command.get_program().display().to_string(),
-            source,
+            error,
         })
     });
     let mut child = spawned.inspect_err(|_| output.discard())?;

@@ -17,7 +17,10 @@ use super::{
     proc::{self, Process, gone_is_ok},
     record::{Records, Token},
 };
-use crate::contracts::{JobId, RunId, WorkerId};
+use crate::{
+    contracts::{JobId, RunId, WorkerId},
+    mailbox::WorkerEnds,
+};
 
 /// A worker's name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -81,15 +84,21 @@ pub(super) struct Pressed {
 pub(super) struct Table {
     workers: Mutex<HashMap<Key, Entry>>,
     records: Records,
+    ends: WorkerEnds,
 }
 
 impl Table {
     pub(super) fn new(records: Records) -> Self {
-        Self { workers: Mutex::default(), records }
+        Self { workers: Mutex::default(), records, ends: WorkerEnds::default() }
     }
 
     pub(super) fn records(&self) -> &Records {
         &self.records
+    }
+
+    /// Who hears of the ends of workers.
+    pub(super) fn ends(&self) -> &WorkerEnds {
+        &self.ends
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Key, Entry>> {
@@ -186,6 +195,7 @@ impl Table {
             };
             tracing::info!(job = %key.job, run = key.run.get(), worker = key.worker.get(), ?status, "a worker process is gone");
             end.send_replace(Some(status));
+            self.ends.gone(&key.job, key.run, key.worker);
         }
         true
     }

@@ -211,5 +211,5 @@ impl Plan {
 }
 
 fn name(record: &Record) -> String {
-    format!("{} of job `{}`, {}", record.worker, record.job, record.run)
+    format!("worker {} of job `{}`, run {}", record.worker, record.job, record.run)
 }

@@ -49,6 +49,10 @@
 //! blocks breaks the rule that was being checked, and the suite goes on. A check that hangs leaves its thread behind. Real time passes:
 //! a paused clock in your test changes nothing.
 //!
+//! Rules are checked side by side, four at a time, and a check that takes longer than two seconds keeps no other from starting. So a suite ends
+//! within a minute even if every rule is broken, unless the subject sets a limit above 40 s (`LIMIT`); then it takes that long and 15 s more.
+//! Subjects are at work at the same time: each needs a place of its own (a folder, a schema, a namespace), not one that is emptied for the next.
+//!
 //! A check can find a breach; it can't prove that there is none. What is said of races, crashes and dropped calls is tried in some dozens of
 //! ways, not in all; the [explorer](super::explore) tries more of them, on the phases.
 

@@ -7,11 +7,28 @@ mod controller;
 mod journal;
 mod scheduler;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
-pub use controller::{Does, ScriptedController, Told};
+use crate::{contracts::StopRequest, machine::JobContext};
+
+pub use controller::{CheckpointAnswer, ControllerCall, Does, ScriptedController, Told};
 pub use journal::{JournalAnswer, ScriptedJournal};
 pub use scheduler::{Call, SchedulerAnswer, ScriptedScheduler};
+
+/// Asks the job to stop so much later, from a task of its own. A job that has ended by then is no matter.
+///
+/// # Panics
+/// It needs a tokio runtime around it.
+pub fn request_later<C, S>(job: &JobContext<C, S>, after: Duration, request: StopRequest) {
+    let sender = job.sender();
+    tokio::spawn(async move {
+        tokio::time::sleep(after).await;
+        let _ = sender.request(request);
+    });
+}
 
 /// A script stays readable after a panic elsewhere: the test is about to fail anyway, and should say why.
 fn lock<T>(script: &Mutex<T>) -> MutexGuard<'_, T> {

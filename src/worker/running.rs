@@ -89,6 +89,22 @@ impl Worker {
         !(self.inner.shared.gone.is_cancelled() && self.inner.shared.tracker.is_empty())
     }
 
+    /// Waits for the [end](Self::ended), and says whether it was killed and so could not say so. It keeps no task alive.
+    #[cfg(feature = "embedded")]
+    pub(crate) fn killed(&self) -> impl Future<Output = bool> + Send + 'static {
+        let shared = Arc::clone(&self.inner.shared);
+        async move {
+            shared.gone.cancelled().await;
+            shared.tracker.wait().await;
+            lock(&shared.life).killed
+        }
+    }
+
+    #[cfg(feature = "embedded")]
+    pub(crate) fn runtime(&self) -> &Handle {
+        &self.inner.shared.runtime
+    }
+
     /// Waits until the worker is not [alive](Self::is_alive) any more.
     ///
     /// # Cancel safety

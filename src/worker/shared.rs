@@ -45,7 +45,7 @@ pub(super) struct Life {
     pub(super) tasks: Vec<AbortHandle>,
     /// The worker is leaving or has left.
     leaving: bool,
-    killed: bool,
+    pub(super) killed: bool,
 }
 
 impl Shared {
@@ -53,12 +53,12 @@ impl Shared {
         if order.run != self.run {
             return Err(OrderError::new(
                 OrderErrorKind::Rejected,
-                format!("expected an order of {}, got one of {}", self.run, order.run),
+                format!("expected an order of run {}, got one of run {}", self.run, order.run),
             ));
         }
         let mut life = lock(&self.life);
         if life.killed {
-            return Err(OrderError::new(OrderErrorKind::Unreachable, format!("{} was killed", self.worker)));
+            return Err(OrderError::new(OrderErrorKind::Unreachable, format!("worker {} was killed", self.worker)));
         }
         match order.command {
             Command::Checkpoint { epoch, then_stop } => self.checkpoint(&mut life, Barrier { epoch, then_stop }),
@@ -73,7 +73,7 @@ impl Shared {
 
     fn checkpoint(&self, life: &mut Life, barrier: Barrier) -> Result<(), OrderError> {
         let rejected = |why: &str| {
-            Err(OrderError::new(OrderErrorKind::Rejected, format!("no checkpoint of {}: {why}", barrier.epoch)))
+            Err(OrderError::new(OrderErrorKind::Rejected, format!("no checkpoint of epoch {}: {why}", barrier.epoch)))
         };
         match life.checkpoint {
             Some(newest) if barrier.epoch < newest.epoch => return Ok(()),
@@ -106,8 +106,9 @@ impl Shared {
     /// Every task that can take its commit gets it, whatever becomes of the others; the last error is the answer.
     fn commit(&self, epoch: Epoch, commits: &[TaskCommit]) -> Result<(), OrderError> {
         let mut answer = Ok(());
-        let mut fail =
-            |kind, task, why| answer = Err(OrderError::new(kind, format!("{task} can't commit {epoch}: {why}")));
+        let mut fail = |kind, task, why| {
+            answer = Err(OrderError::new(kind, format!("task {task} can't commit epoch {epoch}: {why}")))
+        };
         let mut repeated = false;
         for TaskCommit { task, data } in commits {
             let Some(cell) = self.index.get(task).and_then(|index| self.cells.get(*index)) else {
@@ -188,7 +189,7 @@ impl Shared {
         for (index, cell) in self.cells.iter().enumerate() {
             // What was aborted could not speak for itself.
             cell.end(|_| {
-                let after = humantime::format_duration(self.grace);
+                let after = crate::text::rounded(self.grace);
                 let error = TaskError::retryable(format!("aborted: it did not end within {after} of being told to"));
                 self.outbox.put(Some(index), Event::TaskFailed { task: cell.task, error }, None);
             });

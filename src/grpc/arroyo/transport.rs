@@ -223,18 +223,18 @@ impl Transport for GrpcTransport {
 
     async fn send(&self, worker: WorkerId, order: Order) -> Result<(), OrderError> {
         if order.run != self.run {
-            let message = format!("expected an order of {}, got one of {}", self.run, order.run);
+            let message = format!("expected an order of run {}, got one of run {}", self.run, order.run);
             return Err(OrderError::new(OrderErrorKind::Rejected, message));
         }
         let Some(line) = self.workers.get(&worker) else {
-            let message = format!("{} of job `{}` has no {worker}", self.run, self.job);
+            let message = format!("run {} of job `{}` has no worker {worker}", self.run, self.job);
             return Err(OrderError::new(OrderErrorKind::Rejected, message));
         };
         self.note_epoch(&order.command);
         let limit = self.options.call;
         let deadline = Instant::now() + limit;
         let Ok(Some(channel)) = timeout_at(deadline, self.channel(line)).await else {
-            let message = format!("it has not registered within {}", humantime::format_duration(limit));
+            let message = format!("it has not registered within {}", crate::text::rounded(limit));
             return Err(OrderError::new(OrderErrorKind::Unreachable, message));
         };
         match timeout_at(deadline, self.call(channel, worker, order.command, deadline)).await {

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     contracts::{Epoch, FinalCheckpoint, JobController, RunStatus, Scheduler, StopRequest},
     limits::Limits,
-    machine::{AfterCheckpointStopping, Failed, Failure, Force, Held, Immediate, JobContext, PhaseKind},
+    machine::{AfterCheckpointStopping, Failed, Failure, Force, Held, Immediate, JobContext, PhaseKind, ReasonKind},
 };
 
 /// A final checkpoint is taken, after which every task finishes.
@@ -36,8 +36,7 @@ pub struct CheckpointStopping {
 #[derive(Clone, Copy, Debug)]
 enum Exit {
     Stopped(Checkpointed, NothingAlive),
-    Immediate,
-    Force,
+    Request(StopRequest),
 }
 
 #[diagnostic::do_not_recommend]
@@ -92,9 +91,7 @@ impl CheckpointStopping {
             Some(checkpointed) => checkpointed,
             None => match take_final_checkpoint(job, PhaseKind::CheckpointStopping, self.entry).await? {
                 Final::Complete(checkpointed) => checkpointed,
-                Final::Request(request) => {
-                    return Ok(if request == StopRequest::Force { Exit::Force } else { Exit::Immediate });
-                }
+                Final::Request(request) => return Ok(Exit::Request(request)),
             },
         };
         self.proven = Some(checkpointed);
@@ -137,10 +134,10 @@ impl CheckpointStopping {
 
     /// The step right after [`run`](Self::run): nothing has come in between. A phase that has not decided comes back.
     pub(crate) fn proceed<C: JobController, S>(
-        self,
+        mut self,
         job: &mut JobContext<C, S>,
     ) -> Result<AfterCheckpointStopping, Self> {
-        match self.decided {
+        match self.decided.take() {
             Some(exit) => Ok(self.step(exit, job)),
             None => Err(self),
         }
@@ -161,10 +158,10 @@ impl CheckpointStopping {
         match exit {
             Exit::Stopped(checkpointed, gone) => {
                 let witness = gone.witness(job);
-                AfterCheckpointStopping::Stopped(job.enter(self, (checkpointed, witness)))
+                AfterCheckpointStopping::Stopped(job.enter(self, (checkpointed, witness), ReasonKind::Done))
             }
-            Exit::Force => AfterCheckpointStopping::Force(job.enter(self, ())),
-            Exit::Immediate => AfterCheckpointStopping::Immediate(job.enter(self, ())),
+            Exit::Request(force @ StopRequest::Force) => AfterCheckpointStopping::Force(job.enter(self, (), force)),
+            Exit::Request(request) => AfterCheckpointStopping::Immediate(job.enter(self, (), request)),
         }
     }
 

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     contracts::{ControllerError, Epoch, JobController, Scheduler, StopRequest},
     limits::Limits,
-    machine::{AfterFinishing, Failed, Failure, Force, Held, Immediate, JobContext, PhaseKind},
+    machine::{AfterFinishing, Failed, Failure, Force, Held, Immediate, JobContext, PhaseKind, Reason, ReasonKind},
 };
 
 /// All sources have completed; a final checkpoint is taken so that the job ends by itself with everything committed.
@@ -26,13 +26,13 @@ pub struct Finishing {
     decided: Option<Exit>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum Exit {
     Stopped(Completed, NothingAlive),
     /// To the graceful stop: there is no final checkpoint, and what has been read flows to the end.
-    Drain,
-    Immediate,
-    Force,
+    Drain(Reason),
+    Immediate(Reason),
+    Force(Reason),
 }
 
 #[diagnostic::do_not_recommend]
@@ -70,15 +70,15 @@ impl Finishing {
 
     async fn decide<C: JobController, S: Scheduler>(&mut self, job: &mut JobContext<C, S>) -> Result<Exit, Failure> {
         job.check(self)?;
-        if let Some(exit) = self.decided {
-            return Ok(exit);
+        if let Some(exit) = &self.decided {
+            return Ok(exit.clone());
         }
         if self.releasing.is_before_the_end() {
             job.write_down_status(PhaseKind::Finishing).await?;
         }
         let span = job.span(PhaseKind::Finishing);
         let exit = self.work(job).instrument(span).await?;
-        self.decided = Some(exit);
+        self.decided = Some(exit.clone());
         Ok(exit)
     }
 
@@ -92,18 +92,18 @@ impl Finishing {
                 self.proven = Some(completed);
                 return self.release(completed, job).await;
             }
-            Ok(Final::Request(StopRequest::Force)) => Exit::Force,
-            Ok(Final::Request(_)) => Exit::Immediate,
+            Ok(Final::Request(force @ StopRequest::Force)) => Exit::Force(force.into()),
+            Ok(Final::Request(request)) => Exit::Immediate(request.into()),
             // There is nothing to commit with, and nothing to wait for: what has been read flows to the end.
-            Err(Failure::Controller(ControllerError::NoCheckpoint(reason))) => {
-                tracing::info!(reason, "no final checkpoint; the tasks drain");
-                Exit::Drain
-            }
+            Err(Failure::Controller(error @ ControllerError::NoCheckpoint(_))) => Exit::Drain(Reason::from(&error)),
             Err(failure) if failure.is_retryable() => return Err(failure),
             Err(failure) => {
-                tracing::warn!(%failure, "the final checkpoint can't complete");
                 job.note_error(&failure);
-                if job.controller.has_lost_worker() { Exit::Force } else { Exit::Immediate }
+                if job.controller.has_lost_worker() {
+                    Exit::Force(job.why_lost())
+                } else {
+                    Exit::Immediate(job.why(&failure))
+                }
             }
         })
     }
@@ -126,7 +126,7 @@ impl Finishing {
         job.check(self)?;
         self.decided = None;
         let exit = Exit::Stopped(completed, self.releasing.look_again(gone, job).await?);
-        self.decided = Some(exit);
+        self.decided = Some(exit.clone());
         Ok(exit)
     }
 
@@ -155,8 +155,8 @@ impl Finishing {
     }
 
     /// The step right after [`run`](Self::run): nothing has come in between. A phase that has not decided comes back.
-    pub(crate) fn proceed<C: JobController, S>(self, job: &mut JobContext<C, S>) -> Result<AfterFinishing, Self> {
-        match self.decided {
+    pub(crate) fn proceed<C: JobController, S>(mut self, job: &mut JobContext<C, S>) -> Result<AfterFinishing, Self> {
+        match self.decided.take() {
             Some(exit) => Ok(self.step(exit, job)),
             None => Err(self),
         }
@@ -177,11 +177,11 @@ impl Finishing {
         match exit {
             Exit::Stopped(completed, gone) => {
                 let witness = gone.witness(job);
-                AfterFinishing::Stopped(job.enter(self, (completed, witness)))
+                AfterFinishing::Stopped(job.enter(self, (completed, witness), ReasonKind::Done))
             }
-            Exit::Drain => AfterFinishing::Graceful(job.enter(self, ())),
-            Exit::Force => AfterFinishing::Force(job.enter(self, ())),
-            Exit::Immediate => AfterFinishing::Immediate(job.enter(self, ())),
+            Exit::Drain(reason) => AfterFinishing::Graceful(job.enter(self, (), reason)),
+            Exit::Force(reason) => AfterFinishing::Force(job.enter(self, (), reason)),
+            Exit::Immediate(reason) => AfterFinishing::Immediate(job.enter(self, (), reason)),
         }
     }
 

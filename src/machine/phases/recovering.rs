@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     contracts::{JobController, Scheduler, StopRequest},
-    machine::{AfterRecovering, Failed, Failure, Force, Held, JobContext, PhaseKind},
+    machine::{AfterRecovering, Failed, Failure, Force, Held, JobContext, PhaseKind, ReasonKind},
 };
 
 /// A task failed or a worker was lost; what is left of the run is cleaned up.
@@ -70,11 +70,14 @@ impl Recovering {
 
     /// The step right after [`run`](Self::run).
     pub(crate) fn step<C: JobController, S>(self, job: &mut JobContext<C, S>) -> AfterRecovering {
-        if job.controller.has_lost_worker() || job.requested() == Some(StopRequest::Force) {
-            AfterRecovering::Force(job.enter(self, ()))
+        if job.requested() == Some(StopRequest::Force) {
+            AfterRecovering::Force(job.enter(self, (), StopRequest::Force))
+        } else if job.controller.has_lost_worker() {
+            let reason = job.why_lost();
+            AfterRecovering::Force(job.enter(self, (), reason))
         } else {
             let budget = job.limits.recover;
-            AfterRecovering::Immediate(job.enter_within(self, (), Some(budget)))
+            AfterRecovering::Immediate(job.enter_within(self, (), ReasonKind::CleanUp.into(), Some(budget)))
         }
     }
 

@@ -13,8 +13,9 @@ use super::wait::{News, news, pause, take_in};
 use crate::{
     clock::{MOMENT, after},
     contracts::{ConfirmedBy, JobController, JobId, OpenRun, RunId, Scheduler, SchedulerError, StopRequest, WorkerId},
-    machine::{Failure, JobContext, PhaseKind},
+    machine::{Failure, JobContext, PhaseKind, Reason, ReasonKind, progress::LiveProgress},
     mailbox::{Incoming, Mailbox},
+    text::shortened,
 };
 
 /// Proof that the scheduler, asked after the last order, listed no worker of the run. Made in this module alone.
@@ -118,8 +119,12 @@ pub(crate) async fn release<C: JobController, S: Scheduler>(
         match leave(job, deadline).await {
             Ok(gone) => state.gone = Some(gone),
             Err(reason) => {
-                tracing::warn!(%reason, "workers did not leave by themselves; killing what is left of the run");
                 job.note_error(&reason);
+                let reason = Reason::from(reason);
+                tracing::warn!(
+                    job = %job.id, run = job.run.get(), reason = reason.kind().tag(), workers = reason.workers_text(),
+                    "killing what is left of the run: {reason}"
+                );
                 state.forced = true;
             }
         }
@@ -132,10 +137,21 @@ pub(crate) async fn release<C: JobController, S: Scheduler>(
 enum NotLeft {
     #[error("a force request")]
     Forced,
-    #[error("{0} workers are still there at the end of the release time")]
-    Late(usize),
+    #[error("workers {} are still there at the end of the release time", shortened(_0.iter()))]
+    Late(Vec<WorkerId>),
     #[error(transparent)]
     Scheduler(#[from] SchedulerError),
+}
+
+impl From<NotLeft> for Reason {
+    fn from(reason: NotLeft) -> Self {
+        let said = reason.to_string();
+        match reason {
+            NotLeft::Forced => StopRequest::Force.into(),
+            NotLeft::Late(workers) => Self::about(ReasonKind::NotLeft, workers, vec![], said),
+            NotLeft::Scheduler(_) => Self::about(ReasonKind::SchedulerFailed, vec![], vec![], said),
+        }
+    }
 }
 
 async fn leave<C: JobController, S: Scheduler>(
@@ -143,18 +159,18 @@ async fn leave<C: JobController, S: Scheduler>(
     deadline: Instant,
 ) -> Result<NothingAlive, NotLeft> {
     tell_workers(job, deadline).await?;
-    let JobContext { id, run, controller, scheduler, mailbox, limits, .. } = job;
+    let JobContext { id, run, controller, scheduler, mailbox, limits, progress, .. } = job;
     let asked = in_time("stop_workers", limits.release, deadline, scheduler.stop_workers(id, Some(*run), false));
-    attended(controller, mailbox, pin!(asked)).await?;
+    attended(controller, mailbox, progress, pin!(asked)).await?;
     loop {
-        let JobContext { id, run, controller, scheduler, mailbox, .. } = job;
-        let alive = attended(controller, mailbox, pin!(alive_by(deadline, id, *run, scheduler))).await?;
+        let JobContext { id, run, controller, scheduler, mailbox, progress, .. } = job;
+        let alive = attended(controller, mailbox, progress, pin!(alive_by(deadline, id, *run, scheduler))).await?;
         job.publish_alive(alive.len());
         if alive.is_empty() {
             return Ok(NothingAlive::listed_none(false, &job.id, job.run, &job.scheduler));
         }
         if Instant::now() >= deadline {
-            return Err(NotLeft::Late(alive.len()));
+            return Err(NotLeft::Late(alive));
         }
         let until = deadline.min(after(job.limits.verify_every.max(MOMENT)));
         pause(job, Some(StopRequest::Immediate), until).await;
@@ -184,6 +200,7 @@ async fn tell_workers<C: JobController, S>(job: &mut JobContext<C, S>, deadline:
 async fn attended<C: JobController, T>(
     controller: &mut C,
     mailbox: &mut Mailbox,
+    progress: &mut LiveProgress,
     mut call: Pin<&mut impl Future<Output = Result<T, SchedulerError>>>,
 ) -> Result<T, NotLeft> {
     loop {
@@ -195,7 +212,7 @@ async fn attended<C: JobController, T>(
             result = &mut call => return Ok(result?),
             incoming = mailbox.next(Some(StopRequest::Immediate)) => match incoming {
                 Incoming::Request(_) => return Err(NotLeft::Forced),
-                Incoming::Worker(event) => take_in(controller, event),
+                Incoming::Worker(event) => take_in(controller, progress, event),
             },
         }
     }

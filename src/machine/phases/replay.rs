@@ -5,7 +5,8 @@ use crate::machine::{Force, Graceful, Immediate};
 use crate::{
     contracts::Epoch,
     machine::{
-        AnyPhase, CheckpointStopping, Finishing, JobContext, PhaseKind, PhaseRecord, Recovering, Stopped, Stopping,
+        AnyPhase, CheckpointStopping, Finishing, JobContext, PhaseKind, PhaseRecord, ReasonKind, Recovering, Stopped,
+        Stopping,
     },
 };
 
@@ -50,30 +51,33 @@ pub(crate) fn replay<C, S>(
     match replay {
         Replay::Phase(kind) => to_phase(running, kind, job),
         Replay::Checkpointed(epoch, gone) => {
-            let phase: CheckpointStopping = job.enter(running, ());
-            let stopped: Stopped<Checkpointed> = job.enter(phase, (Checkpointed::proven(epoch), gone.witness(job)));
+            let phase: CheckpointStopping = job.enter(running, (), ReasonKind::Resumed);
+            let stopped: Stopped<Checkpointed> =
+                job.enter(phase, (Checkpointed::proven(epoch), gone.witness(job)), ReasonKind::Resumed);
             stopped.into()
         }
         Replay::Completed(epoch, gone) => {
-            let phase: Finishing = job.enter(running, ());
-            let stopped: Stopped<Completed> = job.enter(phase, (Completed::proven(epoch), gone.witness(job)));
+            let phase: Finishing = job.enter(running, (), ReasonKind::Resumed);
+            let proof = (Completed::proven(epoch), gone.witness(job));
+            let stopped: Stopped<Completed> = job.enter(phase, proof, ReasonKind::Resumed);
             stopped.into()
         }
         Replay::Drained(gone) => {
-            let phase: Stopping<Graceful> = job.enter(running, ());
+            let phase: Stopping<Graceful> = job.enter(running, (), ReasonKind::Resumed);
             let evidence = Drained::proven(record.last_complete);
-            let stopped: Stopped<Drained> = job.enter(phase, (evidence, gone.witness(job)));
+            let stopped: Stopped<Drained> = job.enter(phase, (evidence, gone.witness(job)), ReasonKind::Resumed);
             stopped.into()
         }
         Replay::Halted(gone) => {
-            let phase: Stopping<Immediate> = job.enter(running, ());
+            let phase: Stopping<Immediate> = job.enter(running, (), ReasonKind::Resumed);
             let evidence = Halted::proven(record.last_complete);
-            let stopped: Stopped<Halted> = job.enter(phase, (evidence, gone.witness(job)));
+            let stopped: Stopped<Halted> = job.enter(phase, (evidence, gone.witness(job)), ReasonKind::Resumed);
             stopped.into()
         }
         Replay::Killed(gone) => {
-            let phase: Stopping<Force> = job.enter(running, ());
-            let stopped: Stopped<Killed> = job.enter(phase, (Killed::proven(gone.confirmed_by()), gone.witness(job)));
+            let phase: Stopping<Force> = job.enter(running, (), ReasonKind::Resumed);
+            let stopped: Stopped<Killed> =
+                job.enter(phase, (Killed::proven(gone.confirmed_by()), gone.witness(job)), ReasonKind::Resumed);
             stopped.into()
         }
     }
@@ -82,12 +86,12 @@ pub(crate) fn replay<C, S>(
 fn to_phase<C, S>(running: Running, kind: PhaseKind, job: &mut JobContext<C, S>) -> AnyPhase {
     match kind {
         PhaseKind::Running => running.into(),
-        PhaseKind::Finishing => job.enter::<_, Finishing>(running, ()).into(),
-        PhaseKind::Recovering => job.enter::<_, Recovering>(running, ()).into(),
-        PhaseKind::CheckpointStopping => job.enter::<_, CheckpointStopping>(running, ()).into(),
-        PhaseKind::StoppingGraceful => job.enter::<_, Stopping<Graceful>>(running, ()).into(),
-        PhaseKind::StoppingImmediate => job.enter::<_, Stopping<Immediate>>(running, ()).into(),
+        PhaseKind::Finishing => job.enter::<_, Finishing>(running, (), ReasonKind::Resumed).into(),
+        PhaseKind::Recovering => job.enter::<_, Recovering>(running, (), ReasonKind::Resumed).into(),
+        PhaseKind::CheckpointStopping => job.enter::<_, CheckpointStopping>(running, (), ReasonKind::Resumed).into(),
+        PhaseKind::StoppingGraceful => job.enter::<_, Stopping<Graceful>>(running, (), ReasonKind::Resumed).into(),
+        PhaseKind::StoppingImmediate => job.enter::<_, Stopping<Immediate>>(running, (), ReasonKind::Resumed).into(),
         // The terminal ones are told apart by their evidence, so none arrives here; to force is safe for any.
-        _ => job.enter::<_, Stopping<Force>>(running, ()).into(),
+        _ => job.enter::<_, Stopping<Force>>(running, (), ReasonKind::Resumed).into(),
     }
 }

@@ -12,7 +12,8 @@ use crate::{
     contracts::{JobController, Scheduler, StopRequest},
     limits::Limits,
     machine::{
-        AfterRunning, Failed, Failure, Force, Graceful, Held, Immediate, JobContext, Phase, PhaseKind, SuccessorOf,
+        AfterRunning, Failed, Failure, Force, Graceful, Held, Immediate, JobContext, Phase, PhaseKind, Reason,
+        ReasonKind, SuccessorOf,
     },
 };
 
@@ -26,12 +27,12 @@ pub struct Running {
     decided: Option<Exit>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum Exit {
     Request(StopRequest),
     TtlExpired,
     SourcesExhausted,
-    RunFailed,
+    RunFailed(Reason),
 }
 
 #[diagnostic::do_not_recommend]
@@ -67,13 +68,13 @@ impl Running {
 
     async fn decide<C: JobController, S>(&mut self, job: &mut JobContext<C, S>) -> Result<Exit, Failure> {
         job.check(self)?;
-        if let Some(exit) = self.decided {
-            return Ok(exit);
+        if let Some(exit) = &self.decided {
+            return Ok(exit.clone());
         }
         job.write_down_status(PhaseKind::Running).await?;
         let span = job.span(PhaseKind::Running);
         let exit = wait(job, self.entry).instrument(span).await;
-        self.decided = Some(exit);
+        self.decided = Some(exit.clone());
         Ok(exit)
     }
 
@@ -97,8 +98,8 @@ impl Running {
     }
 
     /// The step right after [`run`](Self::run): nothing has come in between. A phase that has not decided comes back.
-    pub(crate) fn proceed<C: JobController, S>(self, job: &mut JobContext<C, S>) -> Result<AfterRunning, Self> {
-        match self.decided {
+    pub(crate) fn proceed<C: JobController, S>(mut self, job: &mut JobContext<C, S>) -> Result<AfterRunning, Self> {
+        match self.decided.take() {
             Some(exit) => Ok(self.step(exit, job)),
             None => Err(self),
         }
@@ -117,23 +118,28 @@ impl Running {
 
     fn step<C: JobController, S>(self, exit: Exit, job: &mut JobContext<C, S>) -> AfterRunning {
         match exit {
-            Exit::Request(request) => self.on_request(request, job),
-            Exit::RunFailed => AfterRunning::Recovering(job.enter(self, ())),
-            Exit::SourcesExhausted => AfterRunning::Finishing(job.enter(self, ())),
+            Exit::Request(request) => self.on_request(request, request.into(), job),
+            Exit::RunFailed(reason) => AfterRunning::Recovering(job.enter(self, (), reason)),
+            Exit::SourcesExhausted => AfterRunning::Finishing(job.enter(self, (), ReasonKind::SourcesExhausted)),
             // The end of its time is a stop that was asked for in advance: no run follows (invariant I8).
             Exit::TtlExpired => {
                 record(job, StopRequest::Immediate);
-                AfterRunning::Immediate(job.enter(self, ()))
+                AfterRunning::Immediate(job.enter(self, (), ReasonKind::TtlExpired))
             }
         }
     }
 
-    fn on_request<C: JobController, S>(self, request: StopRequest, job: &mut JobContext<C, S>) -> AfterRunning {
+    fn on_request<C: JobController, S>(
+        self,
+        request: StopRequest,
+        reason: Reason,
+        job: &mut JobContext<C, S>,
+    ) -> AfterRunning {
         match request {
-            StopRequest::Checkpoint => AfterRunning::CheckpointStopping(job.enter(self, ())),
-            StopRequest::Graceful => AfterRunning::Graceful(job.enter(self, ())),
-            StopRequest::Immediate => AfterRunning::Immediate(job.enter(self, ())),
-            StopRequest::Force => AfterRunning::Force(job.enter(self, ())),
+            StopRequest::Checkpoint => AfterRunning::CheckpointStopping(job.enter(self, (), reason)),
+            StopRequest::Graceful => AfterRunning::Graceful(job.enter(self, (), reason)),
+            StopRequest::Immediate => AfterRunning::Immediate(job.enter(self, (), reason)),
+            StopRequest::Force => AfterRunning::Force(job.enter(self, (), reason)),
         }
     }
 
@@ -151,7 +157,7 @@ impl Running {
         }
         let request = job.requested().map_or(request, |in_force| in_force.max(request));
         record(job, request);
-        Ok(self.on_request(request, job))
+        Ok(self.on_request(request, request.into(), job))
     }
 
     /// Stops with a final checkpoint. It needs a job with a controller.
@@ -215,7 +221,7 @@ impl Running {
     where
         To: SuccessorOf<Self> + Mint<Proof = ()>,
     {
-        let next = step_to(self, job)?;
+        let next = step_for(self, request.into(), job)?;
         record(job, request);
         Ok(next)
     }
@@ -233,10 +239,11 @@ async fn wait<C: JobController, S>(job: &mut JobContext<C, S>, entry: Entry) -> 
             return Exit::Request(request);
         }
         if status.failures > 0 {
-            if let Some(failure) = job.controller.failure().cloned() {
-                job.note_error(&failure);
-            }
-            return Exit::RunFailed;
+            let Some(failure) = job.controller.failure().cloned() else {
+                return Exit::RunFailed(ReasonKind::ControllerFailed.into());
+            };
+            job.note_error(&failure);
+            return Exit::RunFailed(Reason::from(&failure));
         }
         if status.sources_exhausted() || status.all_finished() {
             return Exit::SourcesExhausted;
@@ -252,7 +259,7 @@ async fn wait<C: JobController, S>(job: &mut JobContext<C, S>, entry: Entry) -> 
                     if error.is_fenced() {
                         job.note_superseded();
                     }
-                    return Exit::RunFailed;
+                    return Exit::RunFailed(Reason::from(&error));
                 }
             }
         }
@@ -265,15 +272,29 @@ fn record<C, S>(job: &JobContext<C, S>, request: StopRequest) {
     let _ = job.sender().request(request);
 }
 
-/// Takes an edge that asks for no evidence, after the run-time check.
+/// Takes an edge that asks for no evidence, after the run-time check: a method of the phase says so.
 #[inline]
 pub(super) fn step_to<From, To, C, S>(from: From, job: &mut JobContext<C, S>) -> Result<To, Failed<From>>
 where
     From: Phase,
     To: SuccessorOf<From> + Mint<Proof = ()>,
 {
+    step_for(from, ReasonKind::Program.into(), job)
+}
+
+/// The same for a reason.
+#[inline]
+pub(crate) fn step_for<From, To, C, S>(
+    from: From,
+    reason: Reason,
+    job: &mut JobContext<C, S>,
+) -> Result<To, Failed<From>>
+where
+    From: Phase,
+    To: SuccessorOf<From> + Mint<Proof = ()>,
+{
     match job.check(&from) {
-        Ok(()) => Ok(job.enter(from, ())),
+        Ok(()) => Ok(job.enter(from, (), reason)),
         Err(failure) => Err(Failed::new(from, failure)),
     }
 }

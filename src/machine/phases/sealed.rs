@@ -33,6 +33,11 @@ pub trait Mint: Sized {
 pub trait EdgeFrom<From> {}
 
 /// A mode of `Stopping`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a mode of stopping: there are `Graceful`, `Immediate` and `Force`, and none can be added from outside",
+    label = "a mode is one of `Graceful`, `Immediate` and `Force`, and cannot be invented",
+    note = "what workers do on a stop is up to their tasks: a mode of your own is an order that they understand"
+)]
 pub trait Mode: Copy {}
 
 impl Mode for crate::machine::Graceful {}

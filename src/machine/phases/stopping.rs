@@ -16,7 +16,7 @@ use crate::{
     limits::Limits,
     machine::{
         AfterForce, AfterGraceful, AfterImmediate, Failed, Failure, Force, Graceful, Held, Immediate, JobContext,
-        Phase, PhaseKind, StopBehavior, StopMode, SuccessorOf, WeakerThan,
+        Phase, PhaseKind, Reason, ReasonKind, StopBehavior, StopMode, SuccessorOf, WeakerThan,
     },
 };
 
@@ -32,11 +32,11 @@ pub struct Stopping<M: StopMode> {
     mode: PhantomData<M>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum Exit {
     Stopped(NothingAlive),
     Request(StopRequest),
-    Failed,
+    Failed(Reason),
 }
 
 #[diagnostic::do_not_recommend]
@@ -133,8 +133,8 @@ macro_rules! cooperative {
             }
 
             /// The step right after [`run`](Self::run): nothing has come in between. A phase that has not decided comes back.
-            pub(crate) fn proceed<C: JobController, S>(self, job: &mut JobContext<C, S>) -> Result<$after, Self> {
-                match self.decided {
+            pub(crate) fn proceed<C: JobController, S>(mut self, job: &mut JobContext<C, S>) -> Result<$after, Self> {
+                match self.decided.take() {
                     Some(exit) => Ok(self.step(exit, job)),
                     None => Err(self),
                 }
@@ -156,10 +156,11 @@ macro_rules! cooperative {
                     Exit::Stopped(gone) => {
                         let evidence = $evidence::proven(job.controller.status().last_complete);
                         let witness = gone.witness(job);
-                        $after::Stopped(job.enter(self, (evidence, witness)))
+                        $after::Stopped(job.enter(self, (evidence, witness), ReasonKind::Done))
                     }
-                    $( Exit::Request($request) => $after::$milder(job.enter(self, ())), )?
-                    Exit::Request(_) | Exit::Failed => $after::Force(job.enter(self, ())),
+                    $( Exit::Request(request @ $request) => $after::$milder(job.enter(self, (), request)), )?
+                    Exit::Request(request) => $after::Force(job.enter(self, (), request)),
+                    Exit::Failed(reason) => $after::Force(job.enter(self, (), reason)),
                 }
             }
         }
@@ -206,8 +207,8 @@ where
         job: &mut JobContext<C, S>,
     ) -> Result<Exit, Failure> {
         job.check(self)?;
-        if let Some(exit) = self.decided {
-            return Ok(exit);
+        if let Some(exit) = &self.decided {
+            return Ok(exit.clone());
         }
         if self.releasing.is_before_the_end() {
             job.write_down_status(Self::KIND).await?;
@@ -221,15 +222,19 @@ where
                     Ok::<_, Failure>(Exit::Stopped(self.releasing.end(gone, terminal, job).await?))
                 }
                 Ended::Request(request) => Ok(Exit::Request(request)),
-                Ended::Badly(reason) => {
-                    tracing::warn!(%reason, "escalating to force");
+                Ended::Badly(failure) => {
+                    job.note_error(&failure);
+                    Ok(Exit::Failed(job.why(&failure)))
+                }
+                Ended::Lost => {
+                    let reason = job.why_lost();
                     job.note_error(&reason);
-                    Ok(Exit::Failed)
+                    Ok(Exit::Failed(reason))
                 }
             }
         };
         let exit = work.instrument(span).await?;
-        self.decided = Some(exit);
+        self.decided = Some(exit.clone());
         Ok(exit)
     }
 
@@ -243,10 +248,12 @@ where
                 WorkerStopMode::Graceful => 0,
                 WorkerStopMode::Immediate => *self.failures_before.get_or_insert(status.failures),
             };
-            if let Some(failure) = job.controller.failure()
-                && (status.failures > tolerated || job.controller.has_lost_worker())
-            {
+            // The newest one: the first may be what this stop cleans up after.
+            if let Some(failure) = job.controller.latest_failure().filter(|_| status.failures > tolerated) {
                 return Ended::Badly(failure.clone().into());
+            }
+            if job.controller.has_lost_worker() {
+                return Ended::Lost;
             }
             if status.all_ended() {
                 return Ended::All;
@@ -276,6 +283,8 @@ enum Ended {
     Request(StopRequest),
     /// Not every task will end by itself.
     Badly(Failure),
+    /// A worker was lost before, so no order reaches its tasks.
+    Lost,
 }
 
 impl Stopping<Force> {
@@ -293,8 +302,8 @@ impl Stopping<Force> {
 
     async fn kill<C, S: Scheduler>(&mut self, job: &mut JobContext<C, S>) -> Result<NothingAlive, Failure> {
         job.check(self)?;
-        if let Some(Exit::Stopped(gone)) = self.decided {
-            return Ok(gone);
+        if let Some(Exit::Stopped(gone)) = &self.decided {
+            return Ok(*gone);
         }
         if self.releasing.is_before_the_end() {
             job.write_down(PhaseKind::StoppingForce).await?;
@@ -333,8 +342,8 @@ impl Stopping<Force> {
     }
 
     /// The step right after [`run`](Self::run): nothing has come in between. A phase that has not decided comes back.
-    pub(crate) fn proceed<C, S>(self, job: &mut JobContext<C, S>) -> Result<AfterForce, Self> {
-        match self.decided {
+    pub(crate) fn proceed<C, S>(mut self, job: &mut JobContext<C, S>) -> Result<AfterForce, Self> {
+        match self.decided.take() {
             Some(Exit::Stopped(gone)) => Ok(self.step_killed(gone, job)),
             _ => Err(self),
         }
@@ -342,7 +351,7 @@ impl Stopping<Force> {
 
     fn step_killed<C, S>(self, gone: NothingAlive, job: &mut JobContext<C, S>) -> AfterForce {
         let witness = gone.witness(job);
-        AfterForce::Stopped(job.enter(self, (Killed::proven(gone.confirmed_by()), witness)))
+        AfterForce::Stopped(job.enter(self, (Killed::proven(gone.confirmed_by()), witness), ReasonKind::Done))
     }
 }
 

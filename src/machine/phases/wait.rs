@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::{
     clock::{MOMENT, after},
     contracts::{ControllerError, JobController, StopRequest, WorkerEvent},
-    machine::JobContext,
+    machine::{JobContext, progress::LiveProgress},
     mailbox::Incoming,
 };
 
@@ -41,7 +41,7 @@ pub(crate) async fn news<C: JobController, S>(
             return Ok(News::Request(request));
         }
         let Some(event) = job.mailbox.try_recv() else { break };
-        take_in(&mut job.controller, event);
+        take_in(&mut job.controller, &mut job.progress, event);
         taken += 1;
     }
     let now = Instant::now();
@@ -50,7 +50,7 @@ pub(crate) async fn news<C: JobController, S>(
     }
     let next_look = look_at_health(job, now);
     job.publish_status();
-    let JobContext { controller, mailbox, .. } = job;
+    let JobContext { controller, mailbox, progress, .. } = job;
     tokio::select! {
         biased;
         // Before messages, so that a flood of them does not keep orders from being sent.
@@ -60,7 +60,7 @@ pub(crate) async fn news<C: JobController, S>(
         incoming = mailbox.next(level), if taken == 0 => Ok(match incoming {
             Incoming::Request(request) => News::Request(request),
             Incoming::Worker(event) => {
-                take_in(controller, event);
+                take_in(controller, progress, event);
                 News::Status
             }
         }),
@@ -101,10 +101,11 @@ async fn yield_once() {
     .await;
 }
 
-/// Hands a message to the controller. What it rejects has changed nothing, so it is only told.
-pub(super) fn take_in<C: JobController>(controller: &mut C, event: WorkerEvent) {
+/// Hands a message to the controller. What it rejects has changed nothing, so it is only told, and counted.
+pub(super) fn take_in<C: JobController>(controller: &mut C, progress: &mut LiveProgress, event: WorkerEvent) {
     if let Err(rejection) = controller.handle(event, Instant::now().into_std()) {
         tracing::debug!(%rejection, "rejected a worker's message");
+        progress.note_rejection(rejection);
     }
 }
 

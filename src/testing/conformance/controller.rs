@@ -76,30 +76,30 @@ pub trait ControllerSubject: 'static {
 /// The check that is under way goes on to its end or its limit, on a thread of its own.
 pub async fn controller<S: ControllerSubject>(make: impl AsyncFn() -> S + Send + Sync + 'static) -> Report {
     let mut suite = Suite::new(Contract::Controller, make, S::LIMIT);
-    suite.check(Rule::ControllerForeignRun, events::foreign_run).await;
-    suite.check(Rule::ControllerUnknown, events::unknown).await;
-    suite.check(Rule::ControllerDuplicates, events::duplicates).await;
-    suite.check(Rule::ControllerFutureEpoch, events::future_epoch).await;
-    suite.check(Rule::ControllerFinalCompletes, checkpoints::final_completes).await;
-    suite.check(Rule::ControllerNeedsEveryTask, checkpoints::needs_every_task).await;
-    suite.check(Rule::ControllerNeedsDurable, checkpoints::needs_durable).await;
-    suite.check(Rule::ControllerNeedsCommits, checkpoints::needs_commits).await;
-    suite.check(Rule::ControllerBeginsQuietly, orders::begins_quietly).await;
-    suite.check(Rule::ControllerIdempotent, orders::idempotent).await;
-    suite.check(Rule::ControllerSendsAgain, orders::sends_again).await;
-    suite.check(Rule::ControllerErrorOnce, orders::error_once).await;
-    suite.check(Rule::ControllerTellsStore, checkpoints::tells_store).await;
-    suite.check(Rule::ControllerIndependence, orders::independence).await;
-    suite.check(Rule::ControllerCancelSafe, orders::cancel_safe).await;
-    suite.check(Rule::ControllerIdle, orders::idle).await;
-    suite.check(Rule::ControllerStop, orders::stop).await;
-    suite.check(Rule::ControllerStrongerStop, orders::stronger_stop).await;
-    suite.check(Rule::ControllerNoneAfterStop, checkpoints::none_after_stop).await;
-    suite.check(Rule::ControllerNoneAfterFinal, checkpoints::none_after_final).await;
-    suite.check(Rule::ControllerRelease, orders::release).await;
-    suite.check(Rule::ControllerFirstFailure, events::first_failure).await;
-    suite.check(Rule::ControllerLostWorker, events::lost_worker).await;
-    suite.report()
+    suite.check(Rule::ControllerForeignRun, events::foreign_run);
+    suite.check(Rule::ControllerUnknown, events::unknown);
+    suite.check(Rule::ControllerDuplicates, events::duplicates);
+    suite.check(Rule::ControllerFutureEpoch, events::future_epoch);
+    suite.check(Rule::ControllerFinalCompletes, checkpoints::final_completes);
+    suite.check(Rule::ControllerNeedsEveryTask, checkpoints::needs_every_task);
+    suite.check(Rule::ControllerNeedsDurable, checkpoints::needs_durable);
+    suite.check(Rule::ControllerNeedsCommits, checkpoints::needs_commits);
+    suite.check(Rule::ControllerBeginsQuietly, orders::begins_quietly);
+    suite.check(Rule::ControllerIdempotent, orders::idempotent);
+    suite.check(Rule::ControllerSendsAgain, orders::sends_again);
+    suite.check(Rule::ControllerErrorOnce, orders::error_once);
+    suite.check(Rule::ControllerTellsStore, checkpoints::tells_store);
+    suite.check(Rule::ControllerIndependence, orders::independence);
+    suite.check(Rule::ControllerCancelSafe, orders::cancel_safe);
+    suite.check(Rule::ControllerIdle, orders::idle);
+    suite.check(Rule::ControllerStop, orders::stop);
+    suite.check(Rule::ControllerStrongerStop, orders::stronger_stop);
+    suite.check(Rule::ControllerNoneAfterStop, checkpoints::none_after_stop);
+    suite.check(Rule::ControllerNoneAfterFinal, checkpoints::none_after_final);
+    suite.check(Rule::ControllerRelease, orders::release);
+    suite.check(Rule::ControllerFirstFailure, events::first_failure);
+    suite.check(Rule::ControllerLostWorker, events::lost_worker);
+    suite.report().await
 }
 
 fn takes_checkpoints<S: ControllerSubject>(subject: &S) -> Outcome {

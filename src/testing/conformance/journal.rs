@@ -53,21 +53,21 @@ pub trait JournalSubject: 'static {
 /// The check that is under way goes on to its end or its limit, on a thread of its own.
 pub async fn journal<S: JournalSubject>(make: impl AsyncFn() -> S + Send + Sync + 'static) -> Report {
     let mut suite = Suite::new(Contract::Journal, make, S::LIMIT);
-    suite.check(Rule::JournalStartsEmpty, starts_empty).await;
-    suite.check(Rule::JournalKeepsAll, keeps_all).await;
-    suite.check(Rule::JournalDurable, durable).await;
-    suite.check(Rule::JournalAtomic, atomic).await;
-    suite.check(Rule::JournalCompareAndSet, compare_and_set).await;
-    suite.check(Rule::JournalOneWriter, one_writer).await;
-    suite.check(Rule::JournalNewerRun, newer_run).await;
-    suite.check(Rule::JournalFencing, fencing).await;
-    suite.check(Rule::JournalWriteAgain, write_again).await;
-    suite.check(Rule::JournalCancelSafe, cancel_safe).await;
-    suite.check(Rule::JournalDamage, damage).await;
-    suite.check(Rule::JournalNewerVersion, newer_version).await;
-    suite.check(Rule::JournalKeepsDamage, keeps_damage).await;
-    suite.check(Rule::JournalJobsApart, jobs_apart).await;
-    suite.report()
+    suite.check(Rule::JournalStartsEmpty, starts_empty);
+    suite.check(Rule::JournalKeepsAll, keeps_all);
+    suite.check(Rule::JournalDurable, durable);
+    suite.check(Rule::JournalAtomic, atomic);
+    suite.check(Rule::JournalCompareAndSet, compare_and_set);
+    suite.check(Rule::JournalOneWriter, one_writer);
+    suite.check(Rule::JournalNewerRun, newer_run);
+    suite.check(Rule::JournalFencing, fencing);
+    suite.check(Rule::JournalWriteAgain, write_again);
+    suite.check(Rule::JournalCancelSafe, cancel_safe);
+    suite.check(Rule::JournalDamage, damage);
+    suite.check(Rule::JournalNewerVersion, newer_version);
+    suite.check(Rule::JournalKeepsDamage, keeps_damage);
+    suite.check(Rule::JournalJobsApart, jobs_apart);
+    suite.report().await
 }
 
 fn job() -> JobId {
@@ -331,7 +331,7 @@ async fn keeps_damage<S: JournalSubject>(subject: S) -> Outcome {
     let journal = damaged(&subject, "one", Damage::Altered).await?;
     for next in [PhaseRecord { revision: 2, ..of("one", 1) }, of("one", 9)] {
         if journal.write(&next).await.is_ok() {
-            let got = format_args!("Ok for revision {} of {}", next.revision, next.run).to_string();
+            let got = format_args!("Ok for revision {} of run {}", next.revision, next.run).to_string();
             let advice = "read what is there before it is replaced, and give that error back";
             return Err(broken("an error of `write`", got).advise(advice));
         }

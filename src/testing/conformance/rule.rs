@@ -94,6 +94,7 @@ rules! {
         SchedulerFencing "scheduler.fencing" "Scheduler", "with a run given, no worker of another run or job is touched";
         SchedulerEveryRun "scheduler.every-run" "Scheduler", "without a run given, every run of the job is stopped, and no other job";
         SchedulerAsks "scheduler.asks" "Scheduler", "without force a worker is asked to leave, and may";
+        SchedulerAskedIsAlive "scheduler.asked-is-alive" "Scheduler", "a worker that was asked to leave is listed for as long as it, or a child of it, runs";
         SchedulerForce "scheduler.force" "Scheduler", "force ends workers that do not cooperate";
         SchedulerForceChildren "scheduler.force-children" "Scheduler", "force ends the children of workers too";
         SchedulerKillVerified "scheduler.kill-verified" "Scheduler::workers_for_job", "a worker is listed until it provably runs no more code";

@@ -2,6 +2,8 @@
 
 use std::{slice, time::Duration};
 
+use futures_util::future::{join_all, try_join_all};
+
 use super::{
     report::Report,
     rule::{Contract, Rule},
@@ -73,19 +75,20 @@ pub trait SchedulerSubject: 'static {
 /// The check that is under way goes on to its end or its limit, on a thread of its own.
 pub async fn scheduler<S: SchedulerSubject>(make: impl AsyncFn() -> S + Send + Sync + 'static) -> Report {
     let mut suite = Suite::new(Contract::Scheduler, make, S::LIMIT);
-    suite.check(Rule::SchedulerListsAlive, lists_alive).await;
-    suite.check(Rule::SchedulerOnlyReads, only_reads).await;
-    suite.check(Rule::SchedulerUnknownRun, unknown_run).await;
-    suite.check(Rule::SchedulerStopAgain, stop_again).await;
-    suite.check(Rule::SchedulerFencing, fencing).await;
-    suite.check(Rule::SchedulerEveryRun, every_run).await;
-    suite.check(Rule::SchedulerAsks, asks).await;
-    suite.check(Rule::SchedulerForce, force).await;
-    suite.check(Rule::SchedulerForceChildren, force_children).await;
-    suite.check(Rule::SchedulerKillVerified, kill_verified).await;
-    suite.check(Rule::SchedulerNeverLeftOut, never_left_out).await;
-    suite.check(Rule::SchedulerCancelSafe, cancel_safe).await;
-    suite.report()
+    suite.check(Rule::SchedulerListsAlive, lists_alive);
+    suite.check(Rule::SchedulerOnlyReads, only_reads);
+    suite.check(Rule::SchedulerUnknownRun, unknown_run);
+    suite.check(Rule::SchedulerStopAgain, stop_again);
+    suite.check(Rule::SchedulerFencing, fencing);
+    suite.check(Rule::SchedulerEveryRun, every_run);
+    suite.check(Rule::SchedulerAsks, asks);
+    suite.check(Rule::SchedulerAskedIsAlive, asked_is_alive);
+    suite.check(Rule::SchedulerForce, force);
+    suite.check(Rule::SchedulerForceChildren, force_children);
+    suite.check(Rule::SchedulerKillVerified, kill_verified);
+    suite.check(Rule::SchedulerNeverLeftOut, never_left_out);
+    suite.check(Rule::SchedulerCancelSafe, cancel_safe);
+    suite.report().await
 }
 
 /// A subject at work.
@@ -139,7 +142,7 @@ impl<S: SchedulerSubject> Stage<S> {
         for worker in workers {
             let gone = async || Ok(!self.runs(worker).await? && !self.is_listed(worker).await?);
             if !eventually(S::LIMIT, gone).await? {
-                return Err(broken(format_args!("{} to end after {after}", worker.worker), "it is alive"));
+                return Err(broken(format_args!("worker {} to end after {after}", worker.worker), "it is alive"));
             }
         }
         Ok(())
@@ -149,7 +152,7 @@ impl<S: SchedulerSubject> Stage<S> {
         same("it to be alive:", &(worker.worker, self.runs(worker).await?), &(worker.worker, true))?;
         if self.subject.was_asked(worker).await == Some(true) {
             return Err(broken(
-                format_args!("{} of {} to be left alone", worker.worker, worker.run),
+                format_args!("worker {} of run {} to be left alone", worker.worker, worker.run),
                 "it was asked to leave",
             ));
         }
@@ -245,6 +248,44 @@ async fn asks<S: SchedulerSubject>(subject: S) -> Outcome {
             .advise("without force, a worker gets a grace period before it is killed")),
         None => Err(Finding::NotChecked("needs `SchedulerSubject::was_asked`")),
     }
+}
+
+/// How long a scheduler that forgets a worker which takes no notice has to do it: longer than the usual grace periods.
+const FORGETS: Duration = Duration::from_secs(8);
+
+async fn asked_is_alive<S: SchedulerSubject>(subject: S) -> Outcome {
+    let (stage, (job, _)) = (Stage::new(subject), jobs());
+    let mut workers = vec![stage.start(&job, 1, 1, Manners::Stays).await?];
+    if stage.subject.is_running(&workers[0]).await.is_none() {
+        return Err(Finding::NotChecked("needs `SchedulerSubject::is_running`"));
+    }
+    // The same of a worker that is gone, and its child is not; where the subject has such workers.
+    workers.extend(stage.start(&job, 2, 2, Manners::HasChild).await.ok());
+    let asked = workers.iter().map(|worker| stage.stop(&job, Some(worker.run.get()), false));
+    let watched = workers.iter().map(|worker| {
+        let stage = &stage;
+        async move {
+            // It may be killed after a grace period: then it is gone, and need not be listed any more.
+            let is_gone = async || {
+                if stage.is_listed(worker).await? {
+                    return Ok(false);
+                }
+                match stage.subject.is_running(worker).await {
+                    Some(true) => Err(broken(
+                        format_args!("worker {} to be listed for as long as it runs, though it was asked to leave", worker.worker),
+                        "not listed, and running",
+                    )
+                    .advise("a worker that takes no notice of SIGTERM is killed or stays on the list: it is never forgotten")),
+                    _ => Ok(true),
+                }
+            };
+            eventually(FORGETS.min(S::LIMIT / 2) * 2, is_gone).await
+        }
+    });
+    // Whether the asking is answered, and how, is another rule's.
+    let asked = join_all(asked);
+    let (watched, _) = tokio::join!(try_join_all(watched), tokio::time::timeout(S::LIMIT / 2, asked));
+    watched.map(drop)
 }
 
 async fn force<S: SchedulerSubject>(subject: S) -> Outcome {

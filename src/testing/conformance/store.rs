@@ -49,22 +49,22 @@ pub trait StoreSubject: 'static {
 /// The check that is under way goes on to its end or its limit, on a thread of its own.
 pub async fn store<S: StoreSubject>(make: impl AsyncFn() -> S + Send + Sync + 'static) -> Report {
     let mut suite = Suite::new(Contract::Store, make, S::LIMIT);
-    suite.check(Rule::StoreStartsEmpty, starts_empty).await;
-    suite.check(Rule::StoreRunsGrow, runs_grow).await;
-    suite.check(Rule::StoreOneRunEach, one_run_each).await;
-    suite.check(Rule::StoreKeepsAll, keeps_all).await;
-    suite.check(Rule::StoreDurable, durable).await;
-    suite.check(Rule::StoreAtomic, atomic).await;
-    suite.check(Rule::StorePutIfAbsent, put_if_absent).await;
-    suite.check(Rule::StoreOnePublisher, one_publisher).await;
-    suite.check(Rule::StorePublishAgain, publish_again).await;
-    suite.check(Rule::StoreStaleEpoch, stale_epoch).await;
-    suite.check(Rule::StoreFencing, fencing).await;
-    suite.check(Rule::StoreHandover, handover).await;
-    suite.check(Rule::StoreDamage, damage).await;
-    suite.check(Rule::StoreCancelSafe, cancel_safe).await;
-    suite.check(Rule::StoreJobsApart, jobs_apart).await;
-    suite.report()
+    suite.check(Rule::StoreStartsEmpty, starts_empty);
+    suite.check(Rule::StoreRunsGrow, runs_grow);
+    suite.check(Rule::StoreOneRunEach, one_run_each);
+    suite.check(Rule::StoreKeepsAll, keeps_all);
+    suite.check(Rule::StoreDurable, durable);
+    suite.check(Rule::StoreAtomic, atomic);
+    suite.check(Rule::StorePutIfAbsent, put_if_absent);
+    suite.check(Rule::StoreOnePublisher, one_publisher);
+    suite.check(Rule::StorePublishAgain, publish_again);
+    suite.check(Rule::StoreStaleEpoch, stale_epoch);
+    suite.check(Rule::StoreFencing, fencing);
+    suite.check(Rule::StoreHandover, handover);
+    suite.check(Rule::StoreDamage, damage);
+    suite.check(Rule::StoreCancelSafe, cancel_safe);
+    suite.check(Rule::StoreJobsApart, jobs_apart);
+    suite.report().await
 }
 
 fn job() -> JobId {
@@ -108,7 +108,7 @@ async fn refused(
 ) -> Outcome {
     match store.publish(manifest).await {
         Err(error) if is(&error) => Ok(()),
-        other => Err(broken(format_args!("{how} for {} of {}", manifest.epoch, manifest.run), other)),
+        other => Err(broken(format_args!("{how} for epoch {} of run {}", manifest.epoch, manifest.run), other)),
     }
 }
 
@@ -315,7 +315,7 @@ async fn handover<S: StoreSubject>(subject: S) -> Outcome {
         let restored = restored?.manifest().cloned();
         match published {
             Ok(()) if restored.as_ref() != Some(&manifest) => {
-                let expected = format!("the next run to start from {}, whose publication was Ok", manifest.epoch);
+                let expected = format!("the next run to start from epoch {}, whose publication was Ok", manifest.epoch);
                 let got = restored.map(|manifest| manifest.epoch);
                 return Err(
                     broken(expected, got).advise("after the write, look again whether a newer run has been opened")

@@ -1,5 +1,5 @@
-//! Runs one check after the other, each on a thread and a runtime of its own, so that a subject which blocks, hangs or panics breaks a
-//! rule and not the test program.
+//! Runs checks side by side, each on a thread and a runtime of its own, so that a subject which blocks, hangs or panics breaks a rule and
+//! not the test program.
 
 use std::{
     any::Any,
@@ -14,7 +14,10 @@ use std::{
 
 use futures_util::future::poll_fn;
 use tokio::{
-    sync::oneshot,
+    sync::{
+        mpsc::{UnboundedSender, unbounded_channel as mpsc_channel},
+        oneshot,
+    },
     task::JoinError,
     time::{Instant, sleep},
 };
@@ -24,8 +27,15 @@ use super::{
     rule::{Contract, Rule},
 };
 
-/// How long one rule may take unless the subject says otherwise.
-pub(super) const LIMIT: Duration = Duration::from_secs(60);
+/// How long one rule may take unless the subject says otherwise. With the breath that late starters wait for, a suite in which every rule is
+/// broken ends within a minute.
+pub(super) const LIMIT: Duration = Duration::from_secs(40);
+/// So many checks are at work at a time. A subject may start processes, and checks that crowd each other out find breaches that are none.
+const AT_WORK: usize = 4;
+/// A check that has taken so long mostly waits, so it keeps no other from starting.
+const BREATH: Duration = Duration::from_secs(2);
+/// How often it is looked whether a check has ended, while it may.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// How long the runtime of a check may take to end. What is left then is left to itself.
 const SHUTDOWN: Duration = Duration::from_secs(5);
 
@@ -87,31 +97,73 @@ impl Hook {
     }
 }
 
-/// A suite at work: where its subjects come from, and what has been found so far.
+/// A suite: where its subjects come from, and what is to be checked on them.
 pub(super) struct Suite<M> {
+    contract: Contract,
     make: Arc<M>,
     limit: Duration,
-    report: Report,
+    checks: Vec<(Rule, Check)>,
 }
+
+/// A check that has not begun.
+type Check = Box<dyn FnOnce() -> oneshot::Receiver<Outcome> + Send>;
 
 impl<M: Send + Sync + 'static> Suite<M> {
     pub(super) fn new(contract: Contract, make: M, limit: Duration) -> Self {
-        Self { make: Arc::new(make), limit, report: Report::new(contract) }
+        Self { contract, make: Arc::new(make), limit, checks: Vec::new() }
     }
 
-    /// Checks one rule on a fresh subject.
-    pub(super) async fn check<S, C>(&mut self, rule: Rule, check: C)
+    /// One rule is to be checked, on a fresh subject.
+    pub(super) fn check<S, C>(&mut self, rule: Rule, check: C)
     where
         M: AsyncFn() -> S,
         C: AsyncFnOnce(S) -> Outcome + Send + 'static,
     {
-        let make = Arc::clone(&self.make);
-        let outcome = apart(self.limit, async move || check(make().await).await).await;
-        self.report.note(rule, verdict(outcome));
+        let (make, limit) = (Arc::clone(&self.make), self.limit);
+        self.checks.push((rule, Box::new(move || apart(limit, async move || check(make().await).await))));
     }
 
-    pub(super) fn report(self) -> Report {
-        self.report
+    /// Checks all rules, side by side. It takes no longer than the limit of one and a [`BREATH`] for each [`AT_WORK`] of them.
+    pub(super) async fn report(self) -> Report {
+        let (rules, checks): (Vec<_>, Vec<_>) = self.checks.into_iter().unzip();
+        let mut findings: Vec<_> = rules.iter().map(|_| Err(broken("a thread for the check", "none"))).collect();
+        // This thread starts them in the caller's place: a clock of the caller's may be paused, or its only thread busy.
+        let (tell, mut told) = mpsc_channel();
+        thread::spawn(move || start_in_turn(checks, &tell));
+        while let Some((at, outcome)) = told.recv().await {
+            findings[at] = outcome;
+        }
+        let mut report = Report::new(self.contract);
+        for (rule, outcome) in rules.into_iter().zip(findings) {
+            report.note(rule, verdict(outcome));
+        }
+        report
+    }
+}
+
+/// Starts the checks in their order, as soon as there is room, and tells what became of each.
+fn start_in_turn(checks: Vec<Check>, tell: &UnboundedSender<(usize, Outcome)>) {
+    let (make_room, room) = mpsc::channel();
+    for (at, check) in checks.into_iter().enumerate() {
+        if at >= AT_WORK {
+            // Both ends are here, so it never fails.
+            let _ = room.recv();
+        }
+        let (mut outcome, make_room, tell) = (check(), make_room.clone(), tell.clone());
+        thread::spawn(move || {
+            let deadline = std::time::Instant::now() + BREATH;
+            let mut early = None;
+            while early.is_none() && std::time::Instant::now() < deadline {
+                thread::sleep(LOOK_EVERY);
+                early = outcome.try_recv().ok();
+            }
+            // Nobody waits any more if all have started, or if the test was dropped.
+            let _ = make_room.send(());
+            let outcome = early.unwrap_or_else(|| {
+                outcome.blocking_recv().unwrap_or_else(|_| Err(broken("a thread for the check", "none")))
+            });
+            let _ = tell.send((at, outcome));
+        });
     }
 }
 
@@ -128,12 +180,11 @@ fn verdict(outcome: Outcome) -> Verdict {
 }
 
 /// Runs a check elsewhere, for no longer than `limit`.
-async fn apart<C>(limit: Duration, check: C) -> Outcome
+fn apart<C>(limit: Duration, check: C) -> oneshot::Receiver<Outcome>
 where
     C: AsyncFnOnce() -> Outcome + Send + 'static,
 {
     let (tell, told) = oneshot::channel();
-    // This thread waits in the caller's place: a clock of the caller's may be paused, or its only thread busy.
     thread::spawn(move || {
         let (end, ended) = mpsc::channel();
         thread::spawn(move || {
@@ -155,7 +206,7 @@ where
         // Nobody waits any more if the test was dropped.
         let _ = tell.send(outcome);
     });
-    told.await.unwrap_or_else(|_| Err(broken("a thread for the check", "none")))
+    told
 }
 
 fn panicked(panic: &(dyn Any + Send)) -> Finding {

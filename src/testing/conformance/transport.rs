@@ -58,14 +58,14 @@ pub trait TransportSubject: 'static {
 /// The check that is under way goes on to its end or its limit, on a thread of its own.
 pub async fn transport<S: TransportSubject>(make: impl AsyncFn() -> S + Send + Sync + 'static) -> Report {
     let mut suite = Suite::new(Contract::Transport, make, S::LIMIT);
-    suite.check(Rule::TransportTakesIn, takes_in).await;
-    suite.check(Rule::TransportAnswersAgain, answers_again).await;
-    suite.check(Rule::TransportForeignRun, foreign_run).await;
-    suite.check(Rule::TransportUnknownWorker, unknown_worker).await;
-    suite.check(Rule::TransportEnded, ended).await;
-    suite.check(Rule::TransportIndependence, independence).await;
-    suite.check(Rule::TransportCancelSafe, cancel_safe).await;
-    suite.report()
+    suite.check(Rule::TransportTakesIn, takes_in);
+    suite.check(Rule::TransportAnswersAgain, answers_again);
+    suite.check(Rule::TransportForeignRun, foreign_run);
+    suite.check(Rule::TransportUnknownWorker, unknown_worker);
+    suite.check(Rule::TransportEnded, ended);
+    suite.check(Rule::TransportIndependence, independence);
+    suite.check(Rule::TransportCancelSafe, cancel_safe);
+    suite.report().await
 }
 
 const RUN: RunId = RunId::new(7);
@@ -200,7 +200,10 @@ async fn foreign_run<S: TransportSubject>(subject: S) -> Outcome {
         match line.try_send(run, FIRST, IMMEDIATE).await {
             Err(error) if error.kind == OrderErrorKind::Rejected => {}
             other => {
-                return Err(broken(format_args!("an order of {run} to be `Rejected` by a worker of {RUN}"), other));
+                return Err(broken(
+                    format_args!("an order of run {run} to be `Rejected` by a worker of run {RUN}"),
+                    other,
+                ));
             }
         }
         line.nothing_ends("an order of another run").await?;
@@ -212,7 +215,7 @@ async fn unknown_worker<S: TransportSubject>(subject: S) -> Outcome {
     let mut line = Line::start(subject).await?;
     let stranger = WorkerId::new(99);
     if let Ok(()) = line.try_send(RUN, stranger, IMMEDIATE).await {
-        return Err(broken(format_args!("an error for an order to {stranger}, which does not exist"), "Ok"));
+        return Err(broken(format_args!("an error for an order to worker {stranger}, which does not exist"), "Ok"));
     }
     line.nothing_ends("an order to a worker that does not exist").await
 }
@@ -247,8 +250,13 @@ async fn independence<S: TransportSubject>(subject: S) -> Outcome {
             }
         });
         match sent.await {
-            Ok(sent) => ok(&format!("an order to {next} while {frozen} does not answer"), sent)?,
-            Err(_) => return Err(broken(format_args!("an answer of {next} while {frozen} does not answer"), "none")),
+            Ok(sent) => ok(&format!("an order to worker {next} while worker {frozen} does not answer"), sent)?,
+            Err(_) => {
+                return Err(broken(
+                    format_args!("an answer of worker {next} while worker {frozen} does not answer"),
+                    "none",
+                ));
+            }
         }
     }
     Ok(())

@@ -106,12 +106,12 @@ impl Task {
 
 /// What a task of a check gives to a checkpoint.
 pub(super) fn state_of(task: TaskId, epoch: Epoch) -> Bytes {
-    format!("state of {task} at {epoch}").into()
+    format!("state of task {task} at epoch {epoch}").into()
 }
 
 /// What it commits: every second task has something.
 pub(super) fn rows_of(task: TaskId, epoch: Epoch) -> Option<Bytes> {
-    (task.subtask % 2 == 1).then(|| format!("rows of {task} at {epoch}").into())
+    (task.subtask % 2 == 1).then(|| format!("rows of task {task} at epoch {epoch}").into())
 }
 
 impl Workers {
@@ -156,8 +156,10 @@ impl Workers {
     /// Notes an order; holds it back or refuses it if the check says so.
     async fn admit(&self, worker: WorkerId, order: &Order) -> Result<(), OrderError> {
         if order.run != self.run || !self.topology.workers().contains(&worker) {
-            let message =
-                format!("expected an order to a worker of {}, got one of {} to {worker}", self.run, order.run);
+            let message = format!(
+                "expected an order to a worker of run {}, got one of run {} to worker {worker}",
+                self.run, order.run
+            );
             return Err(OrderError::new(OrderErrorKind::Rejected, message));
         }
         let (is_silent, is_refusing, is_slow) = {

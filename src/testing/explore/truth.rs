@@ -23,13 +23,13 @@ impl World {
     /// An order is about to be sent.
     pub(super) fn check_order(&mut self, at: usize, run: RunId, command: &Command) {
         if run != RUN {
-            self.violated("I11", format!("an order of {run} went to a worker of {RUN}"));
+            self.violated("I11", format!("an order of run {run} went to a worker of run {RUN}"));
         }
         self.check_is_written_down(command);
         match command {
             Command::Checkpoint { epoch, then_stop } => self.check_checkpoint(*epoch, *then_stop),
             Command::Commit { epoch, .. } if !self.has_manifest(*epoch) => {
-                self.violated("I3", format!("the commit of {epoch} was ordered before its manifest was durable"));
+                self.violated("I3", format!("the commit of epoch {epoch} was ordered before its manifest was durable"));
             }
             Command::Stop(mode) => {
                 let (phase, deadline) = self.phase_and_deadline();
@@ -82,10 +82,16 @@ impl World {
         if then_stop {
             let first = *self.final_epoch.get_or_insert(epoch);
             if first != epoch {
-                self.violated("I3", format!("{epoch} is a second final checkpoint of the run: {first} was ordered"));
+                self.violated(
+                    "I3",
+                    format!("epoch {epoch} is a second final checkpoint of the run: epoch {first} was ordered"),
+                );
             }
         } else if self.final_epoch == Some(epoch) {
-            self.violated("I3", format!("{epoch} was ordered as the final checkpoint, and then as one that is not"));
+            self.violated(
+                "I3",
+                format!("epoch {epoch} was ordered as the final checkpoint, and then as one that is not"),
+            );
         }
     }
 
@@ -151,7 +157,7 @@ impl World {
             if !is_true {
                 self.violated(
                     "I3",
-                    format!("the manifest of {epoch} says {entry:?} of {}, which did {task:?}", task.id),
+                    format!("the manifest of epoch {epoch} says {entry:?} of task {}, which did {task:?}", task.id),
                 );
             }
         }
@@ -207,7 +213,7 @@ impl World {
         if let Some(epoch) = stopped.epoch()
             && !self.has_manifest(epoch)
         {
-            self.violated("I3", format!("{} speaks of {epoch}, which is not durable", stopped.kind()));
+            self.violated("I3", format!("{} speaks of epoch {epoch}, which is not durable", stopped.kind()));
         }
         self.note_end(stopped);
     }
@@ -215,7 +221,7 @@ impl World {
     fn check_tasks(&mut self, claim: &str, holds: fn(Option<End>) -> bool) {
         for task in self.tasks {
             if !holds(task.end) {
-                self.violated("I3", format!("{claim} was said of {}, whose end was {:?}", task.id, task.end));
+                self.violated("I3", format!("{claim} was said of task {}, whose end was {:?}", task.id, task.end));
             }
         }
     }
@@ -225,14 +231,17 @@ impl World {
         let Some(manifest) = self.manifests.last().filter(|last| last.epoch == epoch && last.then_stop).cloned() else {
             self.violated(
                 "I3",
-                format!("Checkpointed was said of {epoch}, whose manifest is not durable or not the last"),
+                format!("Checkpointed was said of epoch {epoch}, whose manifest is not durable or not the last"),
             );
             return;
         };
         for task in &manifest.tasks {
             let committed = self.tasks.iter().any(|it| it.id == task.task && it.committed >= Some(epoch));
             if task.commit.is_some() && !committed {
-                self.violated("I3", format!("Checkpointed was said of {epoch}, and {} has not committed", task.task));
+                self.violated(
+                    "I3",
+                    format!("Checkpointed was said of epoch {epoch}, and task {} has not committed", task.task),
+                );
             }
         }
     }

@@ -11,10 +11,10 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::lock;
+use super::{lock, next_of};
 use crate::contracts::{
     Applied, CheckpointStart, ControllerError, Count, Epoch, FinalCheckpoint, JobController, OrderError, OrderReport,
-    Rejection, RunFailure, RunStatus, StoreError, WorkerEvent, WorkerId, WorkerStopMode,
+    Rejection, RunFailure, RunId, RunStatus, StoreError, WorkerEvent, WorkerId, WorkerStopMode,
 };
 
 /// What a phase told the controller.
@@ -45,13 +45,71 @@ pub enum Does {
     RefuseOrder,
     /// The manifest can't be published: [`JobController::progress`] says so, once.
     FailToPublish,
+    /// Run 2 of the job `scripted` has fenced run 1: [`JobController::progress`] says so, once.
+    BeFenced,
 }
 
-#[derive(Debug)]
+impl Does {
+    /// The error that `progress` returns, for what is no change of the status.
+    fn error(&self) -> Option<ControllerError> {
+        match self {
+            Self::RefuseOrder => Some(refused()),
+            Self::FailToPublish => Some(StoreError::Unavailable("scripted".into()).into()),
+            Self::BeFenced => {
+                let (run, newer) = (RunId::new(1), RunId::new(2));
+                Some(StoreError::Fenced { job: "scripted".into(), run, newer }.into())
+            }
+            Self::CompleteFinal | Self::Finish | Self::ExhaustSources | Self::Fail(_) => None,
+        }
+    }
+}
+
+fn refused() -> ControllerError {
+    let failures = vec![(WorkerId::new(1), OrderError::timed_out(Duration::from_secs(5)))];
+    ControllerError::Orders(OrderReport { order: "scripted", workers: 2, failures }.into())
+}
+
+/// How a controller answers when it is told to take the final checkpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CheckpointAnswer {
+    /// It starts the checkpoint, or says that it already has.
+    #[default]
+    Starts,
+    /// A periodic checkpoint is still in flight.
+    Busy,
+    /// Worker 1 does not take the order.
+    Refuses,
+    /// The job has no checkpoint store.
+    NoStore,
+}
+
+/// A call of a method of [`JobController`] that tells it something, or lets it work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ControllerCall {
+    /// [`JobController::handle`]
+    Handle,
+    /// [`JobController::check_health`]
+    CheckHealth,
+    /// [`JobController::begin_checkpoint`]
+    BeginCheckpoint,
+    /// [`JobController::begin_stop`]
+    BeginStop,
+    /// [`JobController::begin_release`]
+    BeginRelease,
+    /// [`JobController::progress`]
+    Progress,
+}
+
+#[derive(Debug, Default)]
 struct Script {
     status: RunStatus,
     told: Vec<(Told, Instant)>,
+    calls: Vec<(ControllerCall, Instant)>,
     events: Vec<WorkerEvent>,
+    checkpoints: Vec<CheckpointAnswer>,
+    on_event: Vec<Does>,
     reactions: Vec<(Told, Duration, Does)>,
     due: Vec<(Instant, Does)>,
     /// The status was changed from outside, and `progress` has not said so yet.
@@ -92,18 +150,21 @@ impl ScriptedController {
     /// The epoch of the final checkpoint.
     pub const FINAL: Epoch = Epoch::new(42);
 
+    /// The epoch of the last complete checkpoint before it.
+    pub const BEFORE_FINAL: Epoch = Epoch::new(41);
+
     /// The controller of a run of so many tasks on two workers, half of them sources (rounded up), whose last complete checkpoint is
-    /// the one before [`FINAL`](Self::FINAL).
+    /// [`BEFORE_FINAL`](Self::BEFORE_FINAL).
     pub fn new(tasks: u32) -> Self {
         let status = RunStatus {
             tasks: Count::new(0, tasks),
             sources: Count::new(0, tasks.div_ceil(2)),
             workers: 2,
             workers_left: 2,
-            last_complete: Some(Epoch::new(Self::FINAL.get() - 1)),
+            last_complete: Some(Self::BEFORE_FINAL),
             ..RunStatus::default()
         };
-        let script = Script { status, told: vec![], events: vec![], reactions: vec![], due: vec![], is_changed: false };
+        let script = Script { status, ..Script::default() };
         Self(Arc::new(Shared { script: Mutex::new(script), failure: OnceLock::new(), changed: Notify::new() }))
     }
 
@@ -117,6 +178,29 @@ impl ScriptedController {
     pub fn later(&self, after: Duration, does: Does) -> &Self {
         lock(&self.0.script).due.push((Instant::now() + after, does));
         self.0.changed.notify_one();
+        self
+    }
+
+    /// The run does this at once. An error is what `progress` returns next.
+    pub fn now(&self, does: Does) -> &Self {
+        if does.error().is_some() {
+            return self.later(Duration::ZERO, does);
+        }
+        self.apply(does);
+        lock(&self.0.script).is_changed = true;
+        self.0.changed.notify_one();
+        self
+    }
+
+    /// With every message of a worker, the run does this at once.
+    pub fn on_event(&self, does: Does) -> &Self {
+        lock(&self.0.script).on_event.push(does);
+        self
+    }
+
+    /// It answers like this when it is told to take the final checkpoint, one after the other; the last answer is repeated.
+    pub fn checkpoints(&self, answers: impl IntoIterator<Item = CheckpointAnswer>) -> &Self {
+        lock(&self.0.script).checkpoints = answers.into_iter().collect();
         self
     }
 
@@ -139,9 +223,23 @@ impl ScriptedController {
         lock(&self.0.script).told.iter().find(|(it, _)| *it == told).map(|(_, at)| *at)
     }
 
+    /// Every call so far, in order, and when it came.
+    pub fn calls(&self) -> Vec<(ControllerCall, Instant)> {
+        lock(&self.0.script).calls.clone()
+    }
+
+    /// How often it was called so.
+    pub fn count(&self, call: ControllerCall) -> usize {
+        lock(&self.0.script).calls.iter().filter(|(it, _)| *it == call).count()
+    }
+
     /// The workers' messages that reached it.
     pub fn events(&self) -> Vec<WorkerEvent> {
         lock(&self.0.script).events.clone()
+    }
+
+    fn note(&self, call: ControllerCall) {
+        lock(&self.0.script).calls.push((call, Instant::now()));
     }
 
     fn tell(&self, told: Told) {
@@ -162,7 +260,8 @@ impl ScriptedController {
         Some(script.due.remove(position).1)
     }
 
-    fn apply(&self, does: Does) -> Result<(), ControllerError> {
+    /// Changes the status. An error changes nothing in it.
+    fn apply(&self, does: Does) {
         let mut script = lock(&self.0.script);
         match does {
             Does::CompleteFinal => {
@@ -181,13 +280,8 @@ impl ScriptedController {
                 // The first one stays.
                 let _ = self.0.failure.set(failure);
             }
-            Does::RefuseOrder => {
-                let failures = vec![(WorkerId::new(1), OrderError::timed_out(Duration::from_secs(5)))];
-                return Err(ControllerError::Orders(OrderReport { order: "scripted", workers: 2, failures }.into()));
-            }
-            Does::FailToPublish => return Err(StoreError::Unavailable("scripted".into()).into()),
+            Does::RefuseOrder | Does::FailToPublish | Does::BeFenced => {}
         }
-        Ok(())
     }
 }
 
@@ -202,15 +296,33 @@ impl JobController for ScriptedController {
     }
 
     fn handle(&mut self, event: WorkerEvent, _: std::time::Instant) -> Result<Applied, Rejection> {
-        lock(&self.0.script).events.push(event);
+        self.note(ControllerCall::Handle);
+        let does = {
+            let mut script = lock(&self.0.script);
+            script.events.push(event);
+            script.on_event.clone()
+        };
+        for does in does {
+            self.now(does);
+        }
         Ok(Applied::Changed)
     }
 
-    fn check_health(&mut self, _: std::time::Instant) {}
+    fn check_health(&mut self, _: std::time::Instant) {
+        self.note(ControllerCall::CheckHealth);
+    }
 
     fn begin_checkpoint(&mut self, then_stop: bool) -> Result<CheckpointStart, ControllerError> {
+        self.note(ControllerCall::BeginCheckpoint);
         if !then_stop {
             return Err(ControllerError::NoCheckpoint("this script has no periodic ones".into()));
+        }
+        let answer = next_of(&mut lock(&self.0.script).checkpoints);
+        match answer {
+            CheckpointAnswer::Starts => {}
+            CheckpointAnswer::Busy => return Ok(CheckpointStart::Busy(Self::BEFORE_FINAL)),
+            CheckpointAnswer::Refuses => return Err(refused()),
+            CheckpointAnswer::NoStore => return Err(ControllerError::NoCheckpoint("this script has no store".into())),
         }
         let is_first = {
             let status = &mut lock(&self.0.script).status;
@@ -225,17 +337,23 @@ impl JobController for ScriptedController {
     }
 
     fn begin_stop(&mut self, mode: WorkerStopMode) {
+        self.note(ControllerCall::BeginStop);
         self.tell(Told::Stop(mode));
     }
 
     fn begin_release(&mut self) {
+        self.note(ControllerCall::BeginRelease);
         self.tell(Told::Release);
     }
 
     async fn progress(&mut self) -> Result<(), ControllerError> {
+        self.note(ControllerCall::Progress);
         loop {
             if let Some(does) = self.take_due() {
-                return self.apply(does);
+                return match does.error() {
+                    Some(error) => Err(error),
+                    None => Ok(self.apply(does)),
+                };
             }
             if std::mem::take(&mut lock(&self.0.script).is_changed) {
                 return Ok(());

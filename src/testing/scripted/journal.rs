@@ -22,6 +22,8 @@ pub enum JournalAnswer {
     Unavailable,
     /// It writes, and says that it can't now: the answer was lost.
     WritesAndFails,
+    /// It writes, and says nothing.
+    WritesAndHangs,
     /// It does not write, and says nothing.
     Hangs,
 }
@@ -86,7 +88,7 @@ impl Journal for ScriptedJournal {
         let answer = {
             let mut book = lock(&self.0);
             let answer = next_of(&mut book.answers);
-            let writes = matches!(answer, JournalAnswer::Writes | JournalAnswer::WritesAndFails);
+            let writes = !matches!(answer, JournalAnswer::Unavailable | JournalAnswer::Hangs);
             if writes && may_write(book.newest(&record.job), record)? == Write::Needed {
                 book.records.push(record.clone());
             }
@@ -97,7 +99,7 @@ impl Journal for ScriptedJournal {
             JournalAnswer::Unavailable | JournalAnswer::WritesAndFails => {
                 Err(JournalError::Unavailable("scripted".into()))
             }
-            JournalAnswer::Hangs => pending().await,
+            JournalAnswer::WritesAndHangs | JournalAnswer::Hangs => pending().await,
         }
     }
 }

@@ -43,6 +43,7 @@ pub enum SchedulerAnswer {
 
 #[derive(Debug)]
 struct Fleet {
+    of: Option<(JobId, RunId)>,
     alive: Vec<WorkerId>,
     gone_at: Option<Instant>,
     answers: [Vec<SchedulerAnswer>; 3],
@@ -74,7 +75,23 @@ impl ScriptedScheduler {
     /// A scheduler with these workers alive.
     pub fn new<W: Into<WorkerId>>(alive: impl IntoIterator<Item = W>) -> Self {
         let alive = alive.into_iter().map(Into::into).collect();
-        Self(Arc::new(Mutex::new(Fleet { alive, gone_at: None, answers: Default::default(), calls: vec![] })))
+        Self(Arc::new(Mutex::new(Fleet { of: None, alive, gone_at: None, answers: Default::default(), calls: vec![] })))
+    }
+
+    /// It must be asked about this run of this job alone: any other call would touch somebody else's workers (invariant I11).
+    ///
+    /// # Panics
+    /// A call about another job, another run, or all runs of the job panics.
+    #[must_use]
+    pub fn of_run(self, job: impl Into<JobId>, run: RunId) -> Self {
+        lock(&self.0).of = Some((job.into(), run));
+        self
+    }
+
+    /// It answers every call like this, for ever.
+    pub fn always(&self, answer: SchedulerAnswer) -> &Self {
+        lock(&self.0).answers = std::array::from_fn(|_| vec![answer]);
+        self
     }
 
     /// It answers such calls like this, one after the other; the last answer is repeated.
@@ -99,9 +116,12 @@ impl ScriptedScheduler {
         lock(&self.0).calls.iter().find(|(it, ..)| *it == call).map(|(.., at)| *at)
     }
 
-    async fn act(&self, call: Call, run: Option<RunId>) -> Result<(), SchedulerError> {
+    async fn act(&self, call: Call, job: &JobId, run: Option<RunId>) -> Result<(), SchedulerError> {
         let answer = {
             let mut fleet = lock(&self.0);
+            if let Some((of_job, of_run)) = &fleet.of {
+                assert_eq!((job, run), (of_job, Some(*of_run)), "only this run may be touched (I11)");
+            }
             let now = Instant::now();
             fleet.calls.push((call, run, now));
             let answer = next_of(&mut fleet.answers[call as usize]);
@@ -125,12 +145,12 @@ impl ScriptedScheduler {
 }
 
 impl Scheduler for ScriptedScheduler {
-    async fn stop_workers(&self, _: &JobId, run: Option<RunId>, force: bool) -> Result<(), SchedulerError> {
-        self.act(if force { Call::Kill } else { Call::Ask }, run).await
+    async fn stop_workers(&self, job: &JobId, run: Option<RunId>, force: bool) -> Result<(), SchedulerError> {
+        self.act(if force { Call::Kill } else { Call::Ask }, job, run).await
     }
 
-    async fn workers_for_job(&self, _: &JobId, run: Option<RunId>) -> Result<Vec<WorkerId>, SchedulerError> {
-        self.act(Call::List, run).await?;
+    async fn workers_for_job(&self, job: &JobId, run: Option<RunId>) -> Result<Vec<WorkerId>, SchedulerError> {
+        self.act(Call::List, job, run).await?;
         Ok(self.alive())
     }
 }

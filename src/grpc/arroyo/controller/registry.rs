@@ -33,7 +33,7 @@ pub(super) struct Hosted {
 
 /// A run that is not newer than the one that is registered.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("expected a run of job `{job}` after {registered}, which is registered, got {got}")]
+#[error("expected a run of job `{job}` after run {registered}, which is registered, got run {got}")]
 pub struct RegisterError {
     /// The job.
     pub job: JobId,
@@ -133,7 +133,7 @@ impl Hosted {
         let _place = self.waiting.try_acquire().map_err(|_| full("too many calls wait for it already"))?;
         match tokio::time::timeout(wait, self.sender.event(event)).await {
             Ok(delivered) => delivered.map_err(|gone| self.gone(gone)),
-            Err(_) => Err(full(&format!("was so for {}", humantime::format_duration(wait)))),
+            Err(_) => Err(full(&format!("was so for {}", crate::text::rounded(wait)))),
         }
     }
 

@@ -17,9 +17,9 @@ use tonic::{Code, IntoRequest, Request, Status, transport::Channel};
 
 use crate::{
     contracts::{Event, TaskId, Topology, WorkerEvent},
-    grpc::arroyo::{fence::Addressee, wire},
     grpc::{
         GrpcWorkerOptions,
+        arroyo::{fence::Addressee, wire},
         proto::{
             arroyo_rpc::{
                 ErrorDomain, HeartbeatReq, RegisterWorkerReq, RetryHint, TaskCheckpointCompletedReq,
@@ -251,7 +251,7 @@ impl Reports {
             }
             self.report(event).await
         };
-        let late = |_| Status::deadline_exceeded(format!("no answer within {}", humantime::format_duration(limit)));
+        let late = |_| Status::deadline_exceeded(format!("no answer within {}", crate::text::rounded(limit)));
         timeout(limit, calls).await.map_err(late)?
     }
 

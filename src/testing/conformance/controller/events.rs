@@ -139,7 +139,7 @@ pub(super) async fn first_failure<S: ControllerSubject>(subject: S) -> Outcome {
         same("failures and failed tasks", &(status.failures, status.tasks_failed), &(count, count))?;
         match bench.controller.failure() {
             Some(RunFailure::TaskFailed { task: first, .. }) if *first == task(0) => {}
-            other => return Err(broken(format_args!("the failure of {}", task(0)), other)),
+            other => return Err(broken(format_args!("the failure of task {}", task(0)), other)),
         }
     }
     Ok(())

@@ -50,7 +50,7 @@ fn nothing_repeated<C>(bench: &Bench<C>) -> Outcome {
     match bench.workers.book().repeated.first() {
         None => Ok(()),
         Some((worker, command)) => Err(broken(
-            format_args!("one {} order to {worker}, which had taken it", command.name()),
+            format_args!("one {} order to worker {worker}, which had taken it", command.name()),
             format_args!("another one: {command:?}"),
         )),
     }
@@ -138,7 +138,7 @@ pub(super) async fn independence<S: ControllerSubject>(subject: S) -> Outcome {
         bench.controller.begin_stop(WorkerStopMode::Immediate);
         let mut others = WORKERS.into_iter().filter(|worker| *worker != silent);
         let (Some(one), Some(other)) = (others.next(), others.next()) else { continue };
-        let what = format!("the stop order at {one} and {other} while {silent} does not answer");
+        let what = format!("the stop order at workers {one} and {other} while worker {silent} does not answer");
         let is_there = |taken: &[_], worker| count(taken, worker, is_immediate) > 0;
         bench.until(&what, |_, book, _| is_there(&book.taken, one) && is_there(&book.taken, other)).await?;
     }
@@ -153,7 +153,7 @@ pub(super) async fn cancel_safe<S: ControllerSubject>(subject: S) -> Outcome {
         .await?;
     for worker in WORKERS {
         let begun = count(&bench.workers.book().begun, worker, is_immediate);
-        same(&format!("this many orders to {worker}, begun and not started over:"), &begun, &1)?;
+        same(&format!("this many orders to worker {worker}, begun and not started over:"), &begun, &1)?;
     }
     Ok(())
 }

@@ -1,0 +1,9 @@
+//! What a shutdown costs, beside the ways people do it today: the measurements, and what is made of their figures.
+//!
+//! Two programs and a test use it: `performance` (`cargo bench -p winddown-benches`) prints tables, `bench_report` writes
+//! `docs/performance.md`, and `tests/performance_page.rs` compares that page with the stored figures.
+#![forbid(unsafe_code)]
+#![allow(missing_docs, clippy::missing_errors_doc, reason = "only the programs of this package call it")]
+
+pub mod measure;
+pub mod report;

@@ -1,0 +1,100 @@
+//! The ends of workers, as their scheduler hears of them, told to their run.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use super::{JobSender, TryEventError};
+use crate::contracts::{Event, JobId, RunId, WorkerEvent, WorkerId};
+
+/// What a scheduler needs for [`Scheduler::report_ends`](crate::contracts::Scheduler::report_ends): it remembers who of a job's newest run is
+/// gone, and tells the run, once and at once, as soon as that is there to be told.
+///
+/// ```
+/// use winddown::{Event, Mailbox, RunId, WorkerEnds, WorkerEvent, WorkerId};
+///
+/// let (ends, mut mailbox) = (WorkerEnds::default(), Mailbox::new(8));
+/// let (job, run, worker) = ("words".into(), RunId::new(1), WorkerId::new(3));
+/// ends.gone(&job, run, worker); // before anybody listens
+/// ends.report_to(&job, run, mailbox.sender());
+/// assert_eq!(mailbox.try_recv(), Some(WorkerEvent::new(run, worker, Event::WorkerFinished)));
+/// ```
+#[derive(Debug, Default)]
+pub struct WorkerEnds(Mutex<HashMap<JobId, Ends>>);
+
+/// The ends of one run.
+#[derive(Debug)]
+struct Ends {
+    run: RunId,
+    gone: BTreeSet<WorkerId>,
+    to: Option<JobSender>,
+}
+
+impl WorkerEnds {
+    /// The workers of `run` that are gone are told of to `to`, until its job is gone; those that have gone before too.
+    pub fn report_to(&self, job: &JobId, run: RunId, to: JobSender) {
+        let mut jobs = self.lock();
+        // What nobody listens to any more is forgotten here, so that it does not pile up.
+        jobs.retain(|_, ends| ends.to.as_ref().is_none_or(|to| !to.is_closed()));
+        let Some(ends) = newest(&mut jobs, job, run) else { return };
+        for worker in &ends.gone {
+            tell(&to, run, *worker);
+        }
+        ends.to = Some(to);
+    }
+
+    /// A worker is gone. Its last word is in the mailbox by now, if it was heard at all.
+    ///
+    /// Where the mailbox is full, the telling waits for room on the runtime that this is called on.
+    pub fn gone(&self, job: &JobId, run: RunId, worker: WorkerId) {
+        let mut jobs = self.lock();
+        let Some(ends) = newest(&mut jobs, job, run) else { return };
+        if ends.gone.insert(worker)
+            && let Some(to) = &ends.to
+        {
+            tell(to, run, worker);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<JobId, Ends>> {
+        // No code of others runs while it is held.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The ends of this run, unless a newer one is known. Run numbers only grow, so nobody waits for an older one.
+fn newest<'a>(jobs: &'a mut HashMap<JobId, Ends>, job: &JobId, run: RunId) -> Option<&'a mut Ends> {
+    let ends = jobs.entry(job.clone()).or_insert_with(|| Ends { run, gone: BTreeSet::new(), to: None });
+    if ends.run < run {
+        *ends = Ends { run, gone: BTreeSet::new(), to: None };
+    }
+    (ends.run == run).then_some(ends)
+}
+
+fn tell(to: &JobSender, run: RunId, worker: WorkerId) {
+    match to.try_event(WorkerEvent::new(run, worker, Event::WorkerFinished)) {
+        Ok(()) => tracing::debug!(%run, %worker, "the end of a worker was told to its run"),
+        // The run is over: nobody needs to know.
+        Err(TryEventError::Gone(_)) => {}
+        Err(TryEventError::Full(event)) => wait_for_room(to.clone(), event),
+    }
+}
+
+#[cfg(any(feature = "worker", feature = "process", feature = "kubernetes"))]
+fn wait_for_room(to: JobSender, event: WorkerEvent) {
+    match tokio::runtime::Handle::try_current() {
+        Ok(runtime) => drop(runtime.spawn(async move { to.event(event).await })),
+        Err(_) => missed(&event),
+    }
+}
+
+#[cfg(not(any(feature = "worker", feature = "process", feature = "kubernetes")))]
+fn wait_for_room(_: JobSender, event: WorkerEvent) {
+    missed(&event);
+}
+
+/// Its silence will tell.
+fn missed(event: &WorkerEvent) {
+    tracing::warn!(run = %event.run, worker = %event.worker, "the end of a worker could not be told: the mailbox is full");
+}

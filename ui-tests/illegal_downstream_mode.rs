@@ -1,0 +1,11 @@
+// A downstream crate can't add a mode of stopping.
+use winddown::{StopBehavior, StopMode, WorkerStopMode};
+
+#[derive(Clone, Copy)]
+struct Polite;
+
+impl StopMode for Polite {
+    const BEHAVIOR: StopBehavior = StopBehavior::StopJob(WorkerStopMode::Graceful);
+}
+
+fn main() {}
