@@ -10,6 +10,8 @@ mod dropped;
 mod forged;
 #[path = "evidence/names.rs"]
 mod names;
+#[path = "evidence/page.rs"]
+mod page;
 
 use std::{
     sync::{Arc, Mutex},

@@ -127,7 +127,6 @@ async fn i6_a_kill_without_a_controller_is_kept_when_its_drive_is_dropped() {
     let (mut job, running) = JobContext::builder(&OpenRun::without_store("job", RunId::new(7)))
         .simulated()
         .build(Detached, scheduler.clone())
-        .unwrap()
         .unwrap();
     assert!(timeout(secs(1), drive(running, &mut job, &Policy::escalate())).await.is_err());
     let kept = job.take_parked().unwrap();
@@ -177,7 +176,6 @@ async fn i1_the_end_of_one_job_is_not_the_end_of_another() {
         let (mut detached, _running) = JobContext::builder(&OpenRun::without_store("job", RunId::new(7)))
             .simulated()
             .build(Detached, ScriptedScheduler::new([1]))
-            .unwrap()
             .unwrap();
         let error = drive(error.into_phase(), &mut detached, &Policy::escalate()).await.unwrap_err();
         assert!(matches!(error.failure(), Failure::WrongJob(_)), "{kind}: {error}");

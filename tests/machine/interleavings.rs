@@ -234,7 +234,7 @@ async fn keep_trying_without_retries_lets_others_run() {
     let stopping = running.stop_with_checkpoint(&mut job).unwrap();
     let receipt = drive(stopping, &mut job, &Policy::keep_trying()).await;
     assert!(others_ran.load(Ordering::Relaxed));
-    assert_eq!(receipt.unwrap().stopped.name(), "halted");
+    assert_eq!(receipt.unwrap().stopped().name(), "halted");
     let tries = controller.count(ControllerCall::BeginCheckpoint);
     assert!(tries < 1000, "{tries}: no more tries than the backoff lets through");
 }

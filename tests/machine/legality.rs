@@ -5,8 +5,8 @@
 use std::marker::PhantomData;
 
 use winddown::{
-    CheckpointStopping, Checkpointed, Drained, EDGES, Finishing, Force, Graceful, Halted, Immediate, Killed, Phase,
-    PhaseKind, Recovering, Running, StopRequest, Stopped, Stopping, SuccessorOf, edge,
+    CheckpointStopping, Checkpointed, Completed, Drained, EDGES, Finishing, Force, Graceful, Halted, Immediate, Killed,
+    Phase, PhaseKind, Recovering, Running, StopRequest, Stopped, Stopping, SuccessorOf, edge,
 };
 
 struct Step<From, To>(PhantomData<(From, To)>);

@@ -177,15 +177,6 @@ async fn original_6_stopping_is_entered_from_finishing_and_recovering() {
     assert_eq!(names(&receipt.legs()), walked);
     assert_eq!(receipt.stopped().epoch(), Some(FINAL), "the final commit of exactly-once sinks is in it");
 
-    // Without a store there is no final checkpoint, and the tasks drain.
-    let (mut job, running, controller, _) = support::job(Limits::default());
-    controller.script().no_store = true;
-    controller.later(secs(1), Does::ExhaustSources);
-    controller.on(Told::Stop(WorkerStopMode::Graceful), secs(1), Does::Finish);
-    let receipt = drive(running, &mut job, &Policy::give_back()).await.unwrap();
-    let walked = ["Running", "Finishing", "Stopping<Graceful>", "Stopped<Drained>"];
-    assert_eq!(names(receipt.legs()), walked);
-
     let (mut job, running, controller, _) = crate::support::job(Limits::default());
     controller.later(secs(1), Does::Fail(task_failed()));
     controller.on(Told::Stop(IMMEDIATE), secs(1), Does::Finish);

@@ -115,7 +115,7 @@ async fn i7_a_lost_answer_of_the_journal_is_no_conflict() {
     controller.on(Told::Stop(WorkerStopMode::Graceful), secs(1), Does::Finish);
     let receipt = drive(running.stop_gracefully(&mut job).unwrap(), &mut job, &Policy::give_back()).await.unwrap();
     assert_eq!((receipt.stopped().name(), receipt.retries()), ("drained", 1));
-    let revisions: Vec<_> = journal.records().iter().map(|it| (it.revision, it.phase)).collect();
+    let revisions: Vec<_> = journal.records().iter().map(|it| (it.revision(), it.phase())).collect();
     assert_eq!(
         revisions,
         [(1, PhaseKind::StoppingGraceful), (2, PhaseKind::StoppedDrained)],
