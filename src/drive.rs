@@ -50,7 +50,7 @@ pub async fn drive<C: Attachment, S: Scheduler>(
         let Some(phase) = parking.phase.as_mut() else { continue };
         let Err(failure) = C::run(phase, parking.job).await else {
             // The outcome is in the phase, so the step does not wait: there is no point at which the phase could be lost.
-            match parking.step().await {
+            match parking.step() {
                 Stepped::On => retries.start_over(),
                 Stepped::Stopped(stopped) => return Ok(Receipt::new(parking.job, stopped, retries.used())),
                 Stepped::Failed(error) => return Err(error),
@@ -153,9 +153,9 @@ enum Stepped {
 }
 
 impl<C: Attachment, S: Scheduler> Parking<'_, C, S> {
-    async fn step(&mut self) -> Stepped {
+    fn step(&mut self) -> Stepped {
         let Some(phase) = self.phase.take() else { return Stepped::On };
-        match C::step(phase, self.job).await {
+        match C::step(phase, self.job) {
             Ok(AnyPhase::StoppedCheckpointed(stopped)) => Stepped::Stopped(AnyStopped::Checkpointed(stopped)),
             Ok(AnyPhase::StoppedCompleted(stopped)) => Stepped::Stopped(AnyStopped::Completed(stopped)),
             Ok(AnyPhase::StoppedDrained(stopped)) => Stepped::Stopped(AnyStopped::Drained(stopped)),

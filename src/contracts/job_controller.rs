@@ -213,18 +213,18 @@ impl<C: JobController> DynJobController for C {
 /// let embedded = EmbeddedCluster::default();
 /// let (words, mailbox) = (RunId::new(1), Mailbox::new(64));
 /// let topology = Topology::builder().operator("source", Role::Source, [WorkerId::new(1)]).build()?;
-/// let workers = embedded.start("words".into(), words, &topology, None, mailbox.sender(), |mut ctx| async move {
+/// let workers = embedded.start(&OpenRun::without_store("words".into(), words), &topology, mailbox.sender(), |mut ctx| async move {
 ///     while !matches!(ctx.order().await, TaskOrder::Stop(_)) {}
 ///     Ok(())
 /// })?;
-/// let clustered = ClusterController::builder("words", words, topology, Arc::new(workers)).build();
+/// let clustered = ClusterController::builder(&OpenRun::without_store("words", words), topology, Arc::new(workers)).build();
 ///
 /// let stopped = scripted::ScriptedController::new(2);
 /// stopped.on(scripted::Told::Stop(WorkerStopMode::Immediate), std::time::Duration::ZERO, scripted::Does::Finish);
 ///
 /// let mut jobs: Vec<(JobContext<BoxController, BoxScheduler>, Running)> = vec![
-///     JobContext::builder("words", words).mailbox(mailbox).build(Box::new(clustered), Arc::new(embedded)),
-///     JobContext::new("clicks", RunId::new(7), Box::new(stopped), Arc::new(scripted::ScriptedScheduler::new([1, 2]))),
+///     JobContext::builder(&OpenRun::without_store("words", words)).mailbox(mailbox).build(Box::new(clustered), Arc::new(embedded)),
+///     JobContext::new(&OpenRun::without_store("clicks", RunId::new(7)), Box::new(stopped), Arc::new(scripted::ScriptedScheduler::new([1, 2])))?,
 /// ];
 /// for (mut job, running) in jobs.drain(..) {
 ///     job.sender().request(StopRequest::Immediate)?;

@@ -37,11 +37,8 @@ pub(super) mod sealed {
             job: &mut JobContext<Self, S>,
         ) -> impl Future<Output = Result<(), Failure>> + Send;
 
-        /// Steps to the successor. After a `run` that was `Ok` it does not wait.
-        fn step<S: Scheduler>(
-            phase: AnyPhase,
-            job: &mut JobContext<Self, S>,
-        ) -> impl Future<Output = Result<AnyPhase, Failed<AnyPhase>>> + Send;
+        /// Steps to the successor, after a `run` that was `Ok`. It does not wait.
+        fn step<S: Scheduler>(phase: AnyPhase, job: &mut JobContext<Self, S>) -> Result<AnyPhase, Failed<AnyPhase>>;
 
         /// Waits out a backoff, unless a stop request stronger than `level` comes.
         fn pause<S: Scheduler>(
@@ -77,20 +74,17 @@ pub(super) mod sealed {
             }
         }
 
-        async fn step<S: Scheduler>(
-            phase: AnyPhase,
-            job: &mut JobContext<Self, S>,
-        ) -> Result<AnyPhase, Failed<AnyPhase>> {
-            match phase {
-                AnyPhase::Running(phase) => phase.proceed(job).await.map(Into::into).map_err(any),
-                AnyPhase::Finishing(phase) => phase.proceed(job).await.map(Into::into).map_err(any),
-                AnyPhase::Recovering(phase) => phase.next(job).await.map(Into::into).map_err(any),
-                AnyPhase::CheckpointStopping(phase) => phase.proceed(job).await.map(Into::into).map_err(any),
-                AnyPhase::StoppingGraceful(phase) => phase.proceed(job).await.map(Into::into).map_err(any),
-                AnyPhase::StoppingImmediate(phase) => phase.proceed(job).await.map(Into::into).map_err(any),
-                AnyPhase::StoppingForce(phase) => phase.proceed(job).await.map(Into::into).map_err(any),
-                stopped => Ok(stopped),
-            }
+        fn step<S: Scheduler>(phase: AnyPhase, job: &mut JobContext<Self, S>) -> Result<AnyPhase, Failed<AnyPhase>> {
+            Ok(match phase {
+                AnyPhase::Running(phase) => either(phase.proceed(job)),
+                AnyPhase::Finishing(phase) => either(phase.proceed(job)),
+                AnyPhase::Recovering(phase) => phase.step(job).into(),
+                AnyPhase::CheckpointStopping(phase) => either(phase.proceed(job)),
+                AnyPhase::StoppingGraceful(phase) => either(phase.proceed(job)),
+                AnyPhase::StoppingImmediate(phase) => either(phase.proceed(job)),
+                AnyPhase::StoppingForce(phase) => either(phase.proceed(job)),
+                stopped => stopped,
+            })
         }
 
         async fn pause<S: Scheduler>(job: &mut JobContext<Self, S>, level: Option<StopRequest>, until: Instant) {
@@ -136,12 +130,9 @@ pub(super) mod sealed {
             }
         }
 
-        async fn step<S: Scheduler>(
-            phase: AnyPhase,
-            job: &mut JobContext<Self, S>,
-        ) -> Result<AnyPhase, Failed<AnyPhase>> {
+        fn step<S: Scheduler>(phase: AnyPhase, job: &mut JobContext<Self, S>) -> Result<AnyPhase, Failed<AnyPhase>> {
             match phase {
-                AnyPhase::StoppingForce(phase) => phase.proceed(job).await.map(Into::into).map_err(any),
+                AnyPhase::StoppingForce(phase) => Ok(either(phase.proceed(job))),
                 phase => force(phase, ReasonKind::NoController.into(), job),
             }
         }
@@ -182,6 +173,11 @@ pub(super) mod sealed {
             }
             already => Ok(already),
         }
+    }
+
+    /// The successor, or the phase itself where it has not decided: it is run again.
+    fn either<A: Into<AnyPhase>, P: Into<AnyPhase>>(stepped: Result<A, P>) -> AnyPhase {
+        stepped.map_or_else(Into::into, Into::into)
     }
 
     fn any<P: Into<AnyPhase>>(failed: Failed<P>) -> Failed<AnyPhase> {

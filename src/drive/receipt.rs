@@ -11,14 +11,14 @@ use crate::{
 #[derive(Debug)]
 #[must_use = "it holds the evidence of how the job stopped"]
 pub struct Receipt {
-    job: JobId,
-    run: RunId,
-    stopped: AnyStopped,
-    legs: Vec<Leg>,
-    requested: Option<StopRequest>,
-    may_restart: bool,
-    retries: u32,
-    last_error: Option<Arc<str>>,
+    pub(super) job: JobId,
+    pub(super) run: RunId,
+    pub(super) stopped: AnyStopped,
+    pub(super) legs: Vec<Leg>,
+    pub(super) requested: Option<StopRequest>,
+    pub(super) may_restart: bool,
+    pub(super) retries: u32,
+    pub(super) last_error: Option<Arc<str>>,
 }
 
 /// One phase of the way.

@@ -17,7 +17,7 @@ use crate::{
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use winddown::{testing::scripted::ScriptedScheduler, *};
 ///
-/// let (mut job, running) = JobContext::new("words", RunId::new(1), Detached, ScriptedScheduler::new([1]));
+/// let (mut job, running) = JobContext::new(&OpenRun::without_store("words", RunId::new(1)), Detached, ScriptedScheduler::new([1]))?;
 /// let report = drive(running, &mut job, &Policy::escalate()).await?.report();
 /// let text = serde_json::to_string(&report)?;
 /// assert!(text.contains(r#""stopped":"stopped-killed""#));

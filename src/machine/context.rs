@@ -235,7 +235,8 @@ impl<C, S> JobContext<C, S> {
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// use winddown::{testing::scripted::ScriptedScheduler, *};
     ///
-    /// let (mut job, running) = JobContext::new("words", RunId::new(1), Detached, ScriptedScheduler::new([1]));
+    /// let open = OpenRun::without_store("words", RunId::new(1));
+    /// let (mut job, running) = JobContext::new(&open, Detached, ScriptedScheduler::new([1]))?;
     /// let mut phases = job.phases();
     /// drop(drive(running, &mut job, &Policy::escalate()).await?);
     /// while let Some(visit) = phases.next().await {

@@ -6,7 +6,7 @@ mod appearing;
 mod dropped;
 mod forged;
 mod names;
-mod readme;
+mod page;
 
 use std::{
     sync::{Arc, Mutex},

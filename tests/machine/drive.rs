@@ -154,6 +154,7 @@ async fn stopped(step: impl FnOnce(Running, &mut Job) -> AnyPhase) -> AnyPhase {
 async fn i1_the_end_of_one_job_is_not_the_end_of_another() {
     let ends = [
         stopped(|running, job| running.stop_with_checkpoint(job).unwrap().into()).await,
+        stopped(|running, job| running.finish(job).unwrap().into()).await,
         stopped(|running, job| running.stop_gracefully(job).unwrap().into()).await,
         stopped(|running, job| running.stop_immediately(job).unwrap().into()).await,
         stopped(|running, job| running.force(job).unwrap().into()).await,

@@ -55,6 +55,7 @@ macro_rules! finds {
 finds! {
     i2_finds_stopped_before_the_reap: StoppedBeforeTheReap violates "I2";
     i2_finds_a_release_that_believes_ok: ReleaseBelievesOk violates "I2";
+    i2_finds_a_worker_between_witness_and_step: AnswersFromMemory violates "I2";
     i3_finds_a_flag_forgotten_on_retry: FlagForgottenOnRetry violates "I3";
     i3_finds_evidence_before_the_commit: EvidenceBeforeCommit violates "I3";
     i3_finds_a_commit_before_the_publication: CommitBeforePublish violates "I3";
@@ -66,6 +67,7 @@ finds! {
     i5_finds_a_lost_failure: LostFailure violates "I5";
     i5_finds_a_stop_order_after_its_deadline: StopAfterDeadline violates "I5" | "I7";
     i6_finds_a_weaker_request_that_overwrites_a_stronger: WeakerRequestWins violates "I6";
+    i7_finds_a_record_of_another_job: RecordOfAnotherJob violates "I7";
     i7_finds_a_journal_written_after_the_effect: JournalAfterEffect violates "I7";
     i9_finds_orders_that_wait_for_one_another: OrdersOneByOne violates "I9";
     i11_finds_another_runs_event_accepted: ForeignAccepted violates "I3" | "I2";

@@ -5,8 +5,8 @@
 use std::marker::PhantomData;
 
 use winddown::{
-    CheckpointStopping, Checkpointed, Drained, EDGES, Finishing, Force, Graceful, Halted, Immediate, Killed, Phase,
-    PhaseKind, Recovering, Running, StopRequest, Stopped, Stopping, SuccessorOf, edge,
+    CheckpointStopping, Checkpointed, Completed, Drained, EDGES, Finishing, Force, Graceful, Halted, Immediate, Killed,
+    Phase, PhaseKind, Recovering, Running, StopRequest, Stopped, Stopping, SuccessorOf, edge,
 };
 
 struct Step<From, To>(PhantomData<(From, To)>);
@@ -41,6 +41,7 @@ fn every_pair() -> Vec<(PhaseKind, PhaseKind, bool)> {
         Stopping<Immediate>,
         Stopping<Force>,
         Stopped<Checkpointed>,
+        Stopped<Completed>,
         Stopped<Drained>,
         Stopped<Halted>,
         Stopped<Killed>,
@@ -52,7 +53,7 @@ fn designed() -> Vec<(PhaseKind, PhaseKind)> {
     use PhaseKind::*;
     let table: [(PhaseKind, &[PhaseKind]); 7] = [
         (Running, &[CheckpointStopping, StoppingGraceful, StoppingImmediate, StoppingForce, Finishing, Recovering]),
-        (Finishing, &[StoppingGraceful, StoppingImmediate, StoppingForce]),
+        (Finishing, &[StoppedCompleted, StoppingGraceful, StoppingImmediate, StoppingForce]),
         (Recovering, &[StoppingImmediate, StoppingForce]),
         (CheckpointStopping, &[StoppedCheckpointed, StoppingImmediate, StoppingForce]),
         (StoppingGraceful, &[StoppedDrained, StoppingImmediate, StoppingForce]),
@@ -125,6 +126,7 @@ fn i4_every_phase_fulfils_what_its_name_says() {
             &[
                 PhaseKind::StoppingForce,
                 PhaseKind::StoppedCheckpointed,
+                PhaseKind::StoppedCompleted,
                 PhaseKind::StoppedDrained,
                 PhaseKind::StoppedHalted,
                 PhaseKind::StoppedKilled,

@@ -169,7 +169,7 @@ async fn original_6_stopping_is_entered_from_finishing_and_recovering() {
     controller.later(secs(1), Does::ExhaustSources);
     completes(&controller, secs(1), secs(2));
     let receipt = drive(running, &mut job, &Policy::give_back()).await.unwrap();
-    let walked = ["Running", "Finishing", "Stopping<Graceful>", "Stopped<Drained>"];
+    let walked = ["Running", "Finishing", "Stopped<Completed>"];
     assert_eq!(names(&receipt.legs()), walked);
     assert_eq!(receipt.stopped().epoch(), Some(FINAL), "the final commit of exactly-once sinks is in it");
 

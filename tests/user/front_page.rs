@@ -69,7 +69,7 @@ mod run {
 
     /// It has not got anywhere within its moment on a machine that is busy enough; some run has.
     #[test]
-    fn each_run_of_the_first_example_goes_on_from_the_checkpoint_of_the_one_before() {
+    fn u1_each_run_of_the_first_example_goes_on_from_the_checkpoint_of_the_one_before() {
         let folder = tempfile::tempdir().unwrap();
         for number in 1..=50 {
             let said = run(folder.path());

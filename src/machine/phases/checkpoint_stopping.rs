@@ -132,13 +132,15 @@ impl CheckpointStopping {
         }
     }
 
-    /// [`next`](Self::next) right after [`run`](Self::run): nothing has come in between.
-    pub(crate) async fn proceed<C: JobController, S: Scheduler>(
+    /// The step right after [`run`](Self::run): nothing has come in between. A phase that has not decided comes back.
+    pub(crate) fn proceed<C: JobController, S>(
         mut self,
         job: &mut JobContext<C, S>,
-    ) -> Result<AfterCheckpointStopping, Failed<Self>> {
-        let decided = self.decide(job).await;
-        self.leave(decided, job)
+    ) -> Result<AfterCheckpointStopping, Self> {
+        match self.decided.take() {
+            Some(exit) => Ok(self.step(exit, job)),
+            None => Err(self),
+        }
     }
 
     fn leave<C: JobController, S>(

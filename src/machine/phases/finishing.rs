@@ -154,13 +154,12 @@ impl Finishing {
         }
     }
 
-    /// [`next`](Self::next) right after [`run`](Self::run): nothing has come in between.
-    pub(crate) async fn proceed<C: JobController, S: Scheduler>(
-        mut self,
-        job: &mut JobContext<C, S>,
-    ) -> Result<AfterFinishing, Failed<Self>> {
-        let decided = self.decide(job).await;
-        self.leave(decided, job)
+    /// The step right after [`run`](Self::run): nothing has come in between. A phase that has not decided comes back.
+    pub(crate) fn proceed<C: JobController, S>(mut self, job: &mut JobContext<C, S>) -> Result<AfterFinishing, Self> {
+        match self.decided.take() {
+            Some(exit) => Ok(self.step(exit, job)),
+            None => Err(self),
+        }
     }
 
     fn leave<C: JobController, S>(

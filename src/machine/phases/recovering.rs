@@ -68,7 +68,8 @@ impl Recovering {
         }
     }
 
-    fn step<C: JobController, S>(self, job: &mut JobContext<C, S>) -> AfterRecovering {
+    /// The step right after [`run`](Self::run).
+    pub(crate) fn step<C: JobController, S>(self, job: &mut JobContext<C, S>) -> AfterRecovering {
         if job.requested() == Some(StopRequest::Force) {
             AfterRecovering::Force(job.enter(self, (), StopRequest::Force))
         } else if job.controller.has_lost_worker() {

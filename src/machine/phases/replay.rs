@@ -58,8 +58,8 @@ pub(crate) fn replay<C, S>(
         }
         Replay::Completed(epoch, gone) => {
             let phase: Finishing = job.enter(running, (), ReasonKind::Resumed);
-            let stopped: Stopped<Completed> =
-                job.enter(phase, (Completed::proven(epoch), gone.witness(job)), ReasonKind::Resumed);
+            let proof = (Completed::proven(epoch), gone.witness(job));
+            let stopped: Stopped<Completed> = job.enter(phase, proof, ReasonKind::Resumed);
             stopped.into()
         }
         Replay::Drained(gone) => {

@@ -132,13 +132,12 @@ macro_rules! cooperative {
                 }
             }
 
-            /// [`next`](Self::next) right after [`run`](Self::run): nothing has come in between.
-            pub(crate) async fn proceed<C: JobController, S: Scheduler>(
-                mut self,
-                job: &mut JobContext<C, S>,
-            ) -> Result<$after, Failed<Self>> {
-                let decided = self.decide($worker_mode, <Stopped<$evidence> as Phase>::KIND, job).await;
-                self.leave(decided, job)
+            /// The step right after [`run`](Self::run): nothing has come in between. A phase that has not decided comes back.
+            pub(crate) fn proceed<C: JobController, S>(mut self, job: &mut JobContext<C, S>) -> Result<$after, Self> {
+                match self.decided.take() {
+                    Some(exit) => Ok(self.step(exit, job)),
+                    None => Err(self),
+                }
             }
 
             fn leave<C: JobController, S>(
@@ -334,35 +333,25 @@ impl Stopping<Force> {
                 Some(Exit::Stopped(gone)) => phase.look_again(gone, job).await,
                 _ => phase.kill(job).await,
             };
-            held.take().leave(killed, held.job)
-        }
-    }
-
-    /// [`next`](Self::next) right after [`run`](Self::run): nothing has come in between.
-    pub(crate) async fn proceed<C, S: Scheduler>(
-        mut self,
-        job: &mut JobContext<C, S>,
-    ) -> Result<AfterForce, Failed<Self>> {
-        let killed = self.kill(job).await;
-        self.leave(killed, job)
-    }
-
-    fn leave<C, S>(
-        self,
-        killed: Result<NothingAlive, Failure>,
-        job: &mut JobContext<C, S>,
-    ) -> Result<AfterForce, Failed<Self>> {
-        match killed {
-            Ok(gone) => {
-                let witness = gone.witness(job);
-                Ok(AfterForce::Stopped(job.enter(
-                    self,
-                    (Killed::proven(gone.confirmed_by()), witness),
-                    ReasonKind::Done,
-                )))
+            let phase = held.take();
+            match killed {
+                Ok(gone) => Ok(phase.step_killed(gone, held.job)),
+                Err(failure) => Err(Failed::new(phase, failure)),
             }
-            Err(failure) => Err(Failed::new(self, failure)),
         }
+    }
+
+    /// The step right after [`run`](Self::run): nothing has come in between. A phase that has not decided comes back.
+    pub(crate) fn proceed<C, S>(mut self, job: &mut JobContext<C, S>) -> Result<AfterForce, Self> {
+        match self.decided.take() {
+            Some(Exit::Stopped(gone)) => Ok(self.step_killed(gone, job)),
+            _ => Err(self),
+        }
+    }
+
+    fn step_killed<C, S>(self, gone: NothingAlive, job: &mut JobContext<C, S>) -> AfterForce {
+        let witness = gone.witness(job);
+        AfterForce::Stopped(job.enter(self, (Killed::proven(gone.confirmed_by()), witness), ReasonKind::Done))
     }
 }
 

@@ -110,6 +110,11 @@ enum Failed {
 }
 
 impl Simulated {
+    /// Whether the job has a checkpoint store: this one.
+    pub fn has_store(&self) -> bool {
+        lock(&self.0).scenario.has_store
+    }
+
     fn choose(&self, what: u8, fates: &[Fate]) -> (Fate, UnderWay<'_>) {
         let mut world = lock(&self.0);
         let fate = world.choose(fates);

@@ -46,6 +46,8 @@ pub(super) struct Plan {
     seen_version: u64,
     pub(super) quiet_choices: usize,
     pub(super) strongest_sent: Option<u8>,
+    /// When a worker appeared after the last one had gone.
+    pub(super) appeared_at: Option<u64>,
 }
 
 /// What the environment can do next. The first that is possible is what happens if nothing goes wrong.
@@ -64,6 +66,8 @@ enum Step {
     Die(usize),
     Freeze(usize),
     Fail(usize),
+    /// A worker appears after the last one had gone: one that was started late, say.
+    Appear,
     Strangers,
     Exhaust,
 }
@@ -273,6 +277,9 @@ impl World {
                 add(Step::Fail(at));
             }
         }
+        if self.alive().is_empty() && self.plan.appeared_at.is_none() {
+            add(Step::Appear);
+        }
         add(Step::Strangers);
         if self.can_exhaust() {
             add(Step::Exhaust);
@@ -318,6 +325,13 @@ impl World {
                 self.workers[at].is_frozen = true;
             }
             (Step::Fail(at), _) => self.fail(at),
+            (Step::Appear, _) => {
+                self.note(CanHappen::WorkerAppeared);
+                self.touch();
+                self.plan.appeared_at = Some(now);
+                // It takes no orders: nobody knows of it.
+                (self.workers[1].is_dead, self.workers[1].is_frozen) = (false, true);
+            }
             (Step::Strangers, _) => self.strangers_speak(),
             (Step::Exhaust, _) => self.exhaust(),
             (Step::Nothing | Step::ArriveTwice | Step::Delay, _) => {}

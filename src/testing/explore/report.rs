@@ -107,6 +107,8 @@ can_happen! {
     WeakerRequest,
     /// A request that was above the one in force, during a shutdown.
     StrongerRequest,
+    /// A worker appeared after the last one had gone.
+    WorkerAppeared,
     /// A worker died.
     WorkerDied,
     /// A worker stopped answering, and lived.

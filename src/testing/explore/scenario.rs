@@ -33,6 +33,8 @@ pub(super) struct Scenario {
     pub(super) periodic: bool,
     /// Whether the controller that follows a crash has no link to the workers.
     pub(super) detached: bool,
+    /// Whether the job has a checkpoint store.
+    pub(super) has_store: bool,
 }
 
 use OnSpentCheckpoint::{Escalate, GiveBack, KeepTrying};
@@ -40,7 +42,7 @@ use Opening::{Request, SourcesComplete, TaskFails, TimeIsOver, WorkerDies};
 use StopRequest::{Checkpoint, Force, Graceful, Immediate};
 
 const fn scenario(name: &'static str, opening: Opening, spent: OnSpentCheckpoint) -> Scenario {
-    Scenario { name, opening, spent, commits: true, as_whole: false, periodic: false, detached: false }
+    Scenario { name, opening, spent, commits: true, as_whole: false, periodic: false, detached: false, has_store: true }
 }
 
 /// Every place that schedules start from.
@@ -50,6 +52,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     scenario("immediate", Request(Immediate), Escalate),
     scenario("force", Request(Force), Escalate),
     scenario("finish", SourcesComplete, Escalate),
+    Scenario { has_store: false, ..scenario("finish-without-store", SourcesComplete, Escalate) },
     scenario("task-fails", TaskFails, Escalate),
     scenario("worker-dies", WorkerDies, Escalate),
     scenario("ttl", TimeIsOver, Escalate),

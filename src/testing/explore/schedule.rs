@@ -138,7 +138,7 @@ async fn resume<S: Subject>(
 
 /// The world was asked once more, and did not answer: the next controller takes the record up.
 fn not_built(world: &Shared, unfit: &Unfit) -> Life {
-    if unfit.is_retryable() || matches!(unfit, Unfit::Scheduler(_)) {
+    if matches!(unfit, Unfit::Scheduler(_) | Unfit::StillAlive { .. }) {
         return Life::TakenOver;
     }
     refused(world, unfit)
@@ -167,6 +167,11 @@ async fn take_up<S: Subject>(
                 Ok(rehydrated) => return Ok(rehydrated.map(Rehydrated::simulated)),
                 Err(error) => error,
             };
+        // A person has read what the error advises.
+        if matches!(error.unfit(), Unfit::StillAlive { .. }) {
+            lock(&world.0).bury();
+            continue;
+        }
         // What refuses once need not refuse for ever: a person has looked at it.
         if !matches!(error.unfit(), Unfit::Journal(_) | Unfit::Scheduler(_) | Unfit::Store(_)) {
             lock(&world.0).violated("I7", format!("what was written down can't be taken up: {error}"));

@@ -59,7 +59,8 @@ impl OurController {
     pub fn build<T: crate::contracts::Transport>(setup: Setup, transport: T) -> ClusterController<T> {
         let Setup { open, topology, world, limits } = setup;
         let builder = ClusterController::builder(&open, topology, Arc::new(transport));
-        builder.limits(limits).store(Arc::new(world)).build()
+        let builder = builder.limits(limits);
+        if world.has_store() { builder.store(Arc::new(world)).build() } else { builder.build() }
     }
 }
 

@@ -235,6 +235,13 @@ impl World {
         }
     }
 
+    /// Somebody ends what is left.
+    pub(super) fn bury(&mut self) {
+        for at in 0..2 {
+            self.die(at);
+        }
+    }
+
     /// The worker runs no code any more.
     pub(super) fn die(&mut self, at: usize) {
         self.touch();

@@ -15,7 +15,6 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use serde_json::Value;
 use winddown::{FileJournal, Journal, PhaseKind, PhaseRecord};
 
 /// The program.
@@ -321,14 +320,4 @@ impl Random {
         }
         text
     }
-}
-
-/// `record` with other values in some of its fields, as somebody makes it who edits a journal's file.
-pub(crate) fn altered(record: &PhaseRecord, changes: Value) -> PhaseRecord {
-    let mut fields = serde_json::to_value(record).unwrap();
-    let Value::Object(changes) = changes else { panic!("expected fields") };
-    for (name, value) in changes {
-        assert!(fields.as_object_mut().unwrap().insert(name.clone(), value).is_some(), "a record has no {name}");
-    }
-    serde_json::from_value(fields).unwrap()
 }

@@ -6,6 +6,8 @@ mod embedded;
 mod harness;
 #[cfg(target_os = "linux")]
 mod process;
+#[path = "../../../../tests/support/records.rs"]
+mod records;
 mod report;
 #[cfg(target_os = "linux")]
 mod resume;

@@ -2,11 +2,12 @@
 
 use std::fs;
 
+use crate::records::altered;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use winddown::Journal;
 
-use crate::harness::{Case, End, altered, contents, signal, wait};
+use crate::harness::{Case, End, contents, signal, wait};
 
 const KEYS: [&str; 10] = [
     "elapsed_ms",

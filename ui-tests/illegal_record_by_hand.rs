@@ -1,0 +1,13 @@
+// What a journal has is a claim, and only a job's context writes one.
+use winddown::{PhaseKind, PhaseRecord, RunId};
+
+fn by_hand() -> PhaseRecord {
+    PhaseRecord { job: "words".into(), run: RunId::new(1), phase: PhaseKind::StoppedCheckpointed }
+}
+
+fn by_changing(mut record: PhaseRecord) -> PhaseRecord {
+    record.phase = PhaseKind::StoppedCheckpointed;
+    record
+}
+
+fn main() {}
