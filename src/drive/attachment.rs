@@ -20,7 +20,7 @@ pub(super) mod sealed {
     use crate::{
         contracts::{Scheduler, StopRequest},
         machine::{
-            AnyPhase, Failed, Failure, Force, Immediate, JobContext, Reason, ReasonKind, hold, pause, Stopping,
+            AnyPhase, StepFailed, StepError, Force, Immediate, JobContext, Reason, ReasonKind, hold, pause, Stopping,
             phases::sealed::Mint, step_for,
         },
     };
@@ -35,13 +35,13 @@ pub(super) mod sealed {
         fn run<S: Scheduler>(
             phase: &mut AnyPhase,
             job: &mut JobContext<Self, S>,
-        ) -> impl Future<Output = Result<(), Failure>> + Send;
+        ) -> impl Future<Output = Result<(), StepError>> + Send;
 
         /// Steps to the successor. After a `run` that was `Ok` it does not wait.
         fn step<S: Scheduler>(
             phase: AnyPhase,
             job: &mut JobContext<Self, S>,
-        ) -> impl Future<Output = Result<AnyPhase, Failed<AnyPhase>>> + Send;
+        ) -> impl Future<Output = Result<AnyPhase, StepFailed<AnyPhase>>> + Send;
 
         /// Waits out a backoff, unless a stop request stronger than `level` comes.
         fn pause<S: Scheduler>(
@@ -53,14 +53,14 @@ pub(super) mod sealed {
         /// Gives a final checkpoint up, for what went wrong.
         fn give_up<S: Scheduler>(
             phase: AnyPhase,
-            why: &Failure,
+            why: &StepError,
             job: &mut JobContext<Self, S>,
         ) -> Result<AnyPhase, AnyPhase>;
     }
 
     #[diagnostic::do_not_recommend]
     impl<C: JobController> Drive for C {
-        async fn run<S: Scheduler>(phase: &mut AnyPhase, job: &mut JobContext<Self, S>) -> Result<(), Failure> {
+        async fn run<S: Scheduler>(phase: &mut AnyPhase, job: &mut JobContext<Self, S>) -> Result<(), StepError> {
             match phase {
                 AnyPhase::Running(phase) => phase.run(job).await,
                 AnyPhase::Finishing(phase) => phase.run(job).await,
@@ -79,7 +79,7 @@ pub(super) mod sealed {
         async fn step<S: Scheduler>(
             phase: AnyPhase,
             job: &mut JobContext<Self, S>,
-        ) -> Result<AnyPhase, Failed<AnyPhase>> {
+        ) -> Result<AnyPhase, StepFailed<AnyPhase>> {
             match phase {
                 AnyPhase::Running(phase) => phase.next(job).await.map(Into::into).map_err(any),
                 AnyPhase::Finishing(phase) => phase.next(job).await.map(Into::into).map_err(any),
@@ -98,12 +98,12 @@ pub(super) mod sealed {
 
         fn give_up<S: Scheduler>(
             phase: AnyPhase,
-            why: &Failure,
+            why: &StepError,
             job: &mut JobContext<Self, S>,
         ) -> Result<AnyPhase, AnyPhase> {
             if job.controller.has_lost_worker() {
                 let reason = job.why_lost();
-                return force(phase, reason, job).map_err(Failed::into_phase);
+                return force(phase, reason, job).map_err(StepFailed::into_phase);
             }
             let reason = job.why(why);
             match phase {
@@ -115,14 +115,14 @@ pub(super) mod sealed {
                 }
                 other => return Err(other),
             }
-            .map_err(Failed::into_phase)
+            .map_err(StepFailed::into_phase)
         }
     }
 
     /// Nobody can tell the workers anything: from every phase straight to force (the original contract's rule).
     #[diagnostic::do_not_recommend]
     impl Drive for Detached {
-        async fn run<S: Scheduler>(phase: &mut AnyPhase, job: &mut JobContext<Self, S>) -> Result<(), Failure> {
+        async fn run<S: Scheduler>(phase: &mut AnyPhase, job: &mut JobContext<Self, S>) -> Result<(), StepError> {
             match phase {
                 AnyPhase::StoppingForce(phase) => phase.run(job).await,
                 AnyPhase::StoppedCheckpointed(phase) => job.check(phase),
@@ -137,7 +137,7 @@ pub(super) mod sealed {
         async fn step<S: Scheduler>(
             phase: AnyPhase,
             job: &mut JobContext<Self, S>,
-        ) -> Result<AnyPhase, Failed<AnyPhase>> {
+        ) -> Result<AnyPhase, StepFailed<AnyPhase>> {
             match phase {
                 AnyPhase::StoppingForce(phase) => phase.next(job).await.map(Into::into).map_err(any),
                 phase => force(phase, ReasonKind::NoController.into(), job),
@@ -150,10 +150,10 @@ pub(super) mod sealed {
 
         fn give_up<S: Scheduler>(
             phase: AnyPhase,
-            _: &Failure,
+            _: &StepError,
             job: &mut JobContext<Self, S>,
         ) -> Result<AnyPhase, AnyPhase> {
-            force(phase, ReasonKind::NoController.into(), job).map_err(Failed::into_phase)
+            force(phase, ReasonKind::NoController.into(), job).map_err(StepFailed::into_phase)
         }
     }
 
@@ -162,7 +162,7 @@ pub(super) mod sealed {
         phase: AnyPhase,
         reason: Reason,
         job: &mut JobContext<C, S>,
-    ) -> Result<AnyPhase, Failed<AnyPhase>> {
+    ) -> Result<AnyPhase, StepFailed<AnyPhase>> {
         match phase {
             AnyPhase::Running(phase) => step_for::<_, Stopping<Force>, _, _>(phase, reason, job).map(Into::into).map_err(any),
             AnyPhase::Finishing(phase) => step_for::<_, Stopping<Force>, _, _>(phase, reason, job).map(Into::into).map_err(any),
@@ -174,7 +174,7 @@ pub(super) mod sealed {
         }
     }
 
-    fn any<P: Into<AnyPhase>>(failed: Failed<P>) -> Failed<AnyPhase> {
+    fn any<P: Into<AnyPhase>>(failed: StepFailed<P>) -> StepFailed<AnyPhase> {
         failed.map(Into::into)
     }
 

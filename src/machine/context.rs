@@ -20,7 +20,7 @@ use crate::{
     contracts::{Detached, JobController, JobId, RunId, RunStatus, Scheduler, StopRequest},
     limits::Limits,
     machine::{
-        AnyPhase, BoxJournal, Failure, HealthWatch, Journal, Phase, PhaseKind, PhaseRecord, Running, SuccessorOf,
+        AnyPhase, BoxJournal, StepError, HealthWatch, Journal, Phase, PhaseKind, PhaseRecord, Running, SuccessorOf,
         WrongJob,
         phases::sealed::{Entry, Mint},
     },
@@ -270,14 +270,14 @@ impl<C, S> JobContext<C, S> {
 
     /// The run-time half of the proof: the phase belongs to this job, and the job is in it.
     #[inline]
-    pub(crate) fn check<P: Phase>(&self, phase: &P) -> Result<(), Failure> {
+    pub(crate) fn check<P: Phase>(&self, phase: &P) -> Result<(), StepError> {
         let same_job = phase.entry().identity == self.identity;
         if same_job && self.phase() == P::KIND { Ok(()) } else { Err(self.wrong_job(P::KIND, same_job)) }
     }
 
     #[cold]
-    fn wrong_job(&self, used: PhaseKind, same_job: bool) -> Failure {
-        Failure::WrongJob(WrongJob { job: self.id.clone(), job_phase: self.phase(), used, same_job })
+    fn wrong_job(&self, used: PhaseKind, same_job: bool) -> StepError {
+        StepError::WrongJob(WrongJob { job: self.id.clone(), job_phase: self.phase(), used, same_job })
     }
 
     /// Takes an edge, for this reason. The only way to a phase other than the first.
@@ -347,7 +347,7 @@ impl<C, S> JobContext<C, S> {
     }
 
     /// Why a phase gives up.
-    pub(crate) fn why(&self, failure: &Failure) -> Reason
+    pub(crate) fn why(&self, failure: &StepError) -> Reason
     where
         C: JobController,
     {

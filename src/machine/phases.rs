@@ -3,7 +3,7 @@
 //!
 //! How a phase is driven:
 //!
-//! - `phase.next(&mut job).await` gives the successor, or a [`Failed`](crate::machine::Failed) that holds the phase.
+//! - `phase.next(&mut job).await` gives the successor, or a [`StepFailed`](crate::machine::StepFailed) that holds the phase.
 //! - `phase.run(&mut job).await` does the same work by `&mut`, so that a `timeout` or `select!` around it leaves you the phase. Once it
 //!   has returned `Ok`, the outcome is kept in the phase, and `next` returns at once.
 

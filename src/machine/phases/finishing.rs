@@ -12,7 +12,7 @@ use super::{
 use crate::{
     contracts::{ControllerError, JobController, Scheduler, StopRequest},
     limits::Limits,
-    machine::{AfterFinishing, Failed, Failure, Force, Immediate, JobContext, PhaseKind, Reason, ReasonKind},
+    machine::{AfterFinishing, StepFailed, StepError, Force, Immediate, JobContext, PhaseKind, Reason, ReasonKind},
 };
 
 /// All sources have completed; a final checkpoint is taken so that the job ends by itself with everything committed.
@@ -53,16 +53,16 @@ impl Finishing {
     /// stopped at once, or by force where a worker is lost), not errors.
     ///
     /// # Errors
-    /// A retryable [`Failure::Controller`]: an order or the manifest failed. Run it again, or [`give_up`](Self::give_up).
-    /// [`Failure::WrongJob`] when the job is not in this phase.
+    /// A retryable [`StepError::Controller`]: an order or the manifest failed. Run it again, or [`give_up`](Self::give_up).
+    /// [`StepError::WrongJob`] when the job is not in this phase.
     ///
     /// # Cancel safety
     /// Safe: call it again to go on.
-    pub async fn run<C: JobController, S>(&mut self, job: &mut JobContext<C, S>) -> Result<(), Failure> {
+    pub async fn run<C: JobController, S>(&mut self, job: &mut JobContext<C, S>) -> Result<(), StepError> {
         self.decide(job).await.map(drop)
     }
 
-    async fn decide<C: JobController, S>(&mut self, job: &mut JobContext<C, S>) -> Result<Exit, Failure> {
+    async fn decide<C: JobController, S>(&mut self, job: &mut JobContext<C, S>) -> Result<Exit, StepError> {
         job.check(self)?;
         if let Some(exit) = &self.decided {
             return Ok(exit.clone());
@@ -74,7 +74,7 @@ impl Finishing {
             Ok(Final::Request(force @ StopRequest::Force)) => Exit::Force(force.into()),
             Ok(Final::Request(request)) => Exit::Immediate(request.into()),
             // There is nothing to commit with, and nothing to wait for: what has been read flows to the end.
-            Err(Failure::Controller(error @ ControllerError::NoCheckpoint(_))) => Exit::Drain(Reason::from(&error)),
+            Err(StepError::Controller(error @ ControllerError::NoCheckpoint(_))) => Exit::Drain(Reason::from(&error)),
             Err(failure) if failure.is_retryable() => return Err(failure),
             Err(failure) => {
                 job.note_error(&failure);
@@ -92,17 +92,17 @@ impl Finishing {
     /// Runs, then steps.
     ///
     /// # Errors
-    /// As [`run`](Self::run); the phase comes back in [`Failed`].
+    /// As [`run`](Self::run); the phase comes back in [`StepFailed`].
     ///
     /// # Cancel safety
     /// Dropping it drops the phase: where that can happen, use [`run`](Self::run) first.
     pub async fn next<C: JobController, S: Scheduler>(
         mut self,
         job: &mut JobContext<C, S>,
-    ) -> Result<AfterFinishing, Failed<Self>> {
+    ) -> Result<AfterFinishing, StepFailed<Self>> {
         match self.decide(job).await {
             Ok(exit) => Ok(self.step(exit, job)),
-            Err(failure) => Err(Failed::new(self, failure)),
+            Err(failure) => Err(StepFailed::new(self, failure)),
         }
     }
 
@@ -117,16 +117,16 @@ impl Finishing {
     /// Gives the final checkpoint up, and stops the tasks where they are.
     ///
     /// # Errors
-    /// [`Failure::WrongJob`] when the job is not in this phase.
-    pub fn give_up<C: JobController, S>(self, job: &mut JobContext<C, S>) -> Result<Stopping<Immediate>, Failed<Self>> {
+    /// [`StepError::WrongJob`] when the job is not in this phase.
+    pub fn give_up<C: JobController, S>(self, job: &mut JobContext<C, S>) -> Result<Stopping<Immediate>, StepFailed<Self>> {
         step_to(self, job)
     }
 
     /// Has the scheduler kill the workers. It needs no controller.
     ///
     /// # Errors
-    /// [`Failure::WrongJob`] when the job is not in this phase.
-    pub fn force<C, S>(self, job: &mut JobContext<C, S>) -> Result<Stopping<Force>, Failed<Self>> {
+    /// [`StepError::WrongJob`] when the job is not in this phase.
+    pub fn force<C, S>(self, job: &mut JobContext<C, S>) -> Result<Stopping<Force>, StepFailed<Self>> {
         step_to(self, job)
     }
 }

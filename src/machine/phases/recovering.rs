@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     contracts::{JobController, Scheduler, StopRequest},
-    machine::{AfterRecovering, Failed, Failure, Force, JobContext, PhaseKind, ReasonKind},
+    machine::{AfterRecovering, StepFailed, StepError, Force, JobContext, PhaseKind, ReasonKind},
 };
 
 /// A task failed or a worker was lost; what is left of the run is cleaned up.
@@ -34,12 +34,12 @@ impl Recovering {
     /// Writes the phase down; there is nothing else to wait for.
     ///
     /// # Errors
-    /// [`Failure::Journal`] when it can't be written down.
-    /// [`Failure::WrongJob`] when the job is not in this phase.
+    /// [`StepError::Journal`] when it can't be written down.
+    /// [`StepError::WrongJob`] when the job is not in this phase.
     ///
     /// # Cancel safety
     /// Safe: call it again.
-    pub async fn run<C: JobController, S>(&mut self, job: &mut JobContext<C, S>) -> Result<(), Failure> {
+    pub async fn run<C: JobController, S>(&mut self, job: &mut JobContext<C, S>) -> Result<(), StepError> {
         job.check(self)?;
         job.write_down_status(PhaseKind::Recovering).await?;
         Ok(())
@@ -48,17 +48,17 @@ impl Recovering {
     /// Steps to a short immediate stop, or to force where a worker is lost and could not be told.
     ///
     /// # Errors
-    /// [`Failure::WrongJob`] when the job is not in this phase; the phase comes back in [`Failed`].
+    /// [`StepError::WrongJob`] when the job is not in this phase; the phase comes back in [`StepFailed`].
     ///
     /// # Cancel safety
     /// It does not wait.
     pub async fn next<C: JobController, S: Scheduler>(
         mut self,
         job: &mut JobContext<C, S>,
-    ) -> Result<AfterRecovering, Failed<Self>> {
+    ) -> Result<AfterRecovering, StepFailed<Self>> {
         match self.run(job).await {
             Ok(()) => Ok(self.step(job)),
-            Err(failure) => Err(Failed::new(self, failure)),
+            Err(failure) => Err(StepFailed::new(self, failure)),
         }
     }
 
@@ -77,8 +77,8 @@ impl Recovering {
     /// Has the scheduler kill the workers. It needs no controller.
     ///
     /// # Errors
-    /// [`Failure::WrongJob`] when the job is not in this phase.
-    pub fn force<C, S>(self, job: &mut JobContext<C, S>) -> Result<Stopping<Force>, Failed<Self>> {
+    /// [`StepError::WrongJob`] when the job is not in this phase.
+    pub fn force<C, S>(self, job: &mut JobContext<C, S>) -> Result<Stopping<Force>, StepFailed<Self>> {
         step_to(self, job)
     }
 }

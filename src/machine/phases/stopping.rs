@@ -15,7 +15,7 @@ use crate::{
     contracts::{JobController, Scheduler, StopRequest, WorkerStopMode},
     limits::Limits,
     machine::{
-        AfterForce, AfterGraceful, AfterImmediate, Failed, Failure, Force, Graceful, Immediate, JobContext, Phase,
+        AfterForce, AfterGraceful, AfterImmediate, StepFailed, StepError, Force, Graceful, Immediate, JobContext, Phase,
         PhaseKind, Reason, ReasonKind, StopBehavior, StopMode, SuccessorOf, WeakerThan,
     },
 };
@@ -69,8 +69,8 @@ impl<M: StopMode> Stopping<M> {
     /// Steps to a stronger mode.
     ///
     /// # Errors
-    /// [`Failure::WrongJob`] when the job is not in this phase.
-    pub fn escalate<Stronger, C, S>(self, job: &mut JobContext<C, S>) -> Result<Stopping<Stronger>, Failed<Self>>
+    /// [`StepError::WrongJob`] when the job is not in this phase.
+    pub fn escalate<Stronger, C, S>(self, job: &mut JobContext<C, S>) -> Result<Stopping<Stronger>, StepFailed<Self>>
     where
         Stronger: StopMode,
         M: WeakerThan<Stronger>,
@@ -78,15 +78,15 @@ impl<M: StopMode> Stopping<M> {
     {
         match job.check(&self) {
             Ok(()) => Ok(M::escalate(self, job, Token)),
-            Err(failure) => Err(Failed::new(self, failure)),
+            Err(failure) => Err(StepFailed::new(self, failure)),
         }
     }
 
     /// Has the scheduler kill the workers. It needs no controller.
     ///
     /// # Errors
-    /// [`Failure::WrongJob`] when the job is not in this phase.
-    pub fn force<C, S>(self, job: &mut JobContext<C, S>) -> Result<Stopping<Force>, Failed<Self>>
+    /// [`StepError::WrongJob`] when the job is not in this phase.
+    pub fn force<C, S>(self, job: &mut JobContext<C, S>) -> Result<Stopping<Force>, StepFailed<Self>>
     where
         Stopping<Force>: SuccessorOf<Self>,
         Self: Phase,
@@ -104,29 +104,29 @@ macro_rules! cooperative {
             /// decisions, not errors.
             ///
             /// # Errors
-            /// - [`Failure::Scheduler`], [`Failure::StillAlive`]: the tasks have ended, but workers are not gone. Run it again.
-            /// - [`Failure::WrongJob`]: the job is not in this phase.
+            /// - [`StepError::Scheduler`], [`StepError::StillAlive`]: the tasks have ended, but workers are not gone. Run it again.
+            /// - [`StepError::WrongJob`]: the job is not in this phase.
             ///
             /// # Cancel safety
             /// Safe: call it again to go on. No worker gets its order twice for it.
-            pub async fn run<C: JobController, S: Scheduler>(&mut self, job: &mut JobContext<C, S>) -> Result<(), Failure> {
+            pub async fn run<C: JobController, S: Scheduler>(&mut self, job: &mut JobContext<C, S>) -> Result<(), StepError> {
                 self.decide($worker_mode, <Stopped<$evidence> as Phase>::KIND, job).await.map(drop)
             }
 
             /// Runs, then steps.
             ///
             /// # Errors
-            /// As [`run`](Self::run); the phase comes back in [`Failed`].
+            /// As [`run`](Self::run); the phase comes back in [`StepFailed`].
             ///
             /// # Cancel safety
             /// Dropping it drops the phase: where that can happen, use [`run`](Self::run) first.
             pub async fn next<C: JobController, S: Scheduler>(
                 mut self,
                 job: &mut JobContext<C, S>,
-            ) -> Result<$after, Failed<Self>> {
+            ) -> Result<$after, StepFailed<Self>> {
                 match self.decide($worker_mode, <Stopped<$evidence> as Phase>::KIND, job).await {
                     Ok(exit) => Ok(self.step(exit, job)),
-                    Err(failure) => Err(Failed::new(self, failure)),
+                    Err(failure) => Err(StepFailed::new(self, failure)),
                 }
             }
 
@@ -158,7 +158,7 @@ where
         mode: WorkerStopMode,
         terminal: PhaseKind,
         job: &mut JobContext<C, S>,
-    ) -> Result<Exit, Failure> {
+    ) -> Result<Exit, StepError> {
         job.check(self)?;
         if let Some(exit) = &self.decided {
             return Ok(exit.clone());
@@ -173,7 +173,7 @@ where
                 Ended::All => {
                     let gone = release(job, &mut self.releasing).await?;
                     job.write_down_end(terminal, gone).await?;
-                    Ok::<_, Failure>(Exit::Stopped(gone))
+                    Ok::<_, StepError>(Exit::Stopped(gone))
                 }
                 Ended::Request(request) => Ok(Exit::Request(request)),
                 Ended::Badly(failure) => {
@@ -213,7 +213,7 @@ where
                 return Ended::All;
             }
             if late {
-                return Ended::Badly(Failure::BudgetSpent { phase: Self::KIND, budget: self.entry.budget(), status });
+                return Ended::Badly(StepError::BudgetSpent { phase: Self::KIND, budget: self.entry.budget(), status });
             }
             if std::mem::take(&mut ask) {
                 job.controller.begin_stop(mode);
@@ -236,7 +236,7 @@ enum Ended {
     /// The user wants something stronger.
     Request(StopRequest),
     /// Not every task will end by itself.
-    Badly(Failure),
+    Badly(StepError),
     /// A worker was lost before, so no order reaches its tasks.
     Lost,
 }
@@ -245,16 +245,16 @@ impl Stopping<Force> {
     /// One attempt: has the scheduler kill the run's workers, then verifies that it lists none. It needs no controller.
     ///
     /// # Errors
-    /// - [`Failure::Scheduler`], [`Failure::StillAlive`]: workers may be alive. Run it again.
-    /// - [`Failure::WrongJob`]: the job is not in this phase.
+    /// - [`StepError::Scheduler`], [`StepError::StillAlive`]: workers may be alive. Run it again.
+    /// - [`StepError::WrongJob`]: the job is not in this phase.
     ///
     /// # Cancel safety
     /// Safe: call it again; killing is idempotent.
-    pub async fn run<C, S: Scheduler>(&mut self, job: &mut JobContext<C, S>) -> Result<(), Failure> {
+    pub async fn run<C, S: Scheduler>(&mut self, job: &mut JobContext<C, S>) -> Result<(), StepError> {
         self.kill(job).await.map(drop)
     }
 
-    async fn kill<C, S: Scheduler>(&mut self, job: &mut JobContext<C, S>) -> Result<NothingAlive, Failure> {
+    async fn kill<C, S: Scheduler>(&mut self, job: &mut JobContext<C, S>) -> Result<NothingAlive, StepError> {
         job.check(self)?;
         if let Some(Exit::Stopped(gone)) = &self.decided {
             return Ok(*gone);
@@ -272,17 +272,17 @@ impl Stopping<Force> {
     /// Runs, then steps.
     ///
     /// # Errors
-    /// As [`run`](Self::run); the phase comes back in [`Failed`].
+    /// As [`run`](Self::run); the phase comes back in [`StepFailed`].
     ///
     /// # Cancel safety
     /// Dropping it drops the phase: where that can happen, use [`run`](Self::run) first.
-    pub async fn next<C, S: Scheduler>(mut self, job: &mut JobContext<C, S>) -> Result<AfterForce, Failed<Self>> {
+    pub async fn next<C, S: Scheduler>(mut self, job: &mut JobContext<C, S>) -> Result<AfterForce, StepFailed<Self>> {
         match self.kill(job).await {
             Ok(gone) => {
                 let witness = gone.witness(job);
                 Ok(AfterForce::Stopped(job.enter(self, (Killed::proven(gone.confirmed_by()), witness), ReasonKind::Done)))
             }
-            Err(failure) => Err(Failed::new(self, failure)),
+            Err(failure) => Err(StepFailed::new(self, failure)),
         }
     }
 }

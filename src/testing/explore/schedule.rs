@@ -17,7 +17,7 @@ use crate::{
     drive::{Attachment, OnSpentCheckpoint, Policy, RehydrateError, Rehydrated, Unfit, drive, rehydrate},
     limits::Limits,
     machine::{
-        AnyPhase, Failure, JobBuilder, JobContext, Journal, JournalError, Phase, PhaseKind, PhaseRecord, Running, Visit,
+        AnyPhase, StepError, JobBuilder, JobContext, Journal, JournalError, Phase, PhaseKind, PhaseRecord, Running, Visit,
     },
 };
 
@@ -228,7 +228,7 @@ impl Driver<'_> {
                         world.violated("I6", format!("{} was given back by a job in {}", given.kind(), job.phase()));
                     }
                     world.is_healed = true;
-                    if matches!(*failure, Failure::Journal(JournalError::Conflict { .. })) {
+                    if matches!(*failure, StepError::Journal(JournalError::Conflict { .. })) {
                         return Life::TakenOver;
                     }
                     (phase, policy, gave_back) = (given, Policy::escalate().jitter_seed(1), true);
