@@ -15,7 +15,9 @@ mod transport;
 
 pub use event::{Event, TaskError, WorkerEvent};
 pub use ids::{Epoch, JobId, RunId, TaskId, WorkerId};
-pub use job_controller::{Applied, BoxController, CheckpointStart, ControllerError, Detached, DynJobController, JobController, Rejection};
+pub use job_controller::{
+    Applied, BoxController, CheckpointStart, ControllerError, Detached, DynJobController, JobController, Rejection,
+};
 pub use order::{Command, Order, TaskCommit, WorkerStopMode};
 pub use request::{ParseStopRequestError, StopRequest};
 pub use scheduler::{BoxScheduler, ConfirmedBy, DynScheduler, Scheduler, SchedulerError};

@@ -11,8 +11,8 @@ mod worst_case;
 pub use attachment::Attachment;
 pub use policy::{OnSpentCheckpoint, Policy};
 pub use receipt::{Leg, Receipt};
-pub use report::{LegReport, ReceiptReport};
 pub use rehydrate::{RehydrateError, Rehydrated, Unfit, rehydrate};
+pub use report::{LegReport, ReceiptReport};
 
 use std::fmt;
 
@@ -21,7 +21,7 @@ use retry::{Retries, Verdict};
 use crate::{
     clock::{MOMENT, after},
     contracts::{Scheduler, StopRequest},
-    machine::{AnyPhase, AnyStopped, CheckpointStopping, StepError, JobContext, hold},
+    machine::{AnyPhase, AnyStopped, CheckpointStopping, JobContext, StepError, hold},
     text::rounded,
 };
 
@@ -114,7 +114,9 @@ fn after_spent<C: Attachment, S: Scheduler>(
         AnyPhase::CheckpointStopping(phase) if phase.complete().is_none() => {
             after_spent_checkpoint(phase, failure, job, policy)
         }
-        AnyPhase::Finishing(phase) => C::give_up(phase.into(), &failure, job).map_err(|phase| DriveError::new(phase, failure)),
+        AnyPhase::Finishing(phase) => {
+            C::give_up(phase.into(), &failure, job).map_err(|phase| DriveError::new(phase, failure))
+        }
         phase => Err(DriveError::new(phase, failure)),
     }
 }
@@ -131,7 +133,9 @@ fn after_spent_checkpoint<C: Attachment, S: Scheduler>(
             phase.extend(job.limits.final_checkpoint, job);
             Ok(phase.into())
         }
-        OnSpentCheckpoint::Escalate => C::give_up(phase.into(), &failure, job).map_err(|phase| DriveError::new(phase, failure)),
+        OnSpentCheckpoint::Escalate => {
+            C::give_up(phase.into(), &failure, job).map_err(|phase| DriveError::new(phase, failure))
+        }
         _ => Err(DriveError::new(phase.into(), failure)),
     }
 }

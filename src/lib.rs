@@ -129,8 +129,8 @@ pub use checkpoint::ObjectStoreCheckpoints;
 pub use cluster::{ClusterBuilder, ClusterController};
 pub use contracts::*;
 pub use drive::{
-    Attachment, DriveError, Leg, LegReport, OnSpentCheckpoint, Policy, Receipt, ReceiptReport, RehydrateError, Rehydrated, Unfit, drive,
-    rehydrate,
+    Attachment, DriveError, Leg, LegReport, OnSpentCheckpoint, Policy, Receipt, ReceiptReport, RehydrateError,
+    Rehydrated, Unfit, drive, rehydrate,
 };
 #[cfg(feature = "embedded")]
 pub use embedded::{EmbeddedCluster, EmbeddedRun};

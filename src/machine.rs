@@ -17,7 +17,7 @@ mod table;
 mod trail;
 
 pub use context::{JobBuilder, JobContext};
-pub use failure::{StepFailed, StepError, WrongJob};
+pub use failure::{StepError, StepFailed, WrongJob};
 pub use modes::{Force, Graceful, Immediate, StopBehavior, StopMode, WeakerThan};
 pub use phases::{
     AnyStopped, CheckpointStopping, Checkpointed, Drained, Evidence, Finishing, Halted, Killed, Recovering, Running,

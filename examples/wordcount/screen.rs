@@ -134,7 +134,9 @@ fn acks(progress: &Progress) -> (Count, String) {
     let tasks = progress.status.tasks.total;
     match progress.status.checkpoint {
         CheckpointStage::Collecting { epoch, acks } => (acks, format!("states of epoch {epoch}")),
-        CheckpointStage::Publishing { epoch } => (Count::new(tasks, tasks), format!("states of epoch {epoch}, publishing")),
+        CheckpointStage::Publishing { epoch } => {
+            (Count::new(tasks, tasks), format!("states of epoch {epoch}, publishing"))
+        }
         CheckpointStage::Committing { epoch, acks } => (acks, format!("commits of epoch {epoch}")),
         CheckpointStage::Idle => {
             let last = progress.status.last_complete;

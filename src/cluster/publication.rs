@@ -49,7 +49,9 @@ impl Publication {
             let outcome = tokio::time::timeout(limit, store.publish_boxed(&manifest)).await;
             outcome.unwrap_or_else(|_| {
                 let limit = crate::text::rounded(limit);
-                Err(StoreError::Unavailable(format!("it did not publish epoch {} within {limit}", manifest.epoch).into()))
+                Err(StoreError::Unavailable(
+                    format!("it did not publish epoch {} within {limit}", manifest.epoch).into(),
+                ))
             })
         }));
     }

@@ -95,7 +95,9 @@ pub enum StoreError {
     #[error("the checkpoint store can't now: {0}")]
     Unavailable(BoxError),
     /// A newer run has opened the store: this controller is stale, and must stop acting for the job.
-    #[error("run {run} of job `{job}` is fenced: run {newer} has opened the checkpoint store since; stop this controller")]
+    #[error(
+        "run {run} of job `{job}` is fenced: run {newer} has opened the checkpoint store since; stop this controller"
+    )]
     Fenced {
         /// The job.
         job: JobId,

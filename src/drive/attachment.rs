@@ -20,7 +20,7 @@ pub(super) mod sealed {
     use crate::{
         contracts::{Scheduler, StopRequest},
         machine::{
-            AnyPhase, StepFailed, StepError, Force, Immediate, JobContext, Reason, ReasonKind, hold, pause, Stopping,
+            AnyPhase, Force, Immediate, JobContext, Reason, ReasonKind, StepError, StepFailed, Stopping, hold, pause,
             phases::sealed::Mint, step_for,
         },
     };
@@ -164,12 +164,24 @@ pub(super) mod sealed {
         job: &mut JobContext<C, S>,
     ) -> Result<AnyPhase, StepFailed<AnyPhase>> {
         match phase {
-            AnyPhase::Running(phase) => step_for::<_, Stopping<Force>, _, _>(phase, reason, job).map(Into::into).map_err(any),
-            AnyPhase::Finishing(phase) => step_for::<_, Stopping<Force>, _, _>(phase, reason, job).map(Into::into).map_err(any),
-            AnyPhase::Recovering(phase) => step_for::<_, Stopping<Force>, _, _>(phase, reason, job).map(Into::into).map_err(any),
-            AnyPhase::CheckpointStopping(phase) => step_for::<_, Stopping<Force>, _, _>(phase, reason, job).map(Into::into).map_err(any),
-            AnyPhase::StoppingGraceful(phase) => step_for::<_, Stopping<Force>, _, _>(phase, reason, job).map(Into::into).map_err(any),
-            AnyPhase::StoppingImmediate(phase) => step_for::<_, Stopping<Force>, _, _>(phase, reason, job).map(Into::into).map_err(any),
+            AnyPhase::Running(phase) => {
+                step_for::<_, Stopping<Force>, _, _>(phase, reason, job).map(Into::into).map_err(any)
+            }
+            AnyPhase::Finishing(phase) => {
+                step_for::<_, Stopping<Force>, _, _>(phase, reason, job).map(Into::into).map_err(any)
+            }
+            AnyPhase::Recovering(phase) => {
+                step_for::<_, Stopping<Force>, _, _>(phase, reason, job).map(Into::into).map_err(any)
+            }
+            AnyPhase::CheckpointStopping(phase) => {
+                step_for::<_, Stopping<Force>, _, _>(phase, reason, job).map(Into::into).map_err(any)
+            }
+            AnyPhase::StoppingGraceful(phase) => {
+                step_for::<_, Stopping<Force>, _, _>(phase, reason, job).map(Into::into).map_err(any)
+            }
+            AnyPhase::StoppingImmediate(phase) => {
+                step_for::<_, Stopping<Force>, _, _>(phase, reason, job).map(Into::into).map_err(any)
+            }
             already => Ok(already),
         }
     }

@@ -227,7 +227,11 @@ impl RehydrateError {
 impl fmt::Display for RehydrateError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let PhaseRecord { job, run, phase, revision, .. } = &*self.record;
-        write!(f, "the record of job `{job}`, run {run} ({phase}, revision {revision}) can't be taken up: {}", self.unfit)
+        write!(
+            f,
+            "the record of job `{job}`, run {run} ({phase}, revision {revision}) can't be taken up: {}",
+            self.unfit
+        )
     }
 }
 

@@ -7,7 +7,7 @@ use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use super::Policy;
 use crate::{
     limits::Limits,
-    machine::{StepError, PhaseKind},
+    machine::{PhaseKind, StepError},
 };
 
 /// What to do about a failure.

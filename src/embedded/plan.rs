@@ -17,7 +17,9 @@ pub enum StartError {
     )]
     NoRuntime,
     /// The run is not newer than what is known of the job.
-    #[error("expected a run of job `{job}` after run {newest}, got run {got}: take the number that the checkpoint store gave")]
+    #[error(
+        "expected a run of job `{job}` after run {newest}, got run {got}: take the number that the checkpoint store gave"
+    )]
     RunNotNewer {
         /// The job.
         job: JobId,

@@ -11,16 +11,13 @@ use std::{
 use tokio::{sync::watch, time::Instant};
 
 use super::{
-    Phases, Progress, Reason, ReasonKind, Visit,
-    journaling::Journaling,
-    progress::LiveProgress,
-    trail::LiveTrail,
+    Phases, Progress, Reason, ReasonKind, Visit, journaling::Journaling, progress::LiveProgress, trail::LiveTrail,
 };
 use crate::{
     contracts::{Detached, JobController, JobId, RunId, RunStatus, Scheduler, StopRequest},
     limits::Limits,
     machine::{
-        AnyPhase, BoxJournal, StepError, HealthWatch, Journal, Phase, PhaseKind, PhaseRecord, Running, SuccessorOf,
+        AnyPhase, BoxJournal, HealthWatch, Journal, Phase, PhaseKind, PhaseRecord, Running, StepError, SuccessorOf,
         WrongJob,
         phases::sealed::{Entry, Mint},
     },

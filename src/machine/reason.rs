@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     contracts::{ControllerError, RunFailure, StopRequest, StoreError, TaskId, WorkerId},
-    machine::{StepError, PhaseKind},
+    machine::{PhaseKind, StepError},
     text::shortened,
 };
 
@@ -201,8 +201,7 @@ impl Reason {
                 | PhaseKind::StoppingGraceful
                 | PhaseKind::StoppingImmediate
         );
-        self.kind.is_failure()
-            || is_stop && matches!(to, PhaseKind::StoppingImmediate | PhaseKind::StoppingForce)
+        self.kind.is_failure() || is_stop && matches!(to, PhaseKind::StoppingImmediate | PhaseKind::StoppingForce)
     }
 
     /// For a field of a log.

@@ -5,10 +5,7 @@ use std::sync::{Arc, OnceLock};
 use futures_util::{Stream, stream};
 use tokio::{sync::watch, time::Instant};
 
-use super::{
-    PhaseKind, Reason, ReasonKind,
-    reason::About,
-};
+use super::{PhaseKind, Reason, ReasonKind, reason::About};
 
 /// One stay in a phase.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -106,8 +106,9 @@ impl Shared {
     /// Every task that can take its commit gets it, whatever becomes of the others; the last error is the answer.
     fn commit(&self, epoch: Epoch, commits: &[TaskCommit]) -> Result<(), OrderError> {
         let mut answer = Ok(());
-        let mut fail =
-            |kind, task, why| answer = Err(OrderError::new(kind, format!("task {task} can't commit epoch {epoch}: {why}")));
+        let mut fail = |kind, task, why| {
+            answer = Err(OrderError::new(kind, format!("task {task} can't commit epoch {epoch}: {why}")))
+        };
         let mut repeated = false;
         for TaskCommit { task, data } in commits {
             let Some(cell) = self.index.get(task).and_then(|index| self.cells.get(*index)) else {

@@ -16,12 +16,10 @@ use rustix::process::Signal;
 use tokio::{
     net::TcpListener,
     sync::{oneshot, watch},
-    task::JoinSet,
     time::{Instant, sleep, timeout},
 };
 use winddown::{
     grpc::{ControllerOptions, ControllerServer, GrpcTransport},
-    process::WorkerProcess,
     *,
 };
 
@@ -135,7 +133,7 @@ impl Bench {
         let (shutdown, told) = oneshot::channel::<()>();
         let serving = tokio::spawn(async move { server.serve(listener, async { drop(told.await) }).await });
 
-        let (mut pids, mut watches) = (BTreeMap::new(), JoinSet::new());
+        let mut pids = BTreeMap::new();
         for number in 1..=WORKERS {
             let manners = if number == SICK { manners } else { Manners::Healthy };
             let task = counting::task_of(number);
@@ -145,11 +143,6 @@ impl Bench {
             let env = WorkerEnv::new(job(), run, WorkerId::new(number), port.address().to_string());
             let process = scheduler.start(env, command).await.unwrap();
             pids.insert(number, support::pid(&process));
-            watches.spawn(tell_end(
-                process,
-                WorkerEvent::new(run, WorkerId::new(number), Event::WorkerFinished),
-                &mailbox,
-            ));
         }
         let mut controller = ClusterController::builder(job(), run, topology, transport)
             .limits(self.limits.clone())
@@ -159,6 +152,7 @@ impl Bench {
         }
         let builder = JobContext::builder(job(), run).limits(self.limits.clone()).mailbox(mailbox);
         let (mut context, running) = builder.build(controller.build(), scheduler.clone());
+        context.hear_of_ends();
         let (progress, sender) = (context.progress(), context.sender());
         let (bound, limits, leaving) = (Cell::new(None), self.limits.clone(), registration.leaving());
         let mut live = Live { progress, sender, pids, bound, limits, port, leaving };
@@ -169,7 +163,7 @@ impl Bench {
         if let Some((since, bound)) = live.bound.get() {
             assert!(ended - since <= bound, "{:?}, expected at most {bound:?}: {receipt}", ended - since);
         }
-        drop((registration, watches, shutdown));
+        drop((registration, shutdown));
         serving.await.unwrap().unwrap();
         self.stage.end(scheduler).await;
         receipt
@@ -198,14 +192,5 @@ impl Bench {
             .await;
         bench.finish().await;
         receipt
-    }
-}
-
-/// The end of a process is known at once. What it reported is in the mailbox by then.
-fn tell_end(mut process: WorkerProcess, event: WorkerEvent, mailbox: &Mailbox) -> impl Future<Output = ()> + use<> {
-    let sender = mailbox.sender();
-    async move {
-        process.gone().await;
-        let _ = sender.event(event).await;
     }
 }

@@ -18,9 +18,7 @@ fn waits() -> impl FnMut(TaskContext) -> std::pin::Pin<Box<dyn Future<Output = R
     }
 }
 
-fn embedded(
-    listens: bool,
-) -> (JobContext<ClusterController<EmbeddedRun>, EmbeddedCluster>, Running, EmbeddedRun) {
+fn embedded(listens: bool) -> (JobContext<ClusterController<EmbeddedRun>, EmbeddedCluster>, Running, EmbeddedRun) {
     let cluster = EmbeddedCluster::default();
     let mailbox = Mailbox::new(64);
     let workers = cluster.start("words".into(), RUN, &topology(2), None, mailbox.sender(), waits()).unwrap();

@@ -9,7 +9,7 @@ use std::{
 };
 
 use winddown::{
-    testing::scripted::{Call, ScriptedScheduler, SchedulerAnswer},
+    testing::scripted::{Call, SchedulerAnswer, ScriptedScheduler},
     *,
 };
 
@@ -78,7 +78,8 @@ fn every_promise_is_where_the_table_says_and_its_test_is_there() {
 #[test]
 fn every_bullet_of_the_readme_and_every_chapter_of_operations_has_a_row() {
     let rows = rows();
-    let has_row = |of: &str, text: &str| rows.iter().any(|(page, words, _)| page == of && text.contains(words.as_str()));
+    let has_row =
+        |of: &str, text: &str| rows.iter().any(|(page, words, _)| page == of && text.contains(words.as_str()));
     let readme = fs::read_to_string(root().join("README.md")).unwrap();
     let mut bullets = 0;
     for bullet in readme.split("\n- ").skip(1) {
@@ -168,7 +169,8 @@ async fn what_progress_shows_is_what_is_waited_for() {
     let ends = || [1, 2].map(|worker| (worker, Event::TaskFinished { task: task(worker) }));
     let checkpoint = Some(StopRequest::Checkpoint);
 
-    let all = |progress: &Progress| (progress.status.checkpoint, progress.status.tasks.done, progress.status.workers_left);
+    let all =
+        |progress: &Progress| (progress.status.checkpoint, progress.status.tasks.done, progress.status.workers_left);
     let progress = seen(false, false, checkpoint, &scheduler, state(false).into_iter().take(1)).await;
     let collecting = CheckpointStage::Collecting { epoch, acks: Count::new(1, 2) };
     assert_eq!(all(&progress), (collecting, 0, 2), "tasks whose snapshot does not come");

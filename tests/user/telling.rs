@@ -72,7 +72,8 @@ async fn u7_a_worker_lost_after_a_failed_task_is_the_reason_and_not_the_task() {
     assert_eq!(reasons, [(Some("task-failed"), Some("1")), (Some("worker-left"), Some("3"))], "{lines:#?}");
     assert_eq!(field(&lines[0], "tasks"), Some("0/0"));
     let walked: Vec<_> = receipt.legs.iter().map(|leg| leg.reason.kind()).collect();
-    let kinds = [ReasonKind::Started, ReasonKind::TaskFailed, ReasonKind::CleanUp, ReasonKind::WorkerLeft, ReasonKind::Done];
+    let kinds =
+        [ReasonKind::Started, ReasonKind::TaskFailed, ReasonKind::CleanUp, ReasonKind::WorkerLeft, ReasonKind::Done];
     assert_eq!(walked, kinds);
 }
 
@@ -200,7 +201,10 @@ async fn u12_rejected_messages_are_counted_where_a_drive_can_be_watched() {
     }
     sender.event(says(99, Event::Heartbeat)).await.unwrap();
     let progress = progress.wait_for(|progress| progress.rejected().total() == 3).await.unwrap().clone();
-    assert_eq!((progress.phase, progress.rejected().other_run, progress.rejected().unknown_worker), (PhaseKind::Running, 2, 1));
+    assert_eq!(
+        (progress.phase, progress.rejected().other_run, progress.rejected().unknown_worker),
+        (PhaseKind::Running, 2, 1)
+    );
     sender.request(StopRequest::Force).unwrap();
     driven.await.unwrap();
 }

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     contracts::{Epoch, FinalCheckpoint, JobController, RunStatus, Scheduler, StopRequest},
     limits::Limits,
-    machine::{AfterCheckpointStopping, StepFailed, StepError, Force, Immediate, JobContext, PhaseKind, ReasonKind},
+    machine::{AfterCheckpointStopping, Force, Immediate, JobContext, PhaseKind, ReasonKind, StepError, StepFailed},
 };
 
 /// A final checkpoint is taken, after which every task finishes.
@@ -145,7 +145,10 @@ impl CheckpointStopping {
     ///
     /// # Errors
     /// [`StepError::WrongJob`] when the job is not in this phase.
-    pub fn give_up<C: JobController, S>(self, job: &mut JobContext<C, S>) -> Result<Stopping<Immediate>, StepFailed<Self>> {
+    pub fn give_up<C: JobController, S>(
+        self,
+        job: &mut JobContext<C, S>,
+    ) -> Result<Stopping<Immediate>, StepFailed<Self>> {
         step_to(self, job)
     }
 

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     contracts::{ControllerError, JobController, Scheduler, StopRequest},
     limits::Limits,
-    machine::{AfterFinishing, StepFailed, StepError, Force, Immediate, JobContext, PhaseKind, Reason, ReasonKind},
+    machine::{AfterFinishing, Force, Immediate, JobContext, PhaseKind, Reason, ReasonKind, StepError, StepFailed},
 };
 
 /// All sources have completed; a final checkpoint is taken so that the job ends by itself with everything committed.
@@ -118,7 +118,10 @@ impl Finishing {
     ///
     /// # Errors
     /// [`StepError::WrongJob`] when the job is not in this phase.
-    pub fn give_up<C: JobController, S>(self, job: &mut JobContext<C, S>) -> Result<Stopping<Immediate>, StepFailed<Self>> {
+    pub fn give_up<C: JobController, S>(
+        self,
+        job: &mut JobContext<C, S>,
+    ) -> Result<Stopping<Immediate>, StepFailed<Self>> {
         step_to(self, job)
     }
 

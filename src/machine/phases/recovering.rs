@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     contracts::{JobController, Scheduler, StopRequest},
-    machine::{AfterRecovering, StepFailed, StepError, Force, JobContext, PhaseKind, ReasonKind},
+    machine::{AfterRecovering, Force, JobContext, PhaseKind, ReasonKind, StepError, StepFailed},
 };
 
 /// A task failed or a worker was lost; what is left of the run is cleaned up.

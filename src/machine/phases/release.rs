@@ -13,7 +13,7 @@ use super::wait::{News, news, pause, take_in};
 use crate::{
     clock::{MOMENT, after},
     contracts::{ConfirmedBy, JobController, JobId, RunId, Scheduler, SchedulerError, StopRequest, WorkerId},
-    machine::{StepError, JobContext, PhaseRecord, Reason, ReasonKind, progress::LiveProgress},
+    machine::{JobContext, PhaseRecord, Reason, ReasonKind, StepError, progress::LiveProgress},
     mailbox::{Incoming, Mailbox},
     text::shortened,
 };
@@ -57,7 +57,10 @@ impl Releasing {
     }
 
     /// Kills the workers, unless it is proven that none is alive.
-    pub(super) async fn kill<C, S: Scheduler>(&mut self, job: &mut JobContext<C, S>) -> Result<NothingAlive, StepError> {
+    pub(super) async fn kill<C, S: Scheduler>(
+        &mut self,
+        job: &mut JobContext<C, S>,
+    ) -> Result<NothingAlive, StepError> {
         if let Some(gone) = self.gone {
             return Ok(gone);
         }

@@ -36,7 +36,8 @@ pub(crate) fn replay<C, S>(
         Replay::Phase(kind) => to_phase(running, kind, job),
         Replay::Checkpointed(epoch, gone) => {
             let phase: CheckpointStopping = job.enter(running, (), ReasonKind::Resumed);
-            let stopped: Stopped<Checkpointed> = job.enter(phase, (Checkpointed::proven(epoch), gone.witness(job)), ReasonKind::Resumed);
+            let stopped: Stopped<Checkpointed> =
+                job.enter(phase, (Checkpointed::proven(epoch), gone.witness(job)), ReasonKind::Resumed);
             stopped.into()
         }
         Replay::Drained(gone) => {
@@ -53,7 +54,8 @@ pub(crate) fn replay<C, S>(
         }
         Replay::Killed(gone) => {
             let phase: Stopping<Force> = job.enter(running, (), ReasonKind::Resumed);
-            let stopped: Stopped<Killed> = job.enter(phase, (Killed::proven(gone.confirmed_by()), gone.witness(job)), ReasonKind::Resumed);
+            let stopped: Stopped<Killed> =
+                job.enter(phase, (Killed::proven(gone.confirmed_by()), gone.witness(job)), ReasonKind::Resumed);
             stopped.into()
         }
     }

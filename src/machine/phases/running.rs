@@ -12,8 +12,8 @@ use crate::{
     contracts::{JobController, Scheduler, StopRequest},
     limits::Limits,
     machine::{
-        AfterRunning, StepFailed, StepError, Force, Graceful, Immediate, JobContext, Phase, PhaseKind, Reason, ReasonKind,
-        SuccessorOf,
+        AfterRunning, Force, Graceful, Immediate, JobContext, Phase, PhaseKind, Reason, ReasonKind, StepError,
+        StepFailed, SuccessorOf,
     },
 };
 

@@ -15,8 +15,8 @@ use crate::{
     contracts::{JobController, Scheduler, StopRequest, WorkerStopMode},
     limits::Limits,
     machine::{
-        AfterForce, AfterGraceful, AfterImmediate, StepFailed, StepError, Force, Graceful, Immediate, JobContext, Phase,
-        PhaseKind, Reason, ReasonKind, StopBehavior, StopMode, SuccessorOf, WeakerThan,
+        AfterForce, AfterGraceful, AfterImmediate, Force, Graceful, Immediate, JobContext, Phase, PhaseKind, Reason,
+        ReasonKind, StepError, StepFailed, StopBehavior, StopMode, SuccessorOf, WeakerThan,
     },
 };
 
@@ -280,7 +280,11 @@ impl Stopping<Force> {
         match self.kill(job).await {
             Ok(gone) => {
                 let witness = gone.witness(job);
-                Ok(AfterForce::Stopped(job.enter(self, (Killed::proven(gone.confirmed_by()), witness), ReasonKind::Done)))
+                Ok(AfterForce::Stopped(job.enter(
+                    self,
+                    (Killed::proven(gone.confirmed_by()), witness),
+                    ReasonKind::Done,
+                )))
             }
             Err(failure) => Err(StepFailed::new(self, failure)),
         }

@@ -202,7 +202,10 @@ async fn foreign_run<S: TransportSubject>(subject: S) -> Outcome {
         match line.try_send(run, FIRST, IMMEDIATE).await {
             Err(error) if error.kind == OrderErrorKind::Rejected => {}
             other => {
-                return Err(broken(format_args!("an order of run {run} to be `Rejected` by a worker of run {RUN}"), other));
+                return Err(broken(
+                    format_args!("an order of run {run} to be `Rejected` by a worker of run {RUN}"),
+                    other,
+                ));
             }
         }
         line.nothing_ends("an order of another run").await?;
@@ -250,7 +253,12 @@ async fn independence<S: TransportSubject>(subject: S) -> Outcome {
         });
         match sent.await {
             Ok(sent) => ok(&format!("an order to worker {next} while worker {frozen} does not answer"), sent)?,
-            Err(_) => return Err(broken(format_args!("an answer of worker {next} while worker {frozen} does not answer"), "none")),
+            Err(_) => {
+                return Err(broken(
+                    format_args!("an answer of worker {next} while worker {frozen} does not answer"),
+                    "none",
+                ));
+            }
         }
     }
     Ok(())

@@ -156,8 +156,10 @@ impl Workers {
     /// Notes an order; holds it back or refuses it if the check says so.
     async fn admit(&self, worker: WorkerId, order: &Order) -> Result<(), OrderError> {
         if order.run != self.run || !self.topology.workers().contains(&worker) {
-            let message =
-                format!("expected an order to a worker of run {}, got one of run {} to worker {worker}", self.run, order.run);
+            let message = format!(
+                "expected an order to a worker of run {}, got one of run {} to worker {worker}",
+                self.run, order.run
+            );
             return Err(OrderError::new(OrderErrorKind::Rejected, message));
         }
         let (is_silent, is_refusing, is_slow) = {

@@ -17,7 +17,8 @@ use crate::{
     drive::{Attachment, OnSpentCheckpoint, Policy, RehydrateError, Rehydrated, Unfit, drive, rehydrate},
     limits::Limits,
     machine::{
-        AnyPhase, StepError, JobBuilder, JobContext, Journal, JournalError, Phase, PhaseKind, PhaseRecord, Running, Visit,
+        AnyPhase, JobBuilder, JobContext, Journal, JournalError, Phase, PhaseKind, PhaseRecord, Running, StepError,
+        Visit,
     },
 };
 

@@ -82,10 +82,16 @@ impl World {
         if then_stop {
             let first = *self.final_epoch.get_or_insert(epoch);
             if first != epoch {
-                self.violated("I3", format!("epoch {epoch} is a second final checkpoint of the run: epoch {first} was ordered"));
+                self.violated(
+                    "I3",
+                    format!("epoch {epoch} is a second final checkpoint of the run: epoch {first} was ordered"),
+                );
             }
         } else if self.final_epoch == Some(epoch) {
-            self.violated("I3", format!("epoch {epoch} was ordered as the final checkpoint, and then as one that is not"));
+            self.violated(
+                "I3",
+                format!("epoch {epoch} was ordered as the final checkpoint, and then as one that is not"),
+            );
         }
     }
 
@@ -230,7 +236,10 @@ impl World {
         for task in &manifest.tasks {
             let committed = self.tasks.iter().any(|it| it.id == task.task && it.committed >= Some(epoch));
             if task.commit.is_some() && !committed {
-                self.violated("I3", format!("Checkpointed was said of epoch {epoch}, and task {} has not committed", task.task));
+                self.violated(
+                    "I3",
+                    format!("Checkpointed was said of epoch {epoch}, and task {} has not committed", task.task),
+                );
             }
         }
     }

@@ -47,7 +47,10 @@ impl Registry {
         let worker = WorkerId::new(context.worker_id);
         if !hosted.transport.knows(worker) {
             let count = hosted.transport.topology().workers().len();
-            return Err(invalid(format_args!("one of the {count} workers of run {expected}"), format_args!("worker {worker}")));
+            return Err(invalid(
+                format_args!("one of the {count} workers of run {expected}"),
+                format_args!("worker {worker}"),
+            ));
         }
         Ok(Speaker { hosted, worker })
     }
@@ -79,9 +82,10 @@ impl Speaker {
         }
         let task = TaskId::new(operator, subtask);
         match self.topology().worker_of(task) {
-            Some(worker) if worker != self.worker => {
-                Err(invalid(format_args!("task {task} to be reported by worker {worker}"), format_args!("worker {}", self.worker)))
-            }
+            Some(worker) if worker != self.worker => Err(invalid(
+                format_args!("task {task} to be reported by worker {worker}"),
+                format_args!("worker {}", self.worker),
+            )),
             _ => Ok(task),
         }
     }
