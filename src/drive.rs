@@ -21,7 +21,7 @@ use retry::{Retries, Verdict};
 use crate::{
     clock::{MOMENT, after},
     contracts::{Scheduler, StopRequest},
-    machine::{AnyPhase, AnyStopped, CheckpointStopping, Failure, JobContext, hold},
+    machine::{AnyPhase, AnyStopped, CheckpointStopping, JobContext, StepError, hold},
     text::rounded,
 };
 
@@ -71,7 +71,7 @@ pub async fn drive<C: Attachment, S: Scheduler>(
                 // Nothing is stronger than a kill, so no request makes it worth trying earlier.
                 let level = if failure.is_schedulers() { Some(StopRequest::Force) } else { phase.kind().fulfils() };
                 let until = phase.deadline_before(after(delay));
-                if matches!(failure, Failure::Journal(_)) || matches!(phase, AnyPhase::StoppingForce(_)) {
+                if matches!(failure, StepError::Journal(_)) || matches!(phase, AnyPhase::StoppingForce(_)) {
                     // What the controller was told last could not be written down, or is not what the record says any more: it must not
                     // go on with it (invariant I7).
                     hold(parking.job, level, until).await;
@@ -103,13 +103,13 @@ pub async fn drive<C: Attachment, S: Scheduler>(
 /// What follows a phase whose retries are spent, or that can't get any further.
 fn after_spent<C: Attachment, S: Scheduler>(
     phase: AnyPhase,
-    failure: Failure,
+    failure: StepError,
     job: &mut JobContext<C, S>,
     policy: &Policy,
 ) -> Result<AnyPhase, DriveError> {
     match phase {
         // What can't be written down can't be done, and a conflict says that another controller drives the job.
-        phase if matches!(failure, Failure::Journal(_)) => Err(DriveError::new(phase, failure)),
+        phase if matches!(failure, StepError::Journal(_)) => Err(DriveError::new(phase, failure)),
         // The evidence is not proven yet, so there is something to decide.
         AnyPhase::CheckpointStopping(phase) if phase.complete().is_none() => {
             after_spent_checkpoint(phase, failure, job, policy)
@@ -123,11 +123,11 @@ fn after_spent<C: Attachment, S: Scheduler>(
 
 fn after_spent_checkpoint<C: Attachment, S: Scheduler>(
     mut phase: CheckpointStopping,
-    failure: Failure,
+    failure: StepError,
     job: &mut JobContext<C, S>,
     policy: &Policy,
 ) -> Result<AnyPhase, DriveError> {
-    let may_still_complete = failure.is_retryable() || matches!(failure, Failure::BudgetSpent { .. });
+    let may_still_complete = failure.is_retryable() || matches!(failure, StepError::BudgetSpent { .. });
     match policy.on_spent_checkpoint {
         OnSpentCheckpoint::KeepTrying if may_still_complete => {
             phase.extend(job.limits.final_checkpoint, job);
@@ -186,11 +186,11 @@ impl<C, S> Drop for Parking<'_, C, S> {
 #[must_use = "it holds the phase: take it with `into_phase`, or the shutdown is lost"]
 pub struct DriveError {
     phase: Box<AnyPhase>,
-    failure: Box<Failure>,
+    failure: Box<StepError>,
 }
 
 impl DriveError {
-    fn new(phase: AnyPhase, failure: Failure) -> Self {
+    fn new(phase: AnyPhase, failure: StepError) -> Self {
         Self { phase: Box::new(phase), failure: Box::new(failure) }
     }
 
@@ -200,12 +200,12 @@ impl DriveError {
     }
 
     /// The phase and what went wrong.
-    pub fn into_parts(self) -> (AnyPhase, Box<Failure>) {
+    pub fn into_parts(self) -> (AnyPhase, Box<StepError>) {
         (*self.phase, self.failure)
     }
 
     /// What went wrong.
-    pub fn failure(&self) -> &Failure {
+    pub fn error(&self) -> &StepError {
         &self.failure
     }
 }

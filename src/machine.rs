@@ -19,7 +19,7 @@ mod table;
 mod trail;
 
 pub use context::{JobBuilder, JobContext};
-pub use failure::{Failed, Failure, WrongJob};
+pub use failure::{StepError, StepFailed, WrongJob};
 pub use live::BuildError;
 pub use modes::{Force, Graceful, Immediate, StopBehavior, StopMode, WeakerThan};
 pub use phases::{

@@ -43,6 +43,7 @@
 //!   them is left one second later. See [`Watchdog`] for how, and [`WorkerEnv::lifeline`] for workers that want to leave by themselves.
 //!   It fails to hold if the watchdog is killed together with the scheduler (as `systemctl stop` does, which then kills the workers too),
 //!   and while a process that the scheduler's program forked without exec lives on and so keeps the scheduler's end open.
+//! - **Ends.** A worker's end is seen at once, and told to its run by [`JobContext::hear_of_ends`](crate::machine::JobContext::hear_of_ends).
 //! - **Restart.** A scheduler opened on the state folder of one that died finds the workers that are still there, and lists and stops
 //!   them. They are known by number, start time and boot; a number that is in use again is left alone.
 //!

@@ -1,11 +1,11 @@
 // A phase that is dropped is a shutdown that nobody finishes.
 #![deny(unused_must_use)]
-use winddown::{Failed, JobContext, JobController, Running, Scheduler};
+use winddown::{StepFailed, JobContext, JobController, Running, Scheduler};
 
 async fn forget<C: JobController, S: Scheduler>(
     running: Running,
     job: &mut JobContext<C, S>,
-) -> Result<(), Failed<Running>> {
+) -> Result<(), StepFailed<Running>> {
     running.stop_with_checkpoint(job)?;
     Ok(())
 }

@@ -20,7 +20,7 @@ pub(super) mod sealed {
     use crate::{
         contracts::{Scheduler, StopRequest},
         machine::{
-            AnyPhase, Failed, Failure, Force, Immediate, JobContext, Reason, ReasonKind, Stopping, hold, pause,
+            AnyPhase, Force, Immediate, JobContext, Reason, ReasonKind, StepError, StepFailed, Stopping, hold, pause,
             phases::sealed::Mint, step_for,
         },
     };
@@ -35,10 +35,11 @@ pub(super) mod sealed {
         fn run<S: Scheduler>(
             phase: &mut AnyPhase,
             job: &mut JobContext<Self, S>,
-        ) -> impl Future<Output = Result<(), Failure>> + Send;
+        ) -> impl Future<Output = Result<(), StepError>> + Send;
 
         /// Steps to the successor, after a `run` that was `Ok`. It does not wait.
-        fn step<S: Scheduler>(phase: AnyPhase, job: &mut JobContext<Self, S>) -> Result<AnyPhase, Failed<AnyPhase>>;
+        fn step<S: Scheduler>(phase: AnyPhase, job: &mut JobContext<Self, S>)
+        -> Result<AnyPhase, StepFailed<AnyPhase>>;
 
         /// Waits out a backoff, unless a stop request stronger than `level` comes.
         fn pause<S: Scheduler>(
@@ -50,14 +51,14 @@ pub(super) mod sealed {
         /// Gives a final checkpoint up, for what went wrong.
         fn give_up<S: Scheduler>(
             phase: AnyPhase,
-            why: &Failure,
+            why: &StepError,
             job: &mut JobContext<Self, S>,
         ) -> Result<AnyPhase, AnyPhase>;
     }
 
     #[diagnostic::do_not_recommend]
     impl<C: JobController> Drive for C {
-        async fn run<S: Scheduler>(phase: &mut AnyPhase, job: &mut JobContext<Self, S>) -> Result<(), Failure> {
+        async fn run<S: Scheduler>(phase: &mut AnyPhase, job: &mut JobContext<Self, S>) -> Result<(), StepError> {
             match phase {
                 AnyPhase::Running(phase) => phase.run(job).await,
                 AnyPhase::Finishing(phase) => phase.run(job).await,
@@ -74,7 +75,10 @@ pub(super) mod sealed {
             }
         }
 
-        fn step<S: Scheduler>(phase: AnyPhase, job: &mut JobContext<Self, S>) -> Result<AnyPhase, Failed<AnyPhase>> {
+        fn step<S: Scheduler>(
+            phase: AnyPhase,
+            job: &mut JobContext<Self, S>,
+        ) -> Result<AnyPhase, StepFailed<AnyPhase>> {
             Ok(match phase {
                 AnyPhase::Running(phase) => either(phase.proceed(job)),
                 AnyPhase::Finishing(phase) => either(phase.proceed(job)),
@@ -93,12 +97,12 @@ pub(super) mod sealed {
 
         fn give_up<S: Scheduler>(
             phase: AnyPhase,
-            why: &Failure,
+            why: &StepError,
             job: &mut JobContext<Self, S>,
         ) -> Result<AnyPhase, AnyPhase> {
             if job.controller.has_lost_worker() {
                 let reason = job.why_lost();
-                return force(phase, reason, job).map_err(Failed::into_phase);
+                return force(phase, reason, job).map_err(StepFailed::into_phase);
             }
             let reason = job.why(why);
             match phase {
@@ -110,14 +114,14 @@ pub(super) mod sealed {
                 }
                 other => return Err(other),
             }
-            .map_err(Failed::into_phase)
+            .map_err(StepFailed::into_phase)
         }
     }
 
     /// Nobody can tell the workers anything: from every phase straight to force (the original contract's rule).
     #[diagnostic::do_not_recommend]
     impl Drive for Detached {
-        async fn run<S: Scheduler>(phase: &mut AnyPhase, job: &mut JobContext<Self, S>) -> Result<(), Failure> {
+        async fn run<S: Scheduler>(phase: &mut AnyPhase, job: &mut JobContext<Self, S>) -> Result<(), StepError> {
             match phase {
                 AnyPhase::StoppingForce(phase) => phase.run(job).await,
                 AnyPhase::StoppedCheckpointed(phase) => job.check(phase),
@@ -130,7 +134,10 @@ pub(super) mod sealed {
             }
         }
 
-        fn step<S: Scheduler>(phase: AnyPhase, job: &mut JobContext<Self, S>) -> Result<AnyPhase, Failed<AnyPhase>> {
+        fn step<S: Scheduler>(
+            phase: AnyPhase,
+            job: &mut JobContext<Self, S>,
+        ) -> Result<AnyPhase, StepFailed<AnyPhase>> {
             match phase {
                 AnyPhase::StoppingForce(phase) => Ok(either(phase.proceed(job))),
                 phase => force(phase, ReasonKind::NoController.into(), job),
@@ -143,15 +150,19 @@ pub(super) mod sealed {
 
         fn give_up<S: Scheduler>(
             phase: AnyPhase,
-            _: &Failure,
+            _: &StepError,
             job: &mut JobContext<Self, S>,
         ) -> Result<AnyPhase, AnyPhase> {
-            force(phase, ReasonKind::NoController.into(), job).map_err(Failed::into_phase)
+            force(phase, ReasonKind::NoController.into(), job).map_err(StepFailed::into_phase)
         }
     }
 
     /// Every phase that is not the end has an edge to force.
-    fn force<C, S>(phase: AnyPhase, reason: Reason, job: &mut JobContext<C, S>) -> Result<AnyPhase, Failed<AnyPhase>> {
+    fn force<C, S>(
+        phase: AnyPhase,
+        reason: Reason,
+        job: &mut JobContext<C, S>,
+    ) -> Result<AnyPhase, StepFailed<AnyPhase>> {
         match phase {
             AnyPhase::Running(phase) => {
                 step_for::<_, Stopping<Force>, _, _>(phase, reason, job).map(Into::into).map_err(any)
@@ -180,7 +191,7 @@ pub(super) mod sealed {
         stepped.map_or_else(Into::into, Into::into)
     }
 
-    fn any<P: Into<AnyPhase>>(failed: Failed<P>) -> Failed<AnyPhase> {
+    fn any<P: Into<AnyPhase>>(failed: StepFailed<P>) -> StepFailed<AnyPhase> {
         failed.map(Into::into)
     }
 

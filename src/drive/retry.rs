@@ -7,7 +7,7 @@ use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use super::Policy;
 use crate::{
     limits::Limits,
-    machine::{Failure, PhaseKind},
+    machine::{PhaseKind, StepError},
 };
 
 /// What to do about a failure.
@@ -45,13 +45,13 @@ impl Retries {
         (self.controller, self.scheduler, self.journal) = (None, None, None);
     }
 
-    pub(super) fn after(&mut self, failure: &Failure, phase: PhaseKind) -> Verdict {
+    pub(super) fn after(&mut self, failure: &StepError, phase: PhaseKind) -> Verdict {
         if !failure.is_retryable() {
             return Verdict::Spent;
         }
         let limits = &self.limits;
         let (backoff, most) = match failure {
-            Failure::Journal(_) => (&mut self.journal, limits.journal_retries),
+            StepError::Journal(_) => (&mut self.journal, limits.journal_retries),
             failure if failure.is_schedulers() => (&mut self.scheduler, limits.scheduler_retries),
             _ => (&mut self.controller, limits.checkpoint_retries),
         };

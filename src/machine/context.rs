@@ -19,8 +19,8 @@ use crate::{
     contracts::{Attach, Detached, JobController, JobId, OpenRun, RunId, RunStatus, Scheduler, StopRequest},
     limits::Limits,
     machine::{
-        AnyPhase, BoxJournal, BuildError, Failure, Force, HealthWatch, Journal, Phase, PhaseKind, PhaseRecord, Running,
-        Stopping, SuccessorOf, WrongJob,
+        AnyPhase, BoxJournal, BuildError, Force, HealthWatch, Journal, Phase, PhaseKind, PhaseRecord, Running,
+        StepError, Stopping, SuccessorOf, WrongJob,
         phases::sealed::{Entry, Mint},
     },
     mailbox::{JobSender, Mailbox},
@@ -336,14 +336,14 @@ impl<C, S> JobContext<C, S> {
 
     /// The run-time half of the proof: the phase belongs to this job, and the job is in it.
     #[inline]
-    pub(crate) fn check<P: Phase>(&self, phase: &P) -> Result<(), Failure> {
+    pub(crate) fn check<P: Phase>(&self, phase: &P) -> Result<(), StepError> {
         let same_job = phase.entry().identity == self.identity;
         if same_job && self.phase() == P::KIND { Ok(()) } else { Err(self.wrong_job(P::KIND, same_job)) }
     }
 
     #[cold]
-    fn wrong_job(&self, used: PhaseKind, same_job: bool) -> Failure {
-        Failure::WrongJob(WrongJob { job: self.id.clone(), job_phase: self.phase(), used, same_job })
+    fn wrong_job(&self, used: PhaseKind, same_job: bool) -> StepError {
+        StepError::WrongJob(WrongJob { job: self.id.clone(), job_phase: self.phase(), used, same_job })
     }
 
     /// Takes an edge, for this reason. The only way to a phase other than the first.
@@ -416,7 +416,7 @@ impl<C, S> JobContext<C, S> {
     }
 
     /// Why a phase gives up.
-    pub(crate) fn why(&self, failure: &Failure) -> Reason
+    pub(crate) fn why(&self, failure: &StepError) -> Reason
     where
         C: JobController,
     {

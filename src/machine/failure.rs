@@ -11,18 +11,18 @@ use crate::{
 /// A step that was not taken, and the phase that it started from: go on with it, try again, or escalate.
 #[derive(Debug)]
 #[must_use = "it holds the phase: take it with `into_phase`, or the shutdown is lost"]
-pub struct Failed<P> {
+pub struct StepFailed<P> {
     phase: P,
-    failure: Box<Failure>,
+    failure: Box<StepError>,
 }
 
-impl<P> Failed<P> {
-    pub(crate) fn new(phase: P, failure: impl Into<Box<Failure>>) -> Self {
+impl<P> StepFailed<P> {
+    pub(crate) fn new(phase: P, failure: impl Into<Box<StepError>>) -> Self {
         Self { phase, failure: failure.into() }
     }
 
-    pub(crate) fn map<Q>(self, change: impl FnOnce(P) -> Q) -> Failed<Q> {
-        Failed { phase: change(self.phase), failure: self.failure }
+    pub(crate) fn map<Q>(self, change: impl FnOnce(P) -> Q) -> StepFailed<Q> {
+        StepFailed { phase: change(self.phase), failure: self.failure }
     }
 
     /// The phase, to go on with.
@@ -31,12 +31,12 @@ impl<P> Failed<P> {
     }
 
     /// The phase and what went wrong.
-    pub fn into_parts(self) -> (P, Box<Failure>) {
+    pub fn into_parts(self) -> (P, Box<StepError>) {
         (self.phase, self.failure)
     }
 
     /// What went wrong.
-    pub fn failure(&self) -> &Failure {
+    pub fn error(&self) -> &StepError {
         &self.failure
     }
 
@@ -46,18 +46,18 @@ impl<P> Failed<P> {
     }
 }
 
-impl<P: Phase> fmt::Display for Failed<P> {
+impl<P: Phase> fmt::Display for StepFailed<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", P::KIND, self.failure)
     }
 }
 
-impl<P: Phase + fmt::Debug> Error for Failed<P> {}
+impl<P: Phase + fmt::Debug> Error for StepFailed<P> {}
 
 /// Why a step was not taken.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Failure {
+pub enum StepError {
     /// The controller could not do its part.
     #[error(transparent)]
     Controller(#[from] ControllerError),
@@ -108,7 +108,7 @@ pub enum Failure {
     WrongJob(#[from] WrongJob),
 }
 
-impl Failure {
+impl StepError {
     /// Whether the same step may succeed when it is tried again.
     pub fn is_retryable(&self) -> bool {
         match self {

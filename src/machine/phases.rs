@@ -3,7 +3,7 @@
 //!
 //! How a phase is driven:
 //!
-//! - `phase.next(&mut job).await` gives the successor, or a [`Failed`](crate::machine::Failed) that holds the phase.
+//! - `phase.next(&mut job).await` gives the successor, or a [`StepFailed`](crate::machine::StepFailed) that holds the phase.
 //! - `phase.run(&mut job).await` does the same work by `&mut`, so that a `timeout` or `select!` around it leaves you the phase. Once it
 //!   has returned `Ok`, the outcome is kept in the phase, and `next` steps; before it calls a job stopped, it asks the scheduler again.
 //! - A `next` that is dropped before its end leaves the phase in the job: [`JobContext::take_parked`](crate::machine::JobContext::take_parked).

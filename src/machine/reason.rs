@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     contracts::{ControllerError, RunFailure, StopRequest, StoreError, TaskId, WorkerId},
-    machine::{Failure, PhaseKind},
+    machine::{PhaseKind, StepError},
     text::shortened,
 };
 
@@ -175,18 +175,18 @@ impl Reason {
     }
 
     /// Why a step was not taken. `waits_for` says who is late, if that is it.
-    pub(crate) fn of(failure: &Failure, waits_for: impl FnOnce() -> Vec<WorkerId>) -> Self {
+    pub(crate) fn of(failure: &StepError, waits_for: impl FnOnce() -> Vec<WorkerId>) -> Self {
         let about = |kind, workers| Self::about(kind, workers, vec![], failure);
         match failure {
-            Failure::Run(failure) | Failure::Controller(ControllerError::Run(failure)) => failure.into(),
-            Failure::Controller(error) => error.into(),
-            Failure::BudgetSpent { .. } => about(ReasonKind::Deadline, waits_for()),
-            Failure::StillAlive { workers, .. } | Failure::Appeared { workers } => {
+            StepError::Run(failure) | StepError::Controller(ControllerError::Run(failure)) => failure.into(),
+            StepError::Controller(error) => error.into(),
+            StepError::BudgetSpent { .. } => about(ReasonKind::Deadline, waits_for()),
+            StepError::StillAlive { workers, .. } | StepError::Appeared { workers } => {
                 about(ReasonKind::NotLeft, workers.clone())
             }
-            Failure::Scheduler(_) => about(ReasonKind::SchedulerFailed, vec![]),
-            Failure::Journal(_) => about(ReasonKind::JournalFailed, vec![]),
-            Failure::WrongJob(_) => about(ReasonKind::Program, vec![]),
+            StepError::Scheduler(_) => about(ReasonKind::SchedulerFailed, vec![]),
+            StepError::Journal(_) => about(ReasonKind::JournalFailed, vec![]),
+            StepError::WrongJob(_) => about(ReasonKind::Program, vec![]),
         }
     }
 

@@ -33,6 +33,24 @@ async fn a_cluster_controller_keeps_its_contract() {
     assert_kept(conformance::controller(async || Bare).await, &[], &[]);
 }
 
+/// The same behind pointers: the controller, and its transport.
+struct Boxed;
+
+impl ControllerSubject for Boxed {
+    type Controller = BoxController;
+
+    async fn start(&self, setup: RunSetup) -> BoxController {
+        let transport: BoxTransport = Arc::new(setup.workers.clone());
+        let controller = ClusterController::builder(&setup.open, setup.topology, transport);
+        Box::new(controller.limits(setup.limits).store(setup.store).build())
+    }
+}
+
+#[tokio::test]
+async fn u6_a_boxed_controller_over_a_boxed_transport_keeps_its_contract() {
+    assert_kept(conformance::controller(async || Boxed).await, &[], &[]);
+}
+
 struct Embedded(EmbeddedCluster);
 
 impl ControllerSubject for Embedded {

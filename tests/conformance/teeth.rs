@@ -77,6 +77,26 @@ async fn a_subject_that_panics_or_hangs_breaks_the_rule_and_not_the_suite() {
     }
 }
 
+/// What took four minutes when one rule waited for the other. No clock is asked: each check waits until all have begun.
+#[tokio::test]
+async fn u5_a_subject_that_hangs_in_every_rule_costs_the_limit_of_one() {
+    let rules = Rule::ALL.iter().filter(|rule| rule.contract() == Contract::Journal).count();
+    let report = journal::check_that_waits_for(rules).await;
+    assert_eq!(report.findings().len(), rules);
+    let hung = "expected an answer within";
+    assert!(!report.to_string().contains(hung), "a check waited for the end of one that had begun before:\n{report}");
+    let order = report.findings().iter().map(|(rule, _)| *rule);
+    assert!(order.eq(Rule::ALL.iter().copied().filter(|rule| rule.contract() == Contract::Journal)), "{report}");
+}
+
+#[tokio::test]
+async fn u5_a_scheduler_that_forgets_who_takes_no_notice_is_found_by_a_rule_of_that_name() {
+    let report = scheduler::check_forgetful().await;
+    assert_eq!(report.broken(), [Rule::SchedulerAskedIsAlive], "{report}");
+    assert_eq!(Rule::SchedulerAskedIsAlive.id(), "scheduler.asked-is-alive");
+    assert!(report.to_string().contains("it is never forgotten"), "{report}");
+}
+
 #[tokio::test]
 async fn a_broken_rule_panics_in_assert() {
     let report = journal::check(journal::Mistake::AnyLaterRevision).await;

@@ -96,7 +96,7 @@ fn a_job_in_flight_holds_no_more_than_that_on_the_heap_too() {
 #[tokio::test]
 async fn no_transition_allocates() {
     let (mut job, running) = job(1);
-    let progress = job.progress();
+    let (progress, mut phases) = (job.progress(), job.phases());
     let mut stopping = None;
     let counted = allocation_counter::measure(|| {
         let finishing = running.finish(&mut job).unwrap();
@@ -105,6 +105,9 @@ async fn no_transition_allocates() {
     });
     assert_eq!((counted.count_total, counted.count_current), (0, 0));
     assert_eq!(progress.borrow().phase, PhaseKind::StoppingForce);
+    for phase in [PhaseKind::Running, PhaseKind::Finishing, PhaseKind::StoppingImmediate, PhaseKind::StoppingForce] {
+        assert_eq!(phases.next().await.map(|visit| visit.phase), Some(phase), "u8: none is skipped, for nothing");
+    }
 
     let (mut job, running) = self::job(1);
     let mut graceful = None;

@@ -15,7 +15,7 @@ macro_rules! between_run_and_next {
         fleet.appear(9);
         let failed = phase.next(&mut $job).await.unwrap_err();
         assert!(
-            matches!(failed.failure(), Failure::Appeared { workers } if workers[..] == [WorkerId::new(9)]),
+            matches!(failed.error(), StepError::Appeared { workers } if workers[..] == [WorkerId::new(9)]),
             "{}: {failed}",
             $name
         );

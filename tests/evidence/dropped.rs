@@ -69,7 +69,7 @@ async fn u4_a_job_whose_phase_is_gone_can_be_forced() {
         let lost = step(running, &mut job);
         let (mut job, stopping, _controller) = job.force().unwrap();
         let error = drive(lost, &mut job, &Policy::give_back()).await.unwrap_err();
-        assert!(matches!(error.failure(), Failure::WrongJob(_)), "what was lost is of no use any more: {error}");
+        assert!(matches!(error.error(), StepError::WrongJob(_)), "what was lost is of no use any more: {error}");
         let AfterForce::Stopped(stopped) = stopping.next(&mut job).await.unwrap();
         assert_eq!(fleet.workers_for_job(stopped.job(), None).await.unwrap(), []);
         assert_eq!(job.phase(), PhaseKind::StoppedKilled);

@@ -10,7 +10,7 @@ use winddown::{
 };
 
 use crate::{
-    cluster::{Act, Cluster, RUN, Tap, env_of, job, ms, shell, workers},
+    cluster::{Act, Cluster, RUN, SOON, Tap, env_of, job, ms, shell, workers},
     kubelet::{Kubelet, Node},
 };
 
@@ -266,5 +266,36 @@ async fn an_eviction_is_heard_of_before_the_pod_is_gone() {
     cluster.until("the pod is gone", async || cluster.pod("words-7-2").await.is_none()).await;
     scheduler.stop_workers(&job(), None, true).await.unwrap();
     assert_eq!(scheduler.confirmed_by(&job(), Some(RUN)), ConfirmedBy::Host);
+    cluster.end().await;
+}
+
+/// Silence would tell it only after an hour.
+#[tokio::test]
+async fn u9_a_pod_that_ends_is_heard_of_at_once_by_one_line() {
+    struct Deaf;
+    impl Transport for Deaf {
+        async fn send(&self, _: WorkerId, _: Order) -> Result<(), OrderError> {
+            Ok(())
+        }
+    }
+    let Some(cluster) = Cluster::get().await else { return };
+    let _node = Kubelet::start(&cluster, "n1");
+    let scheduler = cluster.scheduler();
+    cluster.start(&scheduler, 2, LEAVES).await;
+    let limits = Limits { heartbeat: Duration::from_secs(3600), checkpoint_every: None, ..Limits::default() };
+    let topology = Topology::builder().operator("source", Role::Source, workers(1..=2)).build().unwrap();
+    let controller = ClusterController::builder(&OpenRun::without_store(job(), RUN), topology, Arc::new(Deaf))
+        .limits(limits.clone())
+        .build();
+    let (mut job, running) = JobContext::builder(&OpenRun::without_store(job(), RUN))
+        .simulated()
+        .limits(limits)
+        .build(controller, scheduler)
+        .unwrap();
+    job.hear_of_ends();
+    cluster.pods().delete("words-7-2", &kube::api::DeleteParams::default()).await.unwrap();
+    let after = tokio::time::timeout(SOON, running.next(&mut job)).await.unwrap().unwrap();
+    assert_eq!((after.kind(), job.progress_now().reason.workers()), (PhaseKind::Recovering, &[WorkerId::new(2)][..]));
+    drop(drive(after, &mut job, &Policy::escalate()).await.unwrap());
     cluster.end().await;
 }

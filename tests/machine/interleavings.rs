@@ -157,7 +157,7 @@ async fn i1_the_end_of_another_job_is_refused_without_a_controller_too() {
     let (mut two, _running) = builder().build(Detached, workers()).unwrap();
     let AfterForce::Stopped(stopped) = running.force(&mut one).unwrap().next(&mut one).await.unwrap();
     let error = drive(stopped, &mut two, &Policy::escalate()).await.unwrap_err();
-    assert!(matches!(error.failure(), Failure::WrongJob(_)), "{error}");
+    assert!(matches!(error.error(), StepError::WrongJob(_)), "{error}");
     let receipt = drive(error.into_phase(), &mut one, &Policy::escalate()).await.unwrap();
     assert_eq!(receipt.stopped().name(), "killed");
 }

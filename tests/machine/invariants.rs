@@ -21,7 +21,7 @@ async fn i1_a_phase_of_another_job_is_an_error_that_gives_it_back() {
 
     let mut stopping = failed.into_phase().stop_with_checkpoint(&mut one).unwrap();
     let failure = stopping.run(&mut two).await.unwrap_err();
-    assert!(matches!(&failure, Failure::WrongJob(wrong) if wrong.used == PhaseKind::CheckpointStopping));
+    assert!(matches!(&failure, StepError::WrongJob(wrong) if wrong.used == PhaseKind::CheckpointStopping));
     assert!(!failure.is_retryable());
 
     let DriveErrorParts { phase, .. } = parts(drive(stopping, &mut two, &Policy::escalate()).await.unwrap_err());
@@ -31,7 +31,7 @@ async fn i1_a_phase_of_another_job_is_an_error_that_gives_it_back() {
 
 struct DriveErrorParts {
     phase: AnyPhase,
-    failure: Box<Failure>,
+    failure: Box<StepError>,
 }
 
 fn parts(error: DriveError) -> DriveErrorParts {
@@ -60,7 +60,7 @@ async fn i2_who_can_not_be_asked_about_is_not_gone() {
         let (mut job, running, _, workers) = job(Limits::default());
         workers.answers(Call::List, [list]);
         let failed = running.force(&mut job).unwrap().next(&mut job).await.unwrap_err();
-        assert_eq!(failed.failure().to_string(), expected);
+        assert_eq!(failed.error().to_string(), expected);
         assert_eq!(failed.is_retryable(), list != SchedulerAnswer::Refuses);
     }
 }
@@ -98,7 +98,7 @@ async fn i3_neither_a_complete_checkpoint_nor_finished_tasks_alone_are_enough() 
         controller.on(Told::FinalCheckpoint, secs(1), does.clone());
         let stopping = running.stop_with_checkpoint(&mut job).unwrap();
         let failed = stopping.next(&mut job).await.unwrap_err();
-        assert!(matches!(failed.failure(), Failure::BudgetSpent { .. }), "{does:?}: {failed}");
+        assert!(matches!(failed.error(), StepError::BudgetSpent { .. }), "{does:?}: {failed}");
         assert_eq!(failed.into_phase().complete(), None);
     }
 }
@@ -111,7 +111,7 @@ async fn i3_a_failure_during_the_final_checkpoint_ends_the_wait_at_once() {
         let start = Instant::now();
         let failed = running.stop_with_checkpoint(&mut job).unwrap().next(&mut job).await.unwrap_err();
         assert_eq!(start.elapsed(), secs(2));
-        assert!(matches!(failed.failure(), Failure::Run(told) if *told == failure));
+        assert!(matches!(failed.error(), StepError::Run(told) if *told == failure));
         assert!(!failed.is_retryable());
     }
 }
@@ -206,7 +206,7 @@ async fn i6_every_failure_gives_the_phase_back_and_it_goes_on() {
             Ok(other) => panic!("{other:?}"),
             Err(failed) => {
                 assert!(failed.is_retryable(), "{failed}");
-                failures.push(failed.failure().to_string());
+                failures.push(failed.error().to_string());
                 phase = failed.into_phase();
             }
         }

@@ -81,7 +81,7 @@ async fn i7_what_can_not_be_written_is_not_done_and_the_phase_comes_back() {
         journal.answers([answer]);
         let start = Instant::now();
         let failed = running.stop_gracefully(&mut job).unwrap().next(&mut job).await.unwrap_err();
-        assert!(matches!(failed.failure(), Failure::Journal(_)) && failed.is_retryable(), "{failed}");
+        assert!(matches!(failed.error(), StepError::Journal(_)) && failed.is_retryable(), "{failed}");
         assert!(start.elapsed() <= job.limits().journal);
         assert_eq!((controller.told().len(), asked(&workers).len()), (0, 0));
 

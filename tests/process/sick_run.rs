@@ -13,12 +13,10 @@ use rustix::process::Signal;
 use tokio::{
     net::TcpListener,
     sync::{oneshot, watch},
-    task::JoinSet,
     time::{Instant, sleep, timeout},
 };
 use winddown::{
     grpc::{ControllerOptions, ControllerServer, GrpcTransport},
-    process::WorkerProcess,
     *,
 };
 
@@ -122,7 +120,7 @@ impl Bench {
     pub(crate) async fn run(&self, manners: Manners, script: impl AsyncFnOnce(&mut Live)) -> Receipt {
         let scheduler = self.stage.builder().grace(ms(1000)).open().await.unwrap();
         let open = self.store.open_run(&job()).await.unwrap();
-        let (run, manifest) = (open.run(), open.manifest());
+        let manifest = open.manifest();
         let topology = Arc::new(topology(WORKERS));
         let transport = Arc::new(GrpcTransport::new(&open, Arc::clone(&topology)).options(calls()));
         let mailbox = Mailbox::new(64);
@@ -133,7 +131,7 @@ impl Bench {
         let (shutdown, told) = oneshot::channel::<()>();
         let serving = tokio::spawn(async move { server.serve(listener, async { drop(told.await) }).await });
 
-        let (mut pids, mut watches) = (BTreeMap::new(), JoinSet::new());
+        let mut pids = BTreeMap::new();
         for number in 1..=WORKERS {
             let manners = if number == SICK { manners } else { Manners::Healthy };
             let task = counting::task_of(number);
@@ -143,11 +141,6 @@ impl Bench {
             let env = WorkerEnv::new(&open, WorkerId::new(number), port.address().to_string());
             let process = scheduler.start(env, command).await.unwrap();
             pids.insert(number, support::pid(&process));
-            watches.spawn(tell_end(
-                process,
-                WorkerEvent::new(run, WorkerId::new(number), Event::WorkerFinished),
-                &mailbox,
-            ));
         }
         let controller = ClusterController::builder(&open, topology, transport)
             .limits(self.limits.clone())
@@ -164,7 +157,7 @@ impl Bench {
         if let Some((since, bound)) = live.bound.get() {
             assert!(ended - since <= bound, "{:?}, expected at most {bound:?}: {receipt}", ended - since);
         }
-        drop((registration, watches, shutdown));
+        drop((registration, shutdown));
         serving.await.unwrap().unwrap();
         self.stage.end(scheduler).await;
         receipt
@@ -203,14 +196,5 @@ impl Bench {
     pub(crate) async fn stop_with_each(manners: Manners, requests: [StopRequest; 2]) -> [Receipt; 2] {
         let [one, two] = requests.map(|request| Self::stop_with(manners, request));
         tokio::join!(one, two).into()
-    }
-}
-
-/// The end of a process is known at once. What it reported is in the mailbox by then.
-fn tell_end(mut process: WorkerProcess, event: WorkerEvent, mailbox: &Mailbox) -> impl Future<Output = ()> + use<> {
-    let sender = mailbox.sender();
-    async move {
-        process.gone().await;
-        let _ = sender.event(event).await;
     }
 }

@@ -332,3 +332,46 @@ async fn i2_a_job_without_a_controller_is_stopped_by_killing_its_processes() {
     assert_eq!(state(pid(&worker)), None, "`Stopped` is a fact");
     stage.end(scheduler).await;
 }
+
+/// Takes every order in; nothing comes of it.
+struct Deaf;
+
+impl Transport for Deaf {
+    async fn send(&self, _: WorkerId, _: Order) -> Result<(), OrderError> {
+        Ok(())
+    }
+}
+
+/// Silence would tell it only after an hour.
+#[tokio::test]
+async fn u9_a_worker_process_that_dies_is_heard_of_at_once_by_one_line() {
+    for dies_before in [true, false] {
+        let stage = Stage::new();
+        let scheduler = stage.open().await;
+        let limits = Limits { heartbeat: Duration::from_secs(3600), checkpoint_every: None, ..Limits::default() };
+        let topology = Topology::builder().operator("source", Role::Source, [id(1), id(2)]).build().unwrap();
+        let controller =
+            ClusterController::builder(&OpenRun::without_store(job(), RUN), topology, std::sync::Arc::new(Deaf));
+        let controller = controller.limits(limits.clone()).build();
+        let (mut job, running) = JobContext::builder(&OpenRun::without_store(job(), RUN))
+            .simulated()
+            .limits(limits)
+            .build(controller, scheduler.clone())
+            .unwrap();
+        stage.start(&scheduler, 1, POLITE).await;
+        let mut struck = stage.start(&scheduler, 2, POLITE).await;
+        if dies_before {
+            signal(pid(&struck), Signal::KILL);
+            timeout(SOON, struck.gone()).await.unwrap();
+            job.hear_of_ends();
+        } else {
+            job.hear_of_ends();
+            signal(pid(&struck), Signal::KILL);
+        }
+        let after = timeout(SOON, running.next(&mut job)).await.expect("it is heard of").unwrap();
+        assert_eq!((after.kind(), job.progress_now().reason.workers()), (PhaseKind::Recovering, &[id(2)][..]));
+        drop(drive(after, &mut job, &Policy::escalate()).await.unwrap());
+        drop(job);
+        stage.end(scheduler).await;
+    }
+}

@@ -41,10 +41,10 @@ async fn u10_a_cause_is_told_once_in_every_error() {
     assert_told_once(&journal());
     assert_told_once(&ControllerError::Other(io().into()));
     assert_told_once(&ControllerError::from(store()));
-    assert_told_once(&Failure::from(scheduler()));
-    assert_told_once(&Failure::from(journal()));
-    assert_told_once(&Failure::from(ControllerError::from(store())));
-    assert_told_once(&Failure::from(ControllerError::Other(io().into())));
+    assert_told_once(&StepError::from(scheduler()));
+    assert_told_once(&StepError::from(journal()));
+    assert_told_once(&StepError::from(ControllerError::from(store())));
+    assert_told_once(&StepError::from(ControllerError::Other(io().into())));
     assert_told_once(&Unfit::from(scheduler()));
     assert_told_once(&Unfit::from(store()));
 

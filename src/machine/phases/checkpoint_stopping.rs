@@ -15,7 +15,9 @@ use super::{
 use crate::{
     contracts::{Epoch, FinalCheckpoint, JobController, RunStatus, Scheduler, StopRequest},
     limits::Limits,
-    machine::{AfterCheckpointStopping, Failed, Failure, Force, Held, Immediate, JobContext, PhaseKind, ReasonKind},
+    machine::{
+        AfterCheckpointStopping, Force, Held, Immediate, JobContext, PhaseKind, ReasonKind, StepError, StepFailed,
+    },
 };
 
 /// A final checkpoint is taken, after which every task finishes.
@@ -60,19 +62,19 @@ impl CheckpointStopping {
     /// Takes the final checkpoint, waits for every task to finish, releases the workers and verifies that none is left.
     ///
     /// # Errors
-    /// - [`Failure::Controller`]: an order or the manifest failed. Running it again sends again only what failed.
-    /// - [`Failure::Run`]: a task failed or a worker was lost, so this checkpoint can't complete.
-    /// - [`Failure::BudgetSpent`]: give it more time with [`extend`](Self::extend), or [`give_up`](Self::give_up).
-    /// - [`Failure::Scheduler`], [`Failure::StillAlive`], [`Failure::Appeared`]: the checkpoint is complete, but workers are not gone. Run it again.
-    /// - [`Failure::WrongJob`]: the job is not in this phase.
+    /// - [`StepError::Controller`]: an order or the manifest failed. Running it again sends again only what failed.
+    /// - [`StepError::Run`]: a task failed or a worker was lost, so this checkpoint can't complete.
+    /// - [`StepError::BudgetSpent`]: give it more time with [`extend`](Self::extend), or [`give_up`](Self::give_up).
+    /// - [`StepError::Scheduler`], [`StepError::StillAlive`], [`StepError::Appeared`]: the checkpoint is complete, but workers are not gone. Run it again.
+    /// - [`StepError::WrongJob`]: the job is not in this phase.
     ///
     /// # Cancel safety
     /// Safe: call it again to go on. The final checkpoint is not started twice.
-    pub async fn run<C: JobController, S: Scheduler>(&mut self, job: &mut JobContext<C, S>) -> Result<(), Failure> {
+    pub async fn run<C: JobController, S: Scheduler>(&mut self, job: &mut JobContext<C, S>) -> Result<(), StepError> {
         self.decide(job).await.map(drop)
     }
 
-    async fn decide<C: JobController, S: Scheduler>(&mut self, job: &mut JobContext<C, S>) -> Result<Exit, Failure> {
+    async fn decide<C: JobController, S: Scheduler>(&mut self, job: &mut JobContext<C, S>) -> Result<Exit, StepError> {
         job.check(self)?;
         if let Some(exit) = self.decided {
             return Ok(exit);
@@ -86,7 +88,7 @@ impl CheckpointStopping {
         Ok(exit)
     }
 
-    async fn work<C: JobController, S: Scheduler>(&mut self, job: &mut JobContext<C, S>) -> Result<Exit, Failure> {
+    async fn work<C: JobController, S: Scheduler>(&mut self, job: &mut JobContext<C, S>) -> Result<Exit, StepError> {
         let checkpointed = match self.proven {
             Some(checkpointed) => checkpointed,
             None => match take_final_checkpoint(job, PhaseKind::CheckpointStopping, self.entry).await? {
@@ -104,7 +106,7 @@ impl CheckpointStopping {
     async fn decide_at_last<C: JobController, S: Scheduler>(
         &mut self,
         job: &mut JobContext<C, S>,
-    ) -> Result<Exit, Failure> {
+    ) -> Result<Exit, StepError> {
         let Some(Exit::Stopped(checkpointed, gone)) = self.decided else { return self.decide(job).await };
         job.check(self)?;
         self.decided = None;
@@ -116,14 +118,14 @@ impl CheckpointStopping {
     /// Runs, then steps.
     ///
     /// # Errors
-    /// As [`run`](Self::run); the phase comes back in [`Failed`].
+    /// As [`run`](Self::run); the phase comes back in [`StepFailed`].
     ///
     /// # Cancel safety
     /// Safe: if it is dropped, the phase is kept in the job; [`JobContext::take_parked`] gives it back.
     pub fn next<C: JobController, S: Scheduler>(
         self,
         job: &mut JobContext<C, S>,
-    ) -> impl Future<Output = Result<AfterCheckpointStopping, Failed<Self>>> {
+    ) -> impl Future<Output = Result<AfterCheckpointStopping, StepFailed<Self>>> {
         let mut held = Held::new(self, job);
         async move {
             let (phase, job) = held.lend();
@@ -145,12 +147,12 @@ impl CheckpointStopping {
 
     fn leave<C: JobController, S>(
         self,
-        decided: Result<Exit, Failure>,
+        decided: Result<Exit, StepError>,
         job: &mut JobContext<C, S>,
-    ) -> Result<AfterCheckpointStopping, Failed<Self>> {
+    ) -> Result<AfterCheckpointStopping, StepFailed<Self>> {
         match decided {
             Ok(exit) => Ok(self.step(exit, job)),
-            Err(failure) => Err(Failed::new(self, failure)),
+            Err(failure) => Err(StepFailed::new(self, failure)),
         }
     }
 
@@ -181,16 +183,19 @@ impl CheckpointStopping {
     /// Gives the final checkpoint up, and stops the tasks where they are.
     ///
     /// # Errors
-    /// [`Failure::WrongJob`] when the job is not in this phase.
-    pub fn give_up<C: JobController, S>(self, job: &mut JobContext<C, S>) -> Result<Stopping<Immediate>, Failed<Self>> {
+    /// [`StepError::WrongJob`] when the job is not in this phase.
+    pub fn give_up<C: JobController, S>(
+        self,
+        job: &mut JobContext<C, S>,
+    ) -> Result<Stopping<Immediate>, StepFailed<Self>> {
         step_to(self, job)
     }
 
     /// Has the scheduler kill the workers. It needs no controller.
     ///
     /// # Errors
-    /// [`Failure::WrongJob`] when the job is not in this phase.
-    pub fn force<C, S>(self, job: &mut JobContext<C, S>) -> Result<Stopping<Force>, Failed<Self>> {
+    /// [`StepError::WrongJob`] when the job is not in this phase.
+    pub fn force<C, S>(self, job: &mut JobContext<C, S>) -> Result<Stopping<Force>, StepFailed<Self>> {
         step_to(self, job)
     }
 }
@@ -209,7 +214,7 @@ pub(super) async fn take_final_checkpoint<C: JobController, S>(
     job: &mut JobContext<C, S>,
     phase: PhaseKind,
     entry: Entry,
-) -> Result<Final, Failure> {
+) -> Result<Final, StepError> {
     let (mut ask, mut late) = (true, false);
     loop {
         let status = job.controller.status();
@@ -221,10 +226,10 @@ pub(super) async fn take_final_checkpoint<C: JobController, S>(
             return Ok(Final::Request(request));
         }
         if let Some(failure) = job.controller.failure() {
-            return Err(Failure::Run(failure.clone()));
+            return Err(StepError::Run(failure.clone()));
         }
         if late {
-            return Err(Failure::BudgetSpent { phase, budget: entry.budget(), status });
+            return Err(StepError::BudgetSpent { phase, budget: entry.budget(), status });
         }
         // Once per call, so that a retry sends again what failed; then as long as a periodic checkpoint is in the way.
         if std::mem::take(&mut ask) || status.final_checkpoint == FinalCheckpoint::NotStarted {

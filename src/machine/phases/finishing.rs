@@ -13,7 +13,9 @@ use super::{
 use crate::{
     contracts::{ControllerError, Epoch, JobController, Scheduler, StopRequest},
     limits::Limits,
-    machine::{AfterFinishing, Failed, Failure, Force, Held, Immediate, JobContext, PhaseKind, Reason, ReasonKind},
+    machine::{
+        AfterFinishing, Force, Held, Immediate, JobContext, PhaseKind, Reason, ReasonKind, StepError, StepFailed,
+    },
 };
 
 /// All sources have completed; a final checkpoint is taken so that the job ends by itself with everything committed.
@@ -58,17 +60,17 @@ impl Finishing {
     /// where a worker is lost), not errors.
     ///
     /// # Errors
-    /// - A retryable [`Failure::Controller`]: an order or the manifest failed. Run it again, or [`give_up`](Self::give_up).
-    /// - [`Failure::Scheduler`], [`Failure::StillAlive`], [`Failure::Appeared`]: the checkpoint is complete, but workers are not gone. Run it again.
-    /// - [`Failure::WrongJob`]: the job is not in this phase.
+    /// - A retryable [`StepError::Controller`]: an order or the manifest failed. Run it again, or [`give_up`](Self::give_up).
+    /// - [`StepError::Scheduler`], [`StepError::StillAlive`], [`StepError::Appeared`]: the checkpoint is complete, but workers are not gone. Run it again.
+    /// - [`StepError::WrongJob`]: the job is not in this phase.
     ///
     /// # Cancel safety
     /// Safe: call it again to go on.
-    pub async fn run<C: JobController, S: Scheduler>(&mut self, job: &mut JobContext<C, S>) -> Result<(), Failure> {
+    pub async fn run<C: JobController, S: Scheduler>(&mut self, job: &mut JobContext<C, S>) -> Result<(), StepError> {
         self.decide(job).await.map(drop)
     }
 
-    async fn decide<C: JobController, S: Scheduler>(&mut self, job: &mut JobContext<C, S>) -> Result<Exit, Failure> {
+    async fn decide<C: JobController, S: Scheduler>(&mut self, job: &mut JobContext<C, S>) -> Result<Exit, StepError> {
         job.check(self)?;
         if let Some(exit) = &self.decided {
             return Ok(exit.clone());
@@ -82,7 +84,7 @@ impl Finishing {
         Ok(exit)
     }
 
-    async fn work<C: JobController, S: Scheduler>(&mut self, job: &mut JobContext<C, S>) -> Result<Exit, Failure> {
+    async fn work<C: JobController, S: Scheduler>(&mut self, job: &mut JobContext<C, S>) -> Result<Exit, StepError> {
         if let Some(completed) = self.proven {
             return self.release(completed, job).await;
         }
@@ -95,7 +97,7 @@ impl Finishing {
             Ok(Final::Request(force @ StopRequest::Force)) => Exit::Force(force.into()),
             Ok(Final::Request(request)) => Exit::Immediate(request.into()),
             // There is nothing to commit with, and nothing to wait for: what has been read flows to the end.
-            Err(Failure::Controller(error @ ControllerError::NoCheckpoint(_))) => Exit::Drain(Reason::from(&error)),
+            Err(StepError::Controller(error @ ControllerError::NoCheckpoint(_))) => Exit::Drain(Reason::from(&error)),
             Err(failure) if failure.is_retryable() => return Err(failure),
             Err(failure) => {
                 job.note_error(&failure);
@@ -112,7 +114,7 @@ impl Finishing {
         &mut self,
         completed: Completed,
         job: &mut JobContext<C, S>,
-    ) -> Result<Exit, Failure> {
+    ) -> Result<Exit, StepError> {
         let gone = release(job, &mut self.releasing).await?;
         Ok(Exit::Stopped(completed, self.releasing.end(gone, PhaseKind::StoppedCompleted, job).await?))
     }
@@ -121,7 +123,7 @@ impl Finishing {
     async fn decide_at_last<C: JobController, S: Scheduler>(
         &mut self,
         job: &mut JobContext<C, S>,
-    ) -> Result<Exit, Failure> {
+    ) -> Result<Exit, StepError> {
         let Some(Exit::Stopped(completed, gone)) = self.decided.clone() else { return self.decide(job).await };
         job.check(self)?;
         self.decided = None;
@@ -138,14 +140,14 @@ impl Finishing {
     /// Runs, then steps.
     ///
     /// # Errors
-    /// As [`run`](Self::run); the phase comes back in [`Failed`].
+    /// As [`run`](Self::run); the phase comes back in [`StepFailed`].
     ///
     /// # Cancel safety
     /// Safe: if it is dropped, the phase is kept in the job; [`JobContext::take_parked`] gives it back.
     pub fn next<C: JobController, S: Scheduler>(
         self,
         job: &mut JobContext<C, S>,
-    ) -> impl Future<Output = Result<AfterFinishing, Failed<Self>>> {
+    ) -> impl Future<Output = Result<AfterFinishing, StepFailed<Self>>> {
         let mut held = Held::new(self, job);
         async move {
             let (phase, job) = held.lend();
@@ -164,12 +166,12 @@ impl Finishing {
 
     fn leave<C: JobController, S>(
         self,
-        decided: Result<Exit, Failure>,
+        decided: Result<Exit, StepError>,
         job: &mut JobContext<C, S>,
-    ) -> Result<AfterFinishing, Failed<Self>> {
+    ) -> Result<AfterFinishing, StepFailed<Self>> {
         match decided {
             Ok(exit) => Ok(self.step(exit, job)),
-            Err(failure) => Err(Failed::new(self, failure)),
+            Err(failure) => Err(StepFailed::new(self, failure)),
         }
     }
 
@@ -188,16 +190,19 @@ impl Finishing {
     /// Gives the final checkpoint up, and stops the tasks where they are.
     ///
     /// # Errors
-    /// [`Failure::WrongJob`] when the job is not in this phase.
-    pub fn give_up<C: JobController, S>(self, job: &mut JobContext<C, S>) -> Result<Stopping<Immediate>, Failed<Self>> {
+    /// [`StepError::WrongJob`] when the job is not in this phase.
+    pub fn give_up<C: JobController, S>(
+        self,
+        job: &mut JobContext<C, S>,
+    ) -> Result<Stopping<Immediate>, StepFailed<Self>> {
         step_to(self, job)
     }
 
     /// Has the scheduler kill the workers. It needs no controller.
     ///
     /// # Errors
-    /// [`Failure::WrongJob`] when the job is not in this phase.
-    pub fn force<C, S>(self, job: &mut JobContext<C, S>) -> Result<Stopping<Force>, Failed<Self>> {
+    /// [`StepError::WrongJob`] when the job is not in this phase.
+    pub fn force<C, S>(self, job: &mut JobContext<C, S>) -> Result<Stopping<Force>, StepFailed<Self>> {
         step_to(self, job)
     }
 }

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     contracts::{JobController, Scheduler, StopRequest},
-    machine::{AfterRecovering, Failed, Failure, Force, Held, JobContext, PhaseKind, ReasonKind},
+    machine::{AfterRecovering, Force, Held, JobContext, PhaseKind, ReasonKind, StepError, StepFailed},
 };
 
 /// A task failed or a worker was lost; what is left of the run is cleaned up.
@@ -34,12 +34,12 @@ impl Recovering {
     /// Writes the phase down; there is nothing else to wait for.
     ///
     /// # Errors
-    /// [`Failure::Journal`] when it can't be written down.
-    /// [`Failure::WrongJob`] when the job is not in this phase.
+    /// [`StepError::Journal`] when it can't be written down.
+    /// [`StepError::WrongJob`] when the job is not in this phase.
     ///
     /// # Cancel safety
     /// Safe: call it again.
-    pub async fn run<C: JobController, S>(&mut self, job: &mut JobContext<C, S>) -> Result<(), Failure> {
+    pub async fn run<C: JobController, S>(&mut self, job: &mut JobContext<C, S>) -> Result<(), StepError> {
         job.check(self)?;
         job.write_down_status(PhaseKind::Recovering).await?;
         Ok(())
@@ -48,14 +48,14 @@ impl Recovering {
     /// Steps to a short immediate stop, or to force where a worker is lost and could not be told.
     ///
     /// # Errors
-    /// [`Failure::WrongJob`] when the job is not in this phase; the phase comes back in [`Failed`].
+    /// [`StepError::WrongJob`] when the job is not in this phase; the phase comes back in [`StepFailed`].
     ///
     /// # Cancel safety
     /// Safe: if it is dropped, the phase is kept in the job; [`JobContext::take_parked`] gives it back.
     pub fn next<C: JobController, S: Scheduler>(
         self,
         job: &mut JobContext<C, S>,
-    ) -> impl Future<Output = Result<AfterRecovering, Failed<Self>>> {
+    ) -> impl Future<Output = Result<AfterRecovering, StepFailed<Self>>> {
         let mut held = Held::new(self, job);
         async move {
             let (phase, job) = held.lend();
@@ -63,7 +63,7 @@ impl Recovering {
             let phase = held.take();
             match written {
                 Ok(()) => Ok(phase.step(held.job)),
-                Err(failure) => Err(Failed::new(phase, failure)),
+                Err(failure) => Err(StepFailed::new(phase, failure)),
             }
         }
     }
@@ -84,8 +84,8 @@ impl Recovering {
     /// Has the scheduler kill the workers. It needs no controller.
     ///
     /// # Errors
-    /// [`Failure::WrongJob`] when the job is not in this phase.
-    pub fn force<C, S>(self, job: &mut JobContext<C, S>) -> Result<Stopping<Force>, Failed<Self>> {
+    /// [`StepError::WrongJob`] when the job is not in this phase.
+    pub fn force<C, S>(self, job: &mut JobContext<C, S>) -> Result<Stopping<Force>, StepFailed<Self>> {
         step_to(self, job)
     }
 }

@@ -13,7 +13,7 @@ use super::wait::{News, news, pause, take_in};
 use crate::{
     clock::{MOMENT, after},
     contracts::{ConfirmedBy, JobController, JobId, OpenRun, RunId, Scheduler, SchedulerError, StopRequest, WorkerId},
-    machine::{Failure, JobContext, PhaseKind, Reason, ReasonKind, progress::LiveProgress},
+    machine::{JobContext, PhaseKind, Reason, ReasonKind, StepError, progress::LiveProgress},
     mailbox::{Incoming, Mailbox},
     text::shortened,
 };
@@ -71,7 +71,7 @@ impl Releasing {
         gone: NothingAlive,
         terminal: PhaseKind,
         job: &mut JobContext<C, S>,
-    ) -> Result<NothingAlive, Failure> {
+    ) -> Result<NothingAlive, StepError> {
         self.is_written = true;
         job.write_down_end(terminal, gone).await?;
         if gone.at.elapsed() <= job.limits.verify_every {
@@ -85,7 +85,7 @@ impl Releasing {
         &mut self,
         gone: NothingAlive,
         job: &mut JobContext<C, S>,
-    ) -> Result<NothingAlive, Failure> {
+    ) -> Result<NothingAlive, StepError> {
         let alive = alive_by(after(job.limits.kill), &job.id, job.run, &job.scheduler).await?;
         job.publish_alive(alive.len());
         if alive.is_empty() {
@@ -94,11 +94,14 @@ impl Releasing {
             return Ok(gone);
         }
         (self.gone, self.forced) = (None, true);
-        Err(Failure::Appeared { workers: alive })
+        Err(StepError::Appeared { workers: alive })
     }
 
     /// Kills the workers, unless it is proven that none is alive.
-    pub(super) async fn kill<C, S: Scheduler>(&mut self, job: &mut JobContext<C, S>) -> Result<NothingAlive, Failure> {
+    pub(super) async fn kill<C, S: Scheduler>(
+        &mut self,
+        job: &mut JobContext<C, S>,
+    ) -> Result<NothingAlive, StepError> {
         if let Some(gone) = self.gone {
             return Ok(gone);
         }
@@ -112,7 +115,7 @@ impl Releasing {
 pub(crate) async fn release<C: JobController, S: Scheduler>(
     job: &mut JobContext<C, S>,
     state: &mut Releasing,
-) -> Result<NothingAlive, Failure> {
+) -> Result<NothingAlive, StepError> {
     let deadline = *state.deadline.get_or_insert_with(|| after(job.limits.release));
     if !state.forced && !state.is_done() {
         job.publish_deadline(Some(deadline));
@@ -219,7 +222,7 @@ async fn attended<C: JobController, T>(
 }
 
 /// One attempt to kill the run's workers: the order, then the question until the answer is "none", within the kill budget.
-async fn kill<C, S: Scheduler>(job: &mut JobContext<C, S>) -> Result<NothingAlive, Failure> {
+async fn kill<C, S: Scheduler>(job: &mut JobContext<C, S>) -> Result<NothingAlive, StepError> {
     let budget = job.limits.kill;
     let deadline = after(budget);
     job.publish_deadline(Some(deadline));
@@ -232,7 +235,7 @@ async fn kill<C, S: Scheduler>(job: &mut JobContext<C, S>) -> Result<NothingAliv
             return Ok(NothingAlive::listed_none(true, &job.id, job.run, &job.scheduler));
         }
         if Instant::now() >= deadline {
-            return Err(Failure::StillAlive { workers: alive, after: budget });
+            return Err(StepError::StillAlive { workers: alive, after: budget });
         }
         sleep_until(deadline.min(after(job.limits.verify_every.max(MOMENT)))).await;
     }

@@ -12,8 +12,8 @@ use crate::{
     contracts::{JobController, Scheduler, StopRequest},
     limits::Limits,
     machine::{
-        AfterRunning, Failed, Failure, Force, Graceful, Held, Immediate, JobContext, Phase, PhaseKind, Reason,
-        ReasonKind, SuccessorOf,
+        AfterRunning, Force, Graceful, Held, Immediate, JobContext, Phase, PhaseKind, Reason, ReasonKind, StepError,
+        StepFailed, SuccessorOf,
     },
 };
 
@@ -58,15 +58,15 @@ impl Running {
     /// newer run has fenced this one, say. Then the run has failed.
     ///
     /// # Errors
-    /// [`Failure::WrongJob`] when the job is not in this phase.
+    /// [`StepError::WrongJob`] when the job is not in this phase.
     ///
     /// # Cancel safety
     /// Safe: call it again to go on.
-    pub async fn run<C: JobController, S>(&mut self, job: &mut JobContext<C, S>) -> Result<(), Failure> {
+    pub async fn run<C: JobController, S>(&mut self, job: &mut JobContext<C, S>) -> Result<(), StepError> {
         self.decide(job).await.map(drop)
     }
 
-    async fn decide<C: JobController, S>(&mut self, job: &mut JobContext<C, S>) -> Result<Exit, Failure> {
+    async fn decide<C: JobController, S>(&mut self, job: &mut JobContext<C, S>) -> Result<Exit, StepError> {
         job.check(self)?;
         if let Some(exit) = &self.decided {
             return Ok(exit.clone());
@@ -81,14 +81,14 @@ impl Running {
     /// Runs, then steps.
     ///
     /// # Errors
-    /// As [`run`](Self::run); the phase comes back in [`Failed`].
+    /// As [`run`](Self::run); the phase comes back in [`StepFailed`].
     ///
     /// # Cancel safety
     /// Safe: if it is dropped, the phase is kept in the job; [`JobContext::take_parked`] gives it back.
     pub fn next<C: JobController, S: Scheduler>(
         self,
         job: &mut JobContext<C, S>,
-    ) -> impl Future<Output = Result<AfterRunning, Failed<Self>>> {
+    ) -> impl Future<Output = Result<AfterRunning, StepFailed<Self>>> {
         let mut held = Held::new(self, job);
         async move {
             let (phase, job) = held.lend();
@@ -107,12 +107,12 @@ impl Running {
 
     fn leave<C: JobController, S>(
         self,
-        decided: Result<Exit, Failure>,
+        decided: Result<Exit, StepError>,
         job: &mut JobContext<C, S>,
-    ) -> Result<AfterRunning, Failed<Self>> {
+    ) -> Result<AfterRunning, StepFailed<Self>> {
         match decided {
             Ok(exit) => Ok(self.step(exit, job)),
-            Err(failure) => Err(Failed::new(self, failure)),
+            Err(failure) => Err(StepFailed::new(self, failure)),
         }
     }
 
@@ -146,14 +146,14 @@ impl Running {
     /// Stops as `request` says, or as a stronger request already in force says. The request is in force from then on.
     ///
     /// # Errors
-    /// [`Failure::WrongJob`] when the job is not in this phase.
+    /// [`StepError::WrongJob`] when the job is not in this phase.
     pub fn stop<C: JobController, S>(
         self,
         request: StopRequest,
         job: &mut JobContext<C, S>,
-    ) -> Result<AfterRunning, Failed<Self>> {
+    ) -> Result<AfterRunning, StepFailed<Self>> {
         if let Err(failure) = job.check(&self) {
-            return Err(Failed::new(self, failure));
+            return Err(StepFailed::new(self, failure));
         }
         let request = job.requested().map_or(request, |in_force| in_force.max(request));
         record(job, request);
@@ -163,61 +163,61 @@ impl Running {
     /// Stops with a final checkpoint. It needs a job with a controller.
     ///
     /// # Errors
-    /// [`Failure::WrongJob`] when the job is not in this phase.
+    /// [`StepError::WrongJob`] when the job is not in this phase.
     pub fn stop_with_checkpoint<C: JobController, S>(
         self,
         job: &mut JobContext<C, S>,
-    ) -> Result<CheckpointStopping, Failed<Self>> {
+    ) -> Result<CheckpointStopping, StepFailed<Self>> {
         self.stop_as(StopRequest::Checkpoint, job)
     }
 
     /// Stops the sources and lets what has been read flow to the end. It needs a job with a controller.
     ///
     /// # Errors
-    /// [`Failure::WrongJob`] when the job is not in this phase.
+    /// [`StepError::WrongJob`] when the job is not in this phase.
     pub fn stop_gracefully<C: JobController, S>(
         self,
         job: &mut JobContext<C, S>,
-    ) -> Result<Stopping<Graceful>, Failed<Self>> {
+    ) -> Result<Stopping<Graceful>, StepFailed<Self>> {
         self.stop_as(StopRequest::Graceful, job)
     }
 
     /// Stops every task where it is. It needs a job with a controller.
     ///
     /// # Errors
-    /// [`Failure::WrongJob`] when the job is not in this phase.
+    /// [`StepError::WrongJob`] when the job is not in this phase.
     pub fn stop_immediately<C: JobController, S>(
         self,
         job: &mut JobContext<C, S>,
-    ) -> Result<Stopping<Immediate>, Failed<Self>> {
+    ) -> Result<Stopping<Immediate>, StepFailed<Self>> {
         self.stop_as(StopRequest::Immediate, job)
     }
 
     /// Has the scheduler kill the workers. It needs no controller.
     ///
     /// # Errors
-    /// [`Failure::WrongJob`] when the job is not in this phase.
-    pub fn force<C, S>(self, job: &mut JobContext<C, S>) -> Result<Stopping<Force>, Failed<Self>> {
+    /// [`StepError::WrongJob`] when the job is not in this phase.
+    pub fn force<C, S>(self, job: &mut JobContext<C, S>) -> Result<Stopping<Force>, StepFailed<Self>> {
         self.stop_as(StopRequest::Force, job)
     }
 
     /// All sources have completed, as a running loop of your own has found out.
     ///
     /// # Errors
-    /// [`Failure::WrongJob`] when the job is not in this phase.
-    pub fn finish<C: JobController, S>(self, job: &mut JobContext<C, S>) -> Result<Finishing, Failed<Self>> {
+    /// [`StepError::WrongJob`] when the job is not in this phase.
+    pub fn finish<C: JobController, S>(self, job: &mut JobContext<C, S>) -> Result<Finishing, StepFailed<Self>> {
         step_to(self, job)
     }
 
     /// A task failed or a worker was lost, as a running loop of your own has found out.
     ///
     /// # Errors
-    /// [`Failure::WrongJob`] when the job is not in this phase.
-    pub fn recover<C, S>(self, job: &mut JobContext<C, S>) -> Result<Recovering, Failed<Self>> {
+    /// [`StepError::WrongJob`] when the job is not in this phase.
+    pub fn recover<C, S>(self, job: &mut JobContext<C, S>) -> Result<Recovering, StepFailed<Self>> {
         step_to(self, job)
     }
 
-    fn stop_as<To, C, S>(self, request: StopRequest, job: &mut JobContext<C, S>) -> Result<To, Failed<Self>>
+    fn stop_as<To, C, S>(self, request: StopRequest, job: &mut JobContext<C, S>) -> Result<To, StepFailed<Self>>
     where
         To: SuccessorOf<Self> + Mint<Proof = ()>,
     {
@@ -274,7 +274,7 @@ fn record<C, S>(job: &JobContext<C, S>, request: StopRequest) {
 
 /// Takes an edge that asks for no evidence, after the run-time check: a method of the phase says so.
 #[inline]
-pub(super) fn step_to<From, To, C, S>(from: From, job: &mut JobContext<C, S>) -> Result<To, Failed<From>>
+pub(super) fn step_to<From, To, C, S>(from: From, job: &mut JobContext<C, S>) -> Result<To, StepFailed<From>>
 where
     From: Phase,
     To: SuccessorOf<From> + Mint<Proof = ()>,
@@ -288,13 +288,13 @@ pub(crate) fn step_for<From, To, C, S>(
     from: From,
     reason: Reason,
     job: &mut JobContext<C, S>,
-) -> Result<To, Failed<From>>
+) -> Result<To, StepFailed<From>>
 where
     From: Phase,
     To: SuccessorOf<From> + Mint<Proof = ()>,
 {
     match job.check(&from) {
         Ok(()) => Ok(job.enter(from, (), reason)),
-        Err(failure) => Err(Failed::new(from, failure)),
+        Err(failure) => Err(StepFailed::new(from, failure)),
     }
 }

@@ -15,8 +15,8 @@ use crate::{
     contracts::{JobController, Scheduler, StopRequest, WorkerStopMode},
     limits::Limits,
     machine::{
-        AfterForce, AfterGraceful, AfterImmediate, Failed, Failure, Force, Graceful, Held, Immediate, JobContext,
-        Phase, PhaseKind, Reason, ReasonKind, StopBehavior, StopMode, SuccessorOf, WeakerThan,
+        AfterForce, AfterGraceful, AfterImmediate, Force, Graceful, Held, Immediate, JobContext, Phase, PhaseKind,
+        Reason, ReasonKind, StepError, StepFailed, StopBehavior, StopMode, SuccessorOf, WeakerThan,
     },
 };
 
@@ -69,8 +69,8 @@ impl<M: StopMode> Stopping<M> {
     /// Steps to a stronger mode.
     ///
     /// # Errors
-    /// [`Failure::WrongJob`] when the job is not in this phase.
-    pub fn escalate<Stronger, C, S>(self, job: &mut JobContext<C, S>) -> Result<Stopping<Stronger>, Failed<Self>>
+    /// [`StepError::WrongJob`] when the job is not in this phase.
+    pub fn escalate<Stronger, C, S>(self, job: &mut JobContext<C, S>) -> Result<Stopping<Stronger>, StepFailed<Self>>
     where
         Stronger: StopMode,
         M: WeakerThan<Stronger>,
@@ -78,15 +78,15 @@ impl<M: StopMode> Stopping<M> {
     {
         match job.check(&self) {
             Ok(()) => Ok(M::escalate(self, job, Token)),
-            Err(failure) => Err(Failed::new(self, failure)),
+            Err(failure) => Err(StepFailed::new(self, failure)),
         }
     }
 
     /// Has the scheduler kill the workers. It needs no controller.
     ///
     /// # Errors
-    /// [`Failure::WrongJob`] when the job is not in this phase.
-    pub fn force<C, S>(self, job: &mut JobContext<C, S>) -> Result<Stopping<Force>, Failed<Self>>
+    /// [`StepError::WrongJob`] when the job is not in this phase.
+    pub fn force<C, S>(self, job: &mut JobContext<C, S>) -> Result<Stopping<Force>, StepFailed<Self>>
     where
         Stopping<Force>: SuccessorOf<Self>,
         Self: Phase,
@@ -104,26 +104,26 @@ macro_rules! cooperative {
             /// decisions, not errors.
             ///
             /// # Errors
-            /// - [`Failure::Scheduler`], [`Failure::StillAlive`], [`Failure::Appeared`]: the tasks have ended, but workers are not gone. Run it again.
-            /// - [`Failure::WrongJob`]: the job is not in this phase.
+            /// - [`StepError::Scheduler`], [`StepError::StillAlive`], [`StepError::Appeared`]: the tasks have ended, but workers are not gone. Run it again.
+            /// - [`StepError::WrongJob`]: the job is not in this phase.
             ///
             /// # Cancel safety
             /// Safe: call it again to go on. No worker gets its order twice for it.
-            pub async fn run<C: JobController, S: Scheduler>(&mut self, job: &mut JobContext<C, S>) -> Result<(), Failure> {
+            pub async fn run<C: JobController, S: Scheduler>(&mut self, job: &mut JobContext<C, S>) -> Result<(), StepError> {
                 self.decide($worker_mode, <Stopped<$evidence> as Phase>::KIND, job).await.map(drop)
             }
 
             /// Runs, then steps.
             ///
             /// # Errors
-            /// As [`run`](Self::run); the phase comes back in [`Failed`].
+            /// As [`run`](Self::run); the phase comes back in [`StepFailed`].
             ///
             /// # Cancel safety
             /// Safe: if it is dropped, the phase is kept in the job; [`JobContext::take_parked`] gives it back.
             pub fn next<C: JobController, S: Scheduler>(
                 self,
                 job: &mut JobContext<C, S>,
-            ) -> impl Future<Output = Result<$after, Failed<Self>>> {
+            ) -> impl Future<Output = Result<$after, StepFailed<Self>>> {
                 let mut held = Held::new(self, job);
                 async move {
                     let (phase, job) = held.lend();
@@ -142,12 +142,12 @@ macro_rules! cooperative {
 
             fn leave<C: JobController, S>(
                 self,
-                decided: Result<Exit, Failure>,
+                decided: Result<Exit, StepError>,
                 job: &mut JobContext<C, S>,
-            ) -> Result<$after, Failed<Self>> {
+            ) -> Result<$after, StepFailed<Self>> {
                 match decided {
                     Ok(exit) => Ok(self.step(exit, job)),
-                    Err(failure) => Err(Failed::new(self, failure)),
+                    Err(failure) => Err(StepFailed::new(self, failure)),
                 }
             }
 
@@ -179,7 +179,7 @@ where
         &mut self,
         gone: NothingAlive,
         job: &mut JobContext<C, S>,
-    ) -> Result<NothingAlive, Failure> {
+    ) -> Result<NothingAlive, StepError> {
         job.check(self)?;
         self.decided = None;
         let gone = self.releasing.look_again(gone, job).await?;
@@ -193,7 +193,7 @@ where
         mode: WorkerStopMode,
         terminal: PhaseKind,
         job: &mut JobContext<C, S>,
-    ) -> Result<Exit, Failure> {
+    ) -> Result<Exit, StepError> {
         match self.decided {
             Some(Exit::Stopped(gone)) => self.look_again(gone, job).await.map(Exit::Stopped),
             _ => self.decide(mode, terminal, job).await,
@@ -205,7 +205,7 @@ where
         mode: WorkerStopMode,
         terminal: PhaseKind,
         job: &mut JobContext<C, S>,
-    ) -> Result<Exit, Failure> {
+    ) -> Result<Exit, StepError> {
         job.check(self)?;
         if let Some(exit) = &self.decided {
             return Ok(exit.clone());
@@ -219,7 +219,7 @@ where
             match ended {
                 Ended::All => {
                     let gone = release(job, &mut self.releasing).await?;
-                    Ok::<_, Failure>(Exit::Stopped(self.releasing.end(gone, terminal, job).await?))
+                    Ok::<_, StepError>(Exit::Stopped(self.releasing.end(gone, terminal, job).await?))
                 }
                 Ended::Request(request) => Ok(Exit::Request(request)),
                 Ended::Badly(failure) => {
@@ -259,7 +259,7 @@ where
                 return Ended::All;
             }
             if late {
-                return Ended::Badly(Failure::BudgetSpent { phase: Self::KIND, budget: self.entry.budget(), status });
+                return Ended::Badly(StepError::BudgetSpent { phase: Self::KIND, budget: self.entry.budget(), status });
             }
             if std::mem::take(&mut ask) {
                 job.controller.begin_stop(mode);
@@ -282,7 +282,7 @@ enum Ended {
     /// The user wants something stronger.
     Request(StopRequest),
     /// Not every task will end by itself.
-    Badly(Failure),
+    Badly(StepError),
     /// A worker was lost before, so no order reaches its tasks.
     Lost,
 }
@@ -291,16 +291,16 @@ impl Stopping<Force> {
     /// One attempt: has the scheduler kill the run's workers, then verifies that it lists none. It needs no controller.
     ///
     /// # Errors
-    /// - [`Failure::Scheduler`], [`Failure::StillAlive`], [`Failure::Appeared`]: workers may be alive. Run it again.
-    /// - [`Failure::WrongJob`]: the job is not in this phase.
+    /// - [`StepError::Scheduler`], [`StepError::StillAlive`], [`StepError::Appeared`]: workers may be alive. Run it again.
+    /// - [`StepError::WrongJob`]: the job is not in this phase.
     ///
     /// # Cancel safety
     /// Safe: call it again; killing is idempotent.
-    pub async fn run<C, S: Scheduler>(&mut self, job: &mut JobContext<C, S>) -> Result<(), Failure> {
+    pub async fn run<C, S: Scheduler>(&mut self, job: &mut JobContext<C, S>) -> Result<(), StepError> {
         self.kill(job).await.map(drop)
     }
 
-    async fn kill<C, S: Scheduler>(&mut self, job: &mut JobContext<C, S>) -> Result<NothingAlive, Failure> {
+    async fn kill<C, S: Scheduler>(&mut self, job: &mut JobContext<C, S>) -> Result<NothingAlive, StepError> {
         job.check(self)?;
         if let Some(Exit::Stopped(gone)) = &self.decided {
             return Ok(*gone);
@@ -318,14 +318,14 @@ impl Stopping<Force> {
     /// Runs, then steps.
     ///
     /// # Errors
-    /// As [`run`](Self::run); the phase comes back in [`Failed`].
+    /// As [`run`](Self::run); the phase comes back in [`StepFailed`].
     ///
     /// # Cancel safety
     /// Safe: if it is dropped, the phase is kept in the job; [`JobContext::take_parked`] gives it back.
     pub fn next<C, S: Scheduler>(
         self,
         job: &mut JobContext<C, S>,
-    ) -> impl Future<Output = Result<AfterForce, Failed<Self>>> {
+    ) -> impl Future<Output = Result<AfterForce, StepFailed<Self>>> {
         let mut held = Held::new(self, job);
         async move {
             let (phase, job) = held.lend();
@@ -336,7 +336,7 @@ impl Stopping<Force> {
             let phase = held.take();
             match killed {
                 Ok(gone) => Ok(phase.step_killed(gone, held.job)),
-                Err(failure) => Err(Failed::new(phase, failure)),
+                Err(failure) => Err(StepFailed::new(phase, failure)),
             }
         }
     }

@@ -16,7 +16,7 @@ use crate::{
     contracts::{Detached, DynCheckpointStore, JobId, OpenRun, Scheduler, StopRequest},
     drive::{Attachment, OnSpentCheckpoint, Policy, RehydrateError, Rehydrated, Unfit, drive, rehydrate},
     limits::Limits,
-    machine::{AnyPhase, Failure, JobContext, JournalError, Phase, PhaseKind, PhaseRecord, Running, Visit},
+    machine::{AnyPhase, JobContext, JournalError, Phase, PhaseKind, PhaseRecord, Running, StepError, Visit},
 };
 
 /// More controllers than that follow one another in no schedule that ends.
@@ -230,7 +230,7 @@ impl Driver<'_> {
                         world.violated("I6", format!("{} was given back by a job in {}", given.kind(), job.phase()));
                     }
                     world.is_healed = true;
-                    if matches!(*failure, Failure::Journal(JournalError::Conflict { .. })) {
+                    if matches!(*failure, StepError::Journal(JournalError::Conflict { .. })) {
                         return Life::TakenOver;
                     }
                     (phase, policy, gave_back) = (given, Policy::escalate().jitter_seed(1), true);

@@ -77,6 +77,16 @@ pub(crate) async fn check(mistake: Mistake) -> Report {
     conformance::journal(async move || Place(Arc::new(Database::new(mistake)))).await
 }
 
+/// No mistake; each check begins when so many have.
+pub(crate) async fn check_that_waits_for(checks: usize) -> Report {
+    let all = tokio::sync::Barrier::new(checks);
+    let make = async move || {
+        all.wait().await;
+        Place(Arc::new(Database::new(Mistake::None)))
+    };
+    conformance::journal(make).await
+}
+
 #[tokio::test]
 async fn every_mistake_in_a_journal_is_found_by_its_rule() {
     super::assert_found(Contract::Journal, ROWS, Mistake::None, check).await;

@@ -63,6 +63,10 @@ async fn check(mistake: Mistake) -> Report {
     conformance::scheduler(async move || Fleet { mistake, inner: Arc::default() }).await
 }
 
+pub(super) async fn check_forgetful() -> Report {
+    check(Mistake::ForgetsTheDeaf).await
+}
+
 #[tokio::test]
 async fn every_mistake_in_a_scheduler_is_found_by_its_rule() {
     super::assert_found(Contract::Scheduler, ROWS, Mistake::None, check).await;
