@@ -156,15 +156,13 @@ impl<C: Attachment, S: Scheduler> Parking<'_, C, S> {
     fn step(&mut self) -> Stepped {
         let Some(phase) = self.phase.take() else { return Stepped::On };
         match C::step(phase, self.job) {
-            Ok(AnyPhase::StoppedCheckpointed(stopped)) => Stepped::Stopped(AnyStopped::Checkpointed(stopped)),
-            Ok(AnyPhase::StoppedCompleted(stopped)) => Stepped::Stopped(AnyStopped::Completed(stopped)),
-            Ok(AnyPhase::StoppedDrained(stopped)) => Stepped::Stopped(AnyStopped::Drained(stopped)),
-            Ok(AnyPhase::StoppedHalted(stopped)) => Stepped::Stopped(AnyStopped::Halted(stopped)),
-            Ok(AnyPhase::StoppedKilled(stopped)) => Stepped::Stopped(AnyStopped::Killed(stopped)),
-            Ok(next) => {
-                self.phase = Some(next);
-                Stepped::On
-            }
+            Ok(next) => match AnyStopped::try_from(next) {
+                Ok(stopped) => Stepped::Stopped(stopped),
+                Err(next) => {
+                    self.phase = Some(next);
+                    Stepped::On
+                }
+            },
             Err(failed) => {
                 let (phase, failure) = failed.into_parts();
                 Stepped::Failed(DriveError { phase: Box::new(phase), failure })

@@ -20,8 +20,9 @@ pub(super) mod sealed {
     use crate::{
         contracts::{Scheduler, StopRequest},
         machine::{
-            AnyPhase, Force, Immediate, JobContext, Reason, ReasonKind, StepError, StepFailed, Stopping, hold, pause,
-            phases::sealed::Mint, step_for,
+            AnyPhase, Immediate, JobContext, ReasonKind, StepError, StepFailed, Stopping, hold, pause,
+            phases::{sealed::Mint, work::proceed},
+            step_for,
         },
     };
 
@@ -59,36 +60,14 @@ pub(super) mod sealed {
     #[diagnostic::do_not_recommend]
     impl<C: JobController> Drive for C {
         async fn run<S: Scheduler>(phase: &mut AnyPhase, job: &mut JobContext<Self, S>) -> Result<(), StepError> {
-            match phase {
-                AnyPhase::Running(phase) => phase.run(job).await,
-                AnyPhase::Finishing(phase) => phase.run(job).await,
-                AnyPhase::Recovering(phase) => phase.run(job).await,
-                AnyPhase::CheckpointStopping(phase) => phase.run(job).await,
-                AnyPhase::StoppingGraceful(phase) => phase.run(job).await,
-                AnyPhase::StoppingImmediate(phase) => phase.run(job).await,
-                AnyPhase::StoppingForce(phase) => phase.run(job).await,
-                AnyPhase::StoppedCheckpointed(phase) => job.check(phase),
-                AnyPhase::StoppedCompleted(phase) => job.check(phase),
-                AnyPhase::StoppedDrained(phase) => job.check(phase),
-                AnyPhase::StoppedHalted(phase) => job.check(phase),
-                AnyPhase::StoppedKilled(phase) => job.check(phase),
-            }
+            phase.run(job).await
         }
 
         fn step<S: Scheduler>(
             phase: AnyPhase,
             job: &mut JobContext<Self, S>,
         ) -> Result<AnyPhase, StepFailed<AnyPhase>> {
-            Ok(match phase {
-                AnyPhase::Running(phase) => either(phase.proceed(job)),
-                AnyPhase::Finishing(phase) => either(phase.proceed(job)),
-                AnyPhase::Recovering(phase) => phase.step(job).into(),
-                AnyPhase::CheckpointStopping(phase) => either(phase.proceed(job)),
-                AnyPhase::StoppingGraceful(phase) => either(phase.proceed(job)),
-                AnyPhase::StoppingImmediate(phase) => either(phase.proceed(job)),
-                AnyPhase::StoppingForce(phase) => either(phase.proceed(job)),
-                stopped => stopped,
-            })
+            Ok(phase.proceed(job))
         }
 
         async fn pause<S: Scheduler>(job: &mut JobContext<Self, S>, level: Option<StopRequest>, until: Instant) {
@@ -102,7 +81,7 @@ pub(super) mod sealed {
         ) -> Result<AnyPhase, AnyPhase> {
             if job.controller.has_lost_worker() {
                 let reason = job.why_lost();
-                return force(phase, reason, job).map_err(StepFailed::into_phase);
+                return phase.force(reason, job).map_err(StepFailed::into_phase);
             }
             let reason = job.why(why);
             match phase {
@@ -124,13 +103,7 @@ pub(super) mod sealed {
         async fn run<S: Scheduler>(phase: &mut AnyPhase, job: &mut JobContext<Self, S>) -> Result<(), StepError> {
             match phase {
                 AnyPhase::StoppingForce(phase) => phase.run(job).await,
-                AnyPhase::StoppedCheckpointed(phase) => job.check(phase),
-                AnyPhase::StoppedCompleted(phase) => job.check(phase),
-                AnyPhase::StoppedDrained(phase) => job.check(phase),
-                AnyPhase::StoppedHalted(phase) => job.check(phase),
-                AnyPhase::StoppedKilled(phase) => job.check(phase),
-                // The step to force checks it.
-                _ => Ok(()),
+                other => other.check(job),
             }
         }
 
@@ -139,8 +112,8 @@ pub(super) mod sealed {
             job: &mut JobContext<Self, S>,
         ) -> Result<AnyPhase, StepFailed<AnyPhase>> {
             match phase {
-                AnyPhase::StoppingForce(phase) => Ok(either(phase.proceed(job))),
-                phase => force(phase, ReasonKind::NoController.into(), job),
+                AnyPhase::StoppingForce(phase) => Ok(proceed(phase, job)),
+                phase => phase.force(ReasonKind::NoController.into(), job),
             }
         }
 
@@ -153,42 +126,8 @@ pub(super) mod sealed {
             _: &StepError,
             job: &mut JobContext<Self, S>,
         ) -> Result<AnyPhase, AnyPhase> {
-            force(phase, ReasonKind::NoController.into(), job).map_err(StepFailed::into_phase)
+            phase.force(ReasonKind::NoController.into(), job).map_err(StepFailed::into_phase)
         }
-    }
-
-    /// Every phase that is not the end has an edge to force.
-    fn force<C, S>(
-        phase: AnyPhase,
-        reason: Reason,
-        job: &mut JobContext<C, S>,
-    ) -> Result<AnyPhase, StepFailed<AnyPhase>> {
-        match phase {
-            AnyPhase::Running(phase) => {
-                step_for::<_, Stopping<Force>, _, _>(phase, reason, job).map(Into::into).map_err(any)
-            }
-            AnyPhase::Finishing(phase) => {
-                step_for::<_, Stopping<Force>, _, _>(phase, reason, job).map(Into::into).map_err(any)
-            }
-            AnyPhase::Recovering(phase) => {
-                step_for::<_, Stopping<Force>, _, _>(phase, reason, job).map(Into::into).map_err(any)
-            }
-            AnyPhase::CheckpointStopping(phase) => {
-                step_for::<_, Stopping<Force>, _, _>(phase, reason, job).map(Into::into).map_err(any)
-            }
-            AnyPhase::StoppingGraceful(phase) => {
-                step_for::<_, Stopping<Force>, _, _>(phase, reason, job).map(Into::into).map_err(any)
-            }
-            AnyPhase::StoppingImmediate(phase) => {
-                step_for::<_, Stopping<Force>, _, _>(phase, reason, job).map(Into::into).map_err(any)
-            }
-            already => Ok(already),
-        }
-    }
-
-    /// The successor, or the phase itself where it has not decided: it is run again.
-    fn either<A: Into<AnyPhase>, P: Into<AnyPhase>>(stepped: Result<A, P>) -> AnyPhase {
-        stepped.map_or_else(Into::into, Into::into)
     }
 
     fn any<P: Into<AnyPhase>>(failed: StepFailed<P>) -> StepFailed<AnyPhase> {

@@ -45,6 +45,47 @@ macro_rules! machine {
             pub const fn kind(&self) -> PhaseKind {
                 match self { $( Self::$kind(_) => PhaseKind::$kind, )+ }
             }
+
+            /// Does the phase's work; the outcome stays in it.
+            pub(crate) async fn run<C: JobController, S: Scheduler>(
+                &mut self,
+                job: &mut JobContext<C, S>,
+            ) -> Result<(), StepError> {
+                match self { $( Self::$kind(phase) => Walk::run(phase, job).await, )+ }
+            }
+
+            /// Steps to the successor, after a `run` that was `Ok`. It does not wait.
+            pub(crate) fn proceed<C: JobController, S>(
+                self,
+                job: &mut JobContext<C, S>,
+            ) -> AnyPhase {
+                match self { $( Self::$kind(phase) => Walk::proceed(phase, job), )+ }
+            }
+
+            /// Steps to a forced stop, from every phase that is neither one nor the end.
+            pub(crate) fn force<C, S>(
+                self,
+                reason: Reason,
+                job: &mut JobContext<C, S>,
+            ) -> Result<AnyPhase, StepFailed<AnyPhase>> {
+                match self {
+                    $( Self::$kind(phase) => phase.forced(reason, job).map_err(|failed| failed.map(Into::into)), )+
+                }
+            }
+
+            /// Whether the job is in this phase.
+            pub(crate) fn check<C, S>(&self, job: &JobContext<C, S>) -> Result<(), StepError> {
+                match self { $( Self::$kind(phase) => job.check(phase), )+ }
+            }
+        }
+
+        /// The end, if that is the phase; otherwise the phase comes back.
+        impl TryFrom<AnyPhase> for AnyStopped {
+            type Error = AnyPhase;
+
+            fn try_from(phase: AnyPhase) -> Result<Self, AnyPhase> {
+                match phase { $( AnyPhase::$kind(phase) => phase.ended().map_err(Into::into), )+ }
+            }
         }
 
         $(
@@ -83,6 +124,16 @@ macro_rules! machine {
                 /// Which phase follows.
                 pub const fn kind(&self) -> PhaseKind {
                     match self { $( Self::$variant(_) => <$to as Phase>::KIND, )+ }
+                }
+            }
+
+            impl<C: JobController> Walk<C> for $from {
+                async fn run<S: Scheduler>(&mut self, job: &mut JobContext<C, S>) -> Result<(), StepError> {
+                    work::run(self, job).await
+                }
+
+                fn proceed<S>(self, job: &mut JobContext<C, S>) -> AnyPhase {
+                    work::proceed(self, job)
                 }
             }
 

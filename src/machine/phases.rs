@@ -19,6 +19,7 @@ pub(crate) mod sealed;
 mod stopped;
 mod stopping;
 mod wait;
+pub(crate) mod work;
 
 pub use checkpoint_stopping::CheckpointStopping;
 pub use finishing::Finishing;

@@ -1,10 +1,17 @@
 //! The one table. Whoever changes an edge changes it here, and nowhere else; then
 //! `WINDDOWN_REGENERATE=1 cargo test --test machine generated` writes the pages under `docs/` anew.
 
-use super::{Edge, Force, Graceful, Immediate, Phase, SuccessorOf};
-use crate::machine::{
-    CheckpointStopping, Checkpointed, Completed, Drained, Finishing, Halted, Killed, Recovering, Running, Stopped,
-    Stopping, phases::sealed,
+use super::{Edge, Force, Graceful, Immediate, Phase, Reason, StepError, StepFailed, SuccessorOf};
+use crate::{
+    contracts::{JobController, Scheduler},
+    machine::{
+        AnyStopped, CheckpointStopping, Checkpointed, Completed, Drained, Finishing, Halted, JobContext, Killed,
+        Recovering, Running, Stopped, Stopping,
+        phases::{
+            sealed::{self, Mint},
+            work::{self, Walk},
+        },
+    },
 };
 
 machine! {

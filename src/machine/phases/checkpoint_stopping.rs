@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::Instrument;
 
 use super::{
     Checkpointed, Stopping,
@@ -11,12 +10,14 @@ use super::{
     running::step_to,
     sealed::{Entry, Mint},
     wait::{News, news},
+    work::{self, Work, to_force},
 };
 use crate::{
     contracts::{Epoch, FinalCheckpoint, JobController, RunStatus, Scheduler, StopRequest},
     limits::Limits,
     machine::{
-        AfterCheckpointStopping, Force, Held, Immediate, JobContext, PhaseKind, ReasonKind, StepError, StepFailed,
+        AfterCheckpointStopping, AnyPhase, Force, Immediate, JobContext, PhaseKind, Reason, ReasonKind, StepError,
+        StepFailed,
     },
 };
 
@@ -36,7 +37,7 @@ pub struct CheckpointStopping {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Exit {
+pub(crate) enum Exit {
     Stopped(Checkpointed, NothingAlive),
     Request(StopRequest),
 }
@@ -51,6 +52,10 @@ impl Mint for CheckpointStopping {
 
     fn entry(&self) -> &Entry {
         &self.entry
+    }
+
+    fn forced<C, S>(self, reason: Reason, job: &mut JobContext<C, S>) -> Result<AnyPhase, StepFailed<Self>> {
+        to_force(self, reason, job)
     }
 
     fn budget(limits: &Limits) -> Option<Duration> {
@@ -71,48 +76,7 @@ impl CheckpointStopping {
     /// # Cancel safety
     /// Safe: call it again to go on. The final checkpoint is not started twice.
     pub async fn run<C: JobController, S: Scheduler>(&mut self, job: &mut JobContext<C, S>) -> Result<(), StepError> {
-        self.decide(job).await.map(drop)
-    }
-
-    async fn decide<C: JobController, S: Scheduler>(&mut self, job: &mut JobContext<C, S>) -> Result<Exit, StepError> {
-        job.check(self)?;
-        if let Some(exit) = self.decided {
-            return Ok(exit);
-        }
-        if self.releasing.is_before_the_end() {
-            job.write_down_status(PhaseKind::CheckpointStopping).await?;
-        }
-        let span = job.span(PhaseKind::CheckpointStopping);
-        let exit = self.work(job).instrument(span).await?;
-        self.decided = Some(exit);
-        Ok(exit)
-    }
-
-    async fn work<C: JobController, S: Scheduler>(&mut self, job: &mut JobContext<C, S>) -> Result<Exit, StepError> {
-        let checkpointed = match self.proven {
-            Some(checkpointed) => checkpointed,
-            None => match take_final_checkpoint(job, PhaseKind::CheckpointStopping, self.entry).await? {
-                Final::Complete(checkpointed) => checkpointed,
-                Final::Request(request) => return Ok(Exit::Request(request)),
-            },
-        };
-        self.proven = Some(checkpointed);
-        let gone = release(job, &mut self.releasing).await?;
-        let gone = self.releasing.end(gone, PhaseKind::StoppedCheckpointed, job).await?;
-        Ok(Exit::Stopped(checkpointed, gone))
-    }
-
-    /// The same for the step: what an earlier call has proven of the workers is asked again.
-    async fn decide_at_last<C: JobController, S: Scheduler>(
-        &mut self,
-        job: &mut JobContext<C, S>,
-    ) -> Result<Exit, StepError> {
-        let Some(Exit::Stopped(checkpointed, gone)) = self.decided else { return self.decide(job).await };
-        job.check(self)?;
-        self.decided = None;
-        let exit = Exit::Stopped(checkpointed, self.releasing.look_again(gone, job).await?);
-        self.decided = Some(exit);
-        Ok(exit)
+        work::run(self, job).await
     }
 
     /// Runs, then steps.
@@ -126,45 +90,7 @@ impl CheckpointStopping {
         self,
         job: &mut JobContext<C, S>,
     ) -> impl Future<Output = Result<AfterCheckpointStopping, StepFailed<Self>>> {
-        let mut held = Held::new(self, job);
-        async move {
-            let (phase, job) = held.lend();
-            let decided = phase.decide_at_last(job).await;
-            held.take().leave(decided, held.job)
-        }
-    }
-
-    /// The step right after [`run`](Self::run): nothing has come in between. A phase that has not decided comes back.
-    pub(crate) fn proceed<C: JobController, S>(
-        mut self,
-        job: &mut JobContext<C, S>,
-    ) -> Result<AfterCheckpointStopping, Self> {
-        match self.decided.take() {
-            Some(exit) => Ok(self.step(exit, job)),
-            None => Err(self),
-        }
-    }
-
-    fn leave<C: JobController, S>(
-        self,
-        decided: Result<Exit, StepError>,
-        job: &mut JobContext<C, S>,
-    ) -> Result<AfterCheckpointStopping, StepFailed<Self>> {
-        match decided {
-            Ok(exit) => Ok(self.step(exit, job)),
-            Err(failure) => Err(StepFailed::new(self, failure)),
-        }
-    }
-
-    fn step<C: JobController, S>(self, exit: Exit, job: &mut JobContext<C, S>) -> AfterCheckpointStopping {
-        match exit {
-            Exit::Stopped(checkpointed, gone) => {
-                let witness = gone.witness(job);
-                AfterCheckpointStopping::Stopped(job.enter(self, (checkpointed, witness), ReasonKind::Done))
-            }
-            Exit::Request(force @ StopRequest::Force) => AfterCheckpointStopping::Force(job.enter(self, (), force)),
-            Exit::Request(request) => AfterCheckpointStopping::Immediate(job.enter(self, (), request)),
-        }
+        work::next(self, job)
     }
 
     /// The final checkpoint, once it is complete and every task has finished; what is left then is to release the workers.
@@ -197,6 +123,54 @@ impl CheckpointStopping {
     /// [`StepError::WrongJob`] when the job is not in this phase.
     pub fn force<C, S>(self, job: &mut JobContext<C, S>) -> Result<Stopping<Force>, StepFailed<Self>> {
         step_to(self, job)
+    }
+}
+
+impl<C: JobController> Work<C> for CheckpointStopping {
+    type Exit = Exit;
+    type After = AfterCheckpointStopping;
+
+    fn decided(&mut self) -> &mut Option<Exit> {
+        &mut self.decided
+    }
+
+    async fn work<S: Scheduler>(&mut self, job: &mut JobContext<C, S>) -> Result<Exit, StepError> {
+        if self.releasing.is_before_the_end() {
+            job.write_down_status(PhaseKind::CheckpointStopping).await?;
+        }
+        let checkpointed = match self.proven {
+            Some(checkpointed) => checkpointed,
+            None => match take_final_checkpoint(job, PhaseKind::CheckpointStopping, self.entry).await? {
+                Final::Complete(checkpointed) => checkpointed,
+                Final::Request(request) => return Ok(Exit::Request(request)),
+            },
+        };
+        self.proven = Some(checkpointed);
+        let gone = release(job, &mut self.releasing).await?;
+        let gone = self.releasing.end(gone, PhaseKind::StoppedCheckpointed, job).await?;
+        Ok(Exit::Stopped(checkpointed, gone))
+    }
+
+    fn step<S>(self, exit: Exit, job: &mut JobContext<C, S>) -> AfterCheckpointStopping {
+        match exit {
+            Exit::Stopped(checkpointed, gone) => {
+                let witness = gone.witness(job);
+                AfterCheckpointStopping::Stopped(job.enter(self, (checkpointed, witness), ReasonKind::Done))
+            }
+            Exit::Request(force @ StopRequest::Force) => AfterCheckpointStopping::Force(job.enter(self, (), force)),
+            Exit::Request(request) => AfterCheckpointStopping::Immediate(job.enter(self, (), request)),
+        }
+    }
+
+    fn is_stopped(exit: &Exit) -> bool {
+        matches!(exit, Exit::Stopped(..))
+    }
+
+    async fn look_again<S: Scheduler>(&mut self, exit: Exit, job: &mut JobContext<C, S>) -> Result<Exit, StepError> {
+        Ok(match exit {
+            Exit::Stopped(proven, gone) => Exit::Stopped(proven, self.releasing.look_again(gone, job).await?),
+            other => other,
+        })
     }
 }
 

@@ -1,20 +1,19 @@
 //! The sources have completed. The last commit of exactly-once sinks depends on one more checkpoint, so a final one is taken (as Flink
 //! does since FLIP-147); then the tasks finish, and the workers are released.
 
-use tracing::Instrument;
-
 use super::{
     Completed, Stopping,
     checkpoint_stopping::{Final, take_final_checkpoint},
     release::{NothingAlive, Releasing, release},
     running::step_to,
     sealed::{Entry, Mint},
+    work::{self, Work, to_force},
 };
 use crate::{
     contracts::{ControllerError, Epoch, JobController, Scheduler, StopRequest},
     limits::Limits,
     machine::{
-        AfterFinishing, Force, Held, Immediate, JobContext, PhaseKind, Reason, ReasonKind, StepError, StepFailed,
+        AfterFinishing, AnyPhase, Force, Immediate, JobContext, PhaseKind, Reason, ReasonKind, StepError, StepFailed,
     },
 };
 
@@ -29,7 +28,7 @@ pub struct Finishing {
 }
 
 #[derive(Clone, Debug)]
-enum Exit {
+pub(crate) enum Exit {
     Stopped(Completed, NothingAlive),
     /// To the graceful stop: there is no final checkpoint, and what has been read flows to the end.
     Drain(Reason),
@@ -47,6 +46,10 @@ impl Mint for Finishing {
 
     fn entry(&self) -> &Entry {
         &self.entry
+    }
+
+    fn forced<C, S>(self, reason: Reason, job: &mut JobContext<C, S>) -> Result<AnyPhase, StepFailed<Self>> {
+        to_force(self, reason, job)
     }
 
     fn budget(limits: &Limits) -> Option<std::time::Duration> {
@@ -67,24 +70,69 @@ impl Finishing {
     /// # Cancel safety
     /// Safe: call it again to go on.
     pub async fn run<C: JobController, S: Scheduler>(&mut self, job: &mut JobContext<C, S>) -> Result<(), StepError> {
-        self.decide(job).await.map(drop)
+        work::run(self, job).await
     }
 
-    async fn decide<C: JobController, S: Scheduler>(&mut self, job: &mut JobContext<C, S>) -> Result<Exit, StepError> {
-        job.check(self)?;
-        if let Some(exit) = &self.decided {
-            return Ok(exit.clone());
-        }
+    /// Runs, then steps.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run); the phase comes back in [`StepFailed`].
+    ///
+    /// # Cancel safety
+    /// Safe: if it is dropped, the phase is kept in the job; [`JobContext::take_parked`] gives it back.
+    pub fn next<C: JobController, S: Scheduler>(
+        self,
+        job: &mut JobContext<C, S>,
+    ) -> impl Future<Output = Result<AfterFinishing, StepFailed<Self>>> {
+        work::next(self, job)
+    }
+
+    async fn release<C: JobController, S: Scheduler>(
+        &mut self,
+        completed: Completed,
+        job: &mut JobContext<C, S>,
+    ) -> Result<Exit, StepError> {
+        let gone = release(job, &mut self.releasing).await?;
+        Ok(Exit::Stopped(completed, self.releasing.end(gone, PhaseKind::StoppedCompleted, job).await?))
+    }
+
+    /// The final checkpoint, once it is complete and every task has finished; what is left then is to release the workers.
+    pub fn complete(&self) -> Option<Epoch> {
+        self.proven.as_ref().map(Completed::epoch)
+    }
+
+    /// Gives the final checkpoint up, and stops the tasks where they are.
+    ///
+    /// # Errors
+    /// [`StepError::WrongJob`] when the job is not in this phase.
+    pub fn give_up<C: JobController, S>(
+        self,
+        job: &mut JobContext<C, S>,
+    ) -> Result<Stopping<Immediate>, StepFailed<Self>> {
+        step_to(self, job)
+    }
+
+    /// Has the scheduler kill the workers. It needs no controller.
+    ///
+    /// # Errors
+    /// [`StepError::WrongJob`] when the job is not in this phase.
+    pub fn force<C, S>(self, job: &mut JobContext<C, S>) -> Result<Stopping<Force>, StepFailed<Self>> {
+        step_to(self, job)
+    }
+}
+
+impl<C: JobController> Work<C> for Finishing {
+    type Exit = Exit;
+    type After = AfterFinishing;
+
+    fn decided(&mut self) -> &mut Option<Exit> {
+        &mut self.decided
+    }
+
+    async fn work<S: Scheduler>(&mut self, job: &mut JobContext<C, S>) -> Result<Exit, StepError> {
         if self.releasing.is_before_the_end() {
             job.write_down_status(PhaseKind::Finishing).await?;
         }
-        let span = job.span(PhaseKind::Finishing);
-        let exit = self.work(job).instrument(span).await?;
-        self.decided = Some(exit.clone());
-        Ok(exit)
-    }
-
-    async fn work<C: JobController, S: Scheduler>(&mut self, job: &mut JobContext<C, S>) -> Result<Exit, StepError> {
         if let Some(completed) = self.proven {
             return self.release(completed, job).await;
         }
@@ -110,72 +158,7 @@ impl Finishing {
         })
     }
 
-    async fn release<C: JobController, S: Scheduler>(
-        &mut self,
-        completed: Completed,
-        job: &mut JobContext<C, S>,
-    ) -> Result<Exit, StepError> {
-        let gone = release(job, &mut self.releasing).await?;
-        Ok(Exit::Stopped(completed, self.releasing.end(gone, PhaseKind::StoppedCompleted, job).await?))
-    }
-
-    /// The same for the step: what an earlier call has proven of the workers is asked again.
-    async fn decide_at_last<C: JobController, S: Scheduler>(
-        &mut self,
-        job: &mut JobContext<C, S>,
-    ) -> Result<Exit, StepError> {
-        let Some(Exit::Stopped(completed, gone)) = self.decided.clone() else { return self.decide(job).await };
-        job.check(self)?;
-        self.decided = None;
-        let exit = Exit::Stopped(completed, self.releasing.look_again(gone, job).await?);
-        self.decided = Some(exit.clone());
-        Ok(exit)
-    }
-
-    /// The final checkpoint, once it is complete and every task has finished; what is left then is to release the workers.
-    pub fn complete(&self) -> Option<Epoch> {
-        self.proven.as_ref().map(Completed::epoch)
-    }
-
-    /// Runs, then steps.
-    ///
-    /// # Errors
-    /// As [`run`](Self::run); the phase comes back in [`StepFailed`].
-    ///
-    /// # Cancel safety
-    /// Safe: if it is dropped, the phase is kept in the job; [`JobContext::take_parked`] gives it back.
-    pub fn next<C: JobController, S: Scheduler>(
-        self,
-        job: &mut JobContext<C, S>,
-    ) -> impl Future<Output = Result<AfterFinishing, StepFailed<Self>>> {
-        let mut held = Held::new(self, job);
-        async move {
-            let (phase, job) = held.lend();
-            let decided = phase.decide_at_last(job).await;
-            held.take().leave(decided, held.job)
-        }
-    }
-
-    /// The step right after [`run`](Self::run): nothing has come in between. A phase that has not decided comes back.
-    pub(crate) fn proceed<C: JobController, S>(mut self, job: &mut JobContext<C, S>) -> Result<AfterFinishing, Self> {
-        match self.decided.take() {
-            Some(exit) => Ok(self.step(exit, job)),
-            None => Err(self),
-        }
-    }
-
-    fn leave<C: JobController, S>(
-        self,
-        decided: Result<Exit, StepError>,
-        job: &mut JobContext<C, S>,
-    ) -> Result<AfterFinishing, StepFailed<Self>> {
-        match decided {
-            Ok(exit) => Ok(self.step(exit, job)),
-            Err(failure) => Err(StepFailed::new(self, failure)),
-        }
-    }
-
-    fn step<C: JobController, S>(self, exit: Exit, job: &mut JobContext<C, S>) -> AfterFinishing {
+    fn step<S>(self, exit: Exit, job: &mut JobContext<C, S>) -> AfterFinishing {
         match exit {
             Exit::Stopped(completed, gone) => {
                 let witness = gone.witness(job);
@@ -187,22 +170,14 @@ impl Finishing {
         }
     }
 
-    /// Gives the final checkpoint up, and stops the tasks where they are.
-    ///
-    /// # Errors
-    /// [`StepError::WrongJob`] when the job is not in this phase.
-    pub fn give_up<C: JobController, S>(
-        self,
-        job: &mut JobContext<C, S>,
-    ) -> Result<Stopping<Immediate>, StepFailed<Self>> {
-        step_to(self, job)
+    fn is_stopped(exit: &Exit) -> bool {
+        matches!(exit, Exit::Stopped(..))
     }
 
-    /// Has the scheduler kill the workers. It needs no controller.
-    ///
-    /// # Errors
-    /// [`StepError::WrongJob`] when the job is not in this phase.
-    pub fn force<C, S>(self, job: &mut JobContext<C, S>) -> Result<Stopping<Force>, StepFailed<Self>> {
-        step_to(self, job)
+    async fn look_again<S: Scheduler>(&mut self, exit: Exit, job: &mut JobContext<C, S>) -> Result<Exit, StepError> {
+        Ok(match exit {
+            Exit::Stopped(proven, gone) => Exit::Stopped(proven, self.releasing.look_again(gone, job).await?),
+            other => other,
+        })
     }
 }

@@ -4,10 +4,11 @@ use super::{
     Stopping,
     running::step_to,
     sealed::{Entry, Mint},
+    work::{self, Work, to_force},
 };
 use crate::{
     contracts::{JobController, Scheduler, StopRequest},
-    machine::{AfterRecovering, Force, Held, JobContext, PhaseKind, ReasonKind, StepError, StepFailed},
+    machine::{AfterRecovering, AnyPhase, Force, JobContext, PhaseKind, Reason, ReasonKind, StepError, StepFailed},
 };
 
 /// A task failed or a worker was lost; what is left of the run is cleaned up.
@@ -15,6 +16,8 @@ use crate::{
 #[must_use = "a phase that is dropped is a shutdown that nobody finishes"]
 pub struct Recovering {
     entry: Entry,
+    /// Whether the phase is written down.
+    decided: Option<()>,
 }
 
 #[diagnostic::do_not_recommend]
@@ -22,11 +25,15 @@ impl Mint for Recovering {
     type Proof = ();
 
     fn mint(entry: Entry, (): ()) -> Self {
-        Self { entry }
+        Self { entry, decided: None }
     }
 
     fn entry(&self) -> &Entry {
         &self.entry
+    }
+
+    fn forced<C, S>(self, reason: Reason, job: &mut JobContext<C, S>) -> Result<AnyPhase, StepFailed<Self>> {
+        to_force(self, reason, job)
     }
 }
 
@@ -39,16 +46,14 @@ impl Recovering {
     ///
     /// # Cancel safety
     /// Safe: call it again.
-    pub async fn run<C: JobController, S>(&mut self, job: &mut JobContext<C, S>) -> Result<(), StepError> {
-        job.check(self)?;
-        job.write_down_status(PhaseKind::Recovering).await?;
-        Ok(())
+    pub async fn run<C: JobController, S: Scheduler>(&mut self, job: &mut JobContext<C, S>) -> Result<(), StepError> {
+        work::run(self, job).await
     }
 
     /// Steps to a short immediate stop, or to force where a worker is lost and could not be told.
     ///
     /// # Errors
-    /// [`StepError::WrongJob`] when the job is not in this phase; the phase comes back in [`StepFailed`].
+    /// As [`run`](Self::run); the phase comes back in [`StepFailed`].
     ///
     /// # Cancel safety
     /// Safe: if it is dropped, the phase is kept in the job; [`JobContext::take_parked`] gives it back.
@@ -56,20 +61,31 @@ impl Recovering {
         self,
         job: &mut JobContext<C, S>,
     ) -> impl Future<Output = Result<AfterRecovering, StepFailed<Self>>> {
-        let mut held = Held::new(self, job);
-        async move {
-            let (phase, job) = held.lend();
-            let written = phase.run(job).await;
-            let phase = held.take();
-            match written {
-                Ok(()) => Ok(phase.step(held.job)),
-                Err(failure) => Err(StepFailed::new(phase, failure)),
-            }
-        }
+        work::next(self, job)
     }
 
-    /// The step right after [`run`](Self::run).
-    pub(crate) fn step<C: JobController, S>(self, job: &mut JobContext<C, S>) -> AfterRecovering {
+    /// Has the scheduler kill the workers. It needs no controller.
+    ///
+    /// # Errors
+    /// [`StepError::WrongJob`] when the job is not in this phase.
+    pub fn force<C, S>(self, job: &mut JobContext<C, S>) -> Result<Stopping<Force>, StepFailed<Self>> {
+        step_to(self, job)
+    }
+}
+
+impl<C: JobController> Work<C> for Recovering {
+    type Exit = ();
+    type After = AfterRecovering;
+
+    fn decided(&mut self) -> &mut Option<()> {
+        &mut self.decided
+    }
+
+    async fn work<S: Scheduler>(&mut self, job: &mut JobContext<C, S>) -> Result<(), StepError> {
+        Ok(job.write_down_status(PhaseKind::Recovering).await?)
+    }
+
+    fn step<S>(self, (): (), job: &mut JobContext<C, S>) -> AfterRecovering {
         if job.requested() == Some(StopRequest::Force) {
             AfterRecovering::Force(job.enter(self, (), StopRequest::Force))
         } else if job.controller.has_lost_worker() {
@@ -79,13 +95,5 @@ impl Recovering {
             let budget = job.limits.recover;
             AfterRecovering::Immediate(job.enter_within(self, (), ReasonKind::CleanUp.into(), Some(budget)))
         }
-    }
-
-    /// Has the scheduler kill the workers. It needs no controller.
-    ///
-    /// # Errors
-    /// [`StepError::WrongJob`] when the job is not in this phase.
-    pub fn force<C, S>(self, job: &mut JobContext<C, S>) -> Result<Stopping<Force>, StepFailed<Self>> {
-        step_to(self, job)
     }
 }

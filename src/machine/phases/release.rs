@@ -20,7 +20,7 @@ use crate::{
 
 /// Proof that the scheduler, asked after the last order, listed no worker of the run. Made in this module alone.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct NothingAlive {
+pub struct NothingAlive {
     forced: bool,
     confirmed_by: ConfirmedBy,
     at: Instant,

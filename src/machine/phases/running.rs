@@ -1,19 +1,19 @@
 //! The job runs, until somebody or something wants it to end.
 
 use tokio::time::Instant;
-use tracing::Instrument;
 
 use super::{
     CheckpointStopping, Finishing, Recovering, Stopping,
     sealed::{Entry, Mint},
     wait::{News, news},
+    work::{self, Work, to_force},
 };
 use crate::{
     contracts::{JobController, Scheduler, StopRequest},
     limits::Limits,
     machine::{
-        AfterRunning, Force, Graceful, Held, Immediate, JobContext, Phase, PhaseKind, Reason, ReasonKind, StepError,
-        StepFailed, SuccessorOf,
+        AfterRunning, AnyPhase, Force, Graceful, Immediate, JobContext, Phase, PhaseKind, Reason, ReasonKind,
+        StepError, StepFailed, SuccessorOf,
     },
 };
 
@@ -28,7 +28,7 @@ pub struct Running {
 }
 
 #[derive(Clone, Debug)]
-enum Exit {
+pub(crate) enum Exit {
     Request(StopRequest),
     TtlExpired,
     SourcesExhausted,
@@ -47,6 +47,10 @@ impl Mint for Running {
         &self.entry
     }
 
+    fn forced<C, S>(self, reason: Reason, job: &mut JobContext<C, S>) -> Result<AnyPhase, StepFailed<Self>> {
+        to_force(self, reason, job)
+    }
+
     fn budget(limits: &Limits) -> Option<std::time::Duration> {
         limits.ttl
     }
@@ -62,20 +66,8 @@ impl Running {
     ///
     /// # Cancel safety
     /// Safe: call it again to go on.
-    pub async fn run<C: JobController, S>(&mut self, job: &mut JobContext<C, S>) -> Result<(), StepError> {
-        self.decide(job).await.map(drop)
-    }
-
-    async fn decide<C: JobController, S>(&mut self, job: &mut JobContext<C, S>) -> Result<Exit, StepError> {
-        job.check(self)?;
-        if let Some(exit) = &self.decided {
-            return Ok(exit.clone());
-        }
-        job.write_down_status(PhaseKind::Running).await?;
-        let span = job.span(PhaseKind::Running);
-        let exit = wait(job, self.entry).instrument(span).await;
-        self.decided = Some(exit.clone());
-        Ok(exit)
+    pub async fn run<C: JobController, S: Scheduler>(&mut self, job: &mut JobContext<C, S>) -> Result<(), StepError> {
+        work::run(self, job).await
     }
 
     /// Runs, then steps.
@@ -89,44 +81,7 @@ impl Running {
         self,
         job: &mut JobContext<C, S>,
     ) -> impl Future<Output = Result<AfterRunning, StepFailed<Self>>> {
-        let mut held = Held::new(self, job);
-        async move {
-            let (phase, job) = held.lend();
-            let decided = phase.decide(job).await;
-            held.take().leave(decided, held.job)
-        }
-    }
-
-    /// The step right after [`run`](Self::run): nothing has come in between. A phase that has not decided comes back.
-    pub(crate) fn proceed<C: JobController, S>(mut self, job: &mut JobContext<C, S>) -> Result<AfterRunning, Self> {
-        match self.decided.take() {
-            Some(exit) => Ok(self.step(exit, job)),
-            None => Err(self),
-        }
-    }
-
-    fn leave<C: JobController, S>(
-        self,
-        decided: Result<Exit, StepError>,
-        job: &mut JobContext<C, S>,
-    ) -> Result<AfterRunning, StepFailed<Self>> {
-        match decided {
-            Ok(exit) => Ok(self.step(exit, job)),
-            Err(failure) => Err(StepFailed::new(self, failure)),
-        }
-    }
-
-    fn step<C: JobController, S>(self, exit: Exit, job: &mut JobContext<C, S>) -> AfterRunning {
-        match exit {
-            Exit::Request(request) => self.on_request(request, request.into(), job),
-            Exit::RunFailed(reason) => AfterRunning::Recovering(job.enter(self, (), reason)),
-            Exit::SourcesExhausted => AfterRunning::Finishing(job.enter(self, (), ReasonKind::SourcesExhausted)),
-            // The end of its time is a stop that was asked for in advance: no run follows (invariant I8).
-            Exit::TtlExpired => {
-                record(job, StopRequest::Immediate);
-                AfterRunning::Immediate(job.enter(self, (), ReasonKind::TtlExpired))
-            }
-        }
+        work::next(self, job)
     }
 
     fn on_request<C: JobController, S>(
@@ -229,6 +184,33 @@ impl Running {
     /// How long the job has been running.
     pub fn elapsed(&self) -> std::time::Duration {
         Instant::now() - self.entry.since
+    }
+}
+
+impl<C: JobController> Work<C> for Running {
+    type Exit = Exit;
+    type After = AfterRunning;
+
+    fn decided(&mut self) -> &mut Option<Exit> {
+        &mut self.decided
+    }
+
+    async fn work<S: Scheduler>(&mut self, job: &mut JobContext<C, S>) -> Result<Exit, StepError> {
+        job.write_down_status(PhaseKind::Running).await?;
+        Ok(wait(job, self.entry).await)
+    }
+
+    fn step<S>(self, exit: Exit, job: &mut JobContext<C, S>) -> AfterRunning {
+        match exit {
+            Exit::Request(request) => self.on_request(request, request.into(), job),
+            Exit::RunFailed(reason) => AfterRunning::Recovering(job.enter(self, (), reason)),
+            Exit::SourcesExhausted => AfterRunning::Finishing(job.enter(self, (), ReasonKind::SourcesExhausted)),
+            // The end of its time is a stop that was asked for in advance: no run follows (invariant I8).
+            Exit::TtlExpired => {
+                record(job, StopRequest::Immediate);
+                AfterRunning::Immediate(job.enter(self, (), ReasonKind::TtlExpired))
+            }
+        }
     }
 }
 

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::limits::Limits;
+use crate::{
+    limits::Limits,
+    machine::{AnyPhase, AnyStopped, JobContext, Phase, Reason, StepFailed, StopMode, Stopping},
+};
 
 /// How a phase is made, given the proof that its edge asks for.
 #[diagnostic::on_unimplemented(
@@ -22,6 +25,16 @@ pub trait Mint: Sized {
     /// When and for which job the phase was entered.
     fn entry(&self) -> &Entry;
 
+    /// Takes the edge to a forced stop, for a reason. A phase that has none comes back: it is one, or has ended.
+    fn forced<C, S>(self, reason: Reason, job: &mut JobContext<C, S>) -> Result<AnyPhase, StepFailed<Self>>
+    where
+        Self: Phase;
+
+    /// The end as what it is; a phase that is not the end comes back.
+    fn ended(self) -> Result<AnyStopped, Self> {
+        Err(self)
+    }
+
     /// How long the phase may take; `None` where it bounds itself otherwise, or waits for a user.
     fn budget(_limits: &Limits) -> Option<Duration> {
         None
@@ -38,11 +51,19 @@ pub trait EdgeFrom<From> {}
     label = "a mode is one of `Graceful`, `Immediate` and `Force`, and cannot be invented",
     note = "what workers do on a stop is up to their tasks: a mode of your own is an order that they understand"
 )]
-pub trait Mode: Copy {}
+pub trait Mode: Copy {
+    /// How the work of [`Stopping`](crate::machine::Stopping) in this mode ends.
+    type Exit: Clone + std::fmt::Debug + Send + 'static;
 
-impl Mode for crate::machine::Graceful {}
-impl Mode for crate::machine::Immediate {}
-impl Mode for crate::machine::Force {}
+    /// The step of [`Stopping`](crate::machine::Stopping) in this mode to a forced stop; see [`Mint::forced`].
+    fn forced<C, S>(
+        stopping: Stopping<Self>,
+        reason: Reason,
+        job: &mut JobContext<C, S>,
+    ) -> Result<AnyPhase, StepFailed<Stopping<Self>>>
+    where
+        Self: StopMode;
+}
 
 /// Needed to call hidden methods of public traits, so that nobody else can.
 #[derive(Clone, Copy, Debug)]

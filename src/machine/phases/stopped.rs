@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     contracts::{ConfirmedBy, Epoch, JobId, RunId},
-    machine::{JobContext, Phase, PhaseKind},
+    machine::{AnyPhase, JobContext, Phase, PhaseKind, Reason, StepFailed},
 };
 
 /// The job has stopped: the scheduler, asked after the last stop order, listed no worker of the run (invariant I2). `E` is the evidence
@@ -56,6 +56,17 @@ impl<E: Evidence> Mint for Stopped<E> {
 
     fn entry(&self) -> &Entry {
         &self.entry
+    }
+
+    fn forced<C, S>(self, _: Reason, _: &mut JobContext<C, S>) -> Result<AnyPhase, StepFailed<Self>>
+    where
+        Self: Phase,
+    {
+        Ok(self.into())
+    }
+
+    fn ended(self) -> Result<AnyStopped, Self> {
+        Ok(E::any(self))
     }
 
     fn budget(_: &crate::limits::Limits) -> Option<Duration> {
@@ -109,11 +120,43 @@ mod private {
         message = "`{Self}` is no evidence of how a job stopped, and none can be added from outside",
         label = "evidence is given out by the operation that has proven it"
     )]
-    pub trait Evidence {}
+    pub trait Evidence: Sized {
+        fn any(stopped: super::Stopped<Self>) -> super::AnyStopped
+        where
+            Self: super::Evidence;
+    }
 }
 
 macro_rules! evidence {
-    ($($(#[$doc:meta])* $name:ident($inner:ty);)+) => { $(
+    ($($(#[$doc:meta])* $name:ident($inner:ty), $word:literal, $how:literal;)+) => {
+        /// A stopped job, whatever the evidence: what a [`Receipt`](crate::drive::Receipt) holds. Exhaustive, like [`PhaseKind`].
+        #[derive(Debug)]
+        pub enum AnyStopped { $( #[doc = $how] $name(Stopped<$name>), )+ }
+
+        impl AnyStopped {
+            /// Which phase it is.
+            pub const fn kind(&self) -> PhaseKind {
+                match self { $( Self::$name(_) => <Stopped<$name> as Phase>::KIND, )+ }
+            }
+
+            /// One word for the evidence: `checkpointed`, `completed`, `drained`, `halted` or `killed`.
+            pub const fn name(&self) -> &'static str {
+                match self { $( Self::$name(_) => $word, )+ }
+            }
+
+            const fn gone(&self) -> &Gone {
+                match self { $( Self::$name(stopped) => &stopped.gone, )+ }
+            }
+        }
+
+        #[diagnostic::do_not_recommend]
+        impl From<AnyStopped> for AnyPhase {
+            fn from(stopped: AnyStopped) -> Self {
+                match stopped { $( AnyStopped::$name(stopped) => stopped.into(), )+ }
+            }
+        }
+
+        $(
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub struct $name($inner);
@@ -126,26 +169,32 @@ macro_rules! evidence {
         }
 
         #[diagnostic::do_not_recommend]
-        impl private::Evidence for $name {}
+        impl private::Evidence for $name {
+            fn any(stopped: Stopped<Self>) -> AnyStopped {
+                AnyStopped::$name(stopped)
+            }
+        }
+
         #[diagnostic::do_not_recommend]
         impl Evidence for $name {}
+
     )+ };
 }
 
 evidence! {
     /// The final checkpoint is durable and holds every task of the run, every commit was acknowledged, and every task finished
     /// (invariant I3). Resuming from it loses nothing and replays nothing.
-    Checkpointed(Epoch);
+    Checkpointed(Epoch), "checkpointed", "With a complete final checkpoint.";
     /// The job has read all its input and ended by itself: its final checkpoint is durable and holds every task of the run, every commit was
     /// acknowledged, and every task finished (invariant I3). Nothing is left to replay, nor to resume.
-    Completed(Epoch);
+    Completed(Epoch), "completed", "By itself, with a complete final checkpoint.";
     /// Everything that was read has flowed to the end, and every task finished. What was not committed by the last complete
     /// checkpoint is replayed.
-    Drained(Option<Epoch>);
+    Drained(Option<Epoch>), "drained", "After everything that was read had flowed to the end.";
     /// Every task stopped where it was. The next run replays from the last complete checkpoint.
-    Halted(Option<Epoch>);
+    Halted(Option<Epoch>), "halted", "Where the tasks were.";
     /// The workers were killed. The next run replays from the last complete checkpoint in the store.
-    Killed(ConfirmedBy);
+    Killed(ConfirmedBy), "killed", "By killing the workers.";
 }
 
 impl Checkpointed {
@@ -217,44 +266,7 @@ impl Killed {
     }
 }
 
-/// A stopped job, whatever the evidence: what a [`Receipt`](crate::drive::Receipt) holds. Exhaustive, like [`PhaseKind`].
-#[derive(Debug)]
-pub enum AnyStopped {
-    /// With a complete final checkpoint.
-    Checkpointed(Stopped<Checkpointed>),
-    /// By itself, with a complete final checkpoint.
-    Completed(Stopped<Completed>),
-    /// After everything that was read had flowed to the end.
-    Drained(Stopped<Drained>),
-    /// Where the tasks were.
-    Halted(Stopped<Halted>),
-    /// By killing the workers.
-    Killed(Stopped<Killed>),
-}
-
 impl AnyStopped {
-    /// Which phase it is.
-    pub const fn kind(&self) -> PhaseKind {
-        match self {
-            Self::Checkpointed(_) => <Stopped<Checkpointed> as Phase>::KIND,
-            Self::Completed(_) => <Stopped<Completed> as Phase>::KIND,
-            Self::Drained(_) => <Stopped<Drained> as Phase>::KIND,
-            Self::Halted(_) => <Stopped<Halted> as Phase>::KIND,
-            Self::Killed(_) => <Stopped<Killed> as Phase>::KIND,
-        }
-    }
-
-    /// One word for the evidence: `checkpointed`, `completed`, `drained`, `halted` or `killed`.
-    pub const fn name(&self) -> &'static str {
-        match self {
-            Self::Checkpointed(_) => "checkpointed",
-            Self::Completed(_) => "completed",
-            Self::Drained(_) => "drained",
-            Self::Halted(_) => "halted",
-            Self::Killed(_) => "killed",
-        }
-    }
-
     /// The last complete checkpoint that this stop knows of; `None` after a kill, where only the store knows.
     pub const fn epoch(&self) -> Option<Epoch> {
         match self {
@@ -268,13 +280,7 @@ impl AnyStopped {
 
     /// Whether workers had to be killed.
     pub const fn killed_workers(&self) -> bool {
-        match self {
-            Self::Checkpointed(stopped) => stopped.gone.forced,
-            Self::Completed(stopped) => stopped.gone.forced,
-            Self::Drained(stopped) => stopped.gone.forced,
-            Self::Halted(stopped) => stopped.gone.forced,
-            Self::Killed(stopped) => stopped.gone.forced,
-        }
+        self.gone().forced
     }
 
     /// The final checkpoint, where nothing is left to replay: [`NothingToReplay`] as a value.
@@ -288,12 +294,6 @@ impl AnyStopped {
 
     /// On whose word nothing is alive.
     pub const fn confirmed_by(&self) -> ConfirmedBy {
-        match self {
-            Self::Checkpointed(stopped) => stopped.gone.confirmed_by,
-            Self::Completed(stopped) => stopped.gone.confirmed_by,
-            Self::Drained(stopped) => stopped.gone.confirmed_by,
-            Self::Halted(stopped) => stopped.gone.confirmed_by,
-            Self::Killed(stopped) => stopped.gone.confirmed_by,
-        }
+        self.gone().confirmed_by
     }
 }

@@ -2,20 +2,19 @@
 
 use std::{fmt, marker::PhantomData, time::Duration};
 
-use tracing::Instrument;
-
 use super::{
     Drained, Halted, Killed, Stopped,
     release::{NothingAlive, Releasing, release},
     running::step_to,
-    sealed::{Entry, Mint, Token},
+    sealed::{Entry, Mint, Mode, Token},
     wait::{News, news},
+    work::{self, Work, to_force},
 };
 use crate::{
     contracts::{JobController, Scheduler, StopRequest, WorkerStopMode},
     limits::Limits,
     machine::{
-        AfterForce, AfterGraceful, AfterImmediate, Force, Graceful, Held, Immediate, JobContext, Phase, PhaseKind,
+        AfterForce, AfterGraceful, AfterImmediate, AnyPhase, Force, Graceful, Immediate, JobContext, Phase, PhaseKind,
         Reason, ReasonKind, StepError, StepFailed, StopBehavior, StopMode, SuccessorOf, WeakerThan,
     },
 };
@@ -28,12 +27,12 @@ pub struct Stopping<M: StopMode> {
     entry: Entry,
     failures_before: Option<u32>,
     releasing: Releasing,
-    decided: Option<Exit>,
+    decided: Option<M::Exit>,
     mode: PhantomData<M>,
 }
 
 #[derive(Clone, Debug)]
-enum Exit {
+pub enum Exit {
     Stopped(NothingAlive),
     Request(StopRequest),
     Failed(Reason),
@@ -49,6 +48,10 @@ impl<M: StopMode> Mint for Stopping<M> {
 
     fn entry(&self) -> &Entry {
         &self.entry
+    }
+
+    fn forced<C, S>(self, reason: Reason, job: &mut JobContext<C, S>) -> Result<AnyPhase, StepFailed<Self>> {
+        M::forced(self, reason, job)
     }
 
     fn budget(limits: &Limits) -> Option<Duration> {
@@ -110,7 +113,7 @@ macro_rules! cooperative {
             /// # Cancel safety
             /// Safe: call it again to go on. No worker gets its order twice for it.
             pub async fn run<C: JobController, S: Scheduler>(&mut self, job: &mut JobContext<C, S>) -> Result<(), StepError> {
-                self.decide($worker_mode, <Stopped<$evidence> as Phase>::KIND, job).await.map(drop)
+                work::run(self, job).await
             }
 
             /// Runs, then steps.
@@ -124,34 +127,23 @@ macro_rules! cooperative {
                 self,
                 job: &mut JobContext<C, S>,
             ) -> impl Future<Output = Result<$after, StepFailed<Self>>> {
-                let mut held = Held::new(self, job);
-                async move {
-                    let (phase, job) = held.lend();
-                    let decided = phase.decide_at_last($worker_mode, <Stopped<$evidence> as Phase>::KIND, job).await;
-                    held.take().leave(decided, held.job)
-                }
+                work::next(self, job)
+            }
+        }
+
+        impl<C: JobController> Work<C> for Stopping<$mode> {
+            type Exit = Exit;
+            type After = $after;
+
+            fn decided(&mut self) -> &mut Option<Exit> {
+                &mut self.decided
             }
 
-            /// The step right after [`run`](Self::run): nothing has come in between. A phase that has not decided comes back.
-            pub(crate) fn proceed<C: JobController, S>(mut self, job: &mut JobContext<C, S>) -> Result<$after, Self> {
-                match self.decided.take() {
-                    Some(exit) => Ok(self.step(exit, job)),
-                    None => Err(self),
-                }
+            async fn work<S: Scheduler>(&mut self, job: &mut JobContext<C, S>) -> Result<Exit, StepError> {
+                self.stop($worker_mode, <Stopped<$evidence> as Phase>::KIND, job).await
             }
 
-            fn leave<C: JobController, S>(
-                self,
-                decided: Result<Exit, StepError>,
-                job: &mut JobContext<C, S>,
-            ) -> Result<$after, StepFailed<Self>> {
-                match decided {
-                    Ok(exit) => Ok(self.step(exit, job)),
-                    Err(failure) => Err(StepFailed::new(self, failure)),
-                }
-            }
-
-            fn step<C: JobController, S>(self, exit: Exit, job: &mut JobContext<C, S>) -> $after {
+            fn step<S>(self, exit: Exit, job: &mut JobContext<C, S>) -> $after {
                 match exit {
                     Exit::Stopped(gone) => {
                         let evidence = $evidence::proven(job.controller.status().last_complete);
@@ -162,6 +154,29 @@ macro_rules! cooperative {
                     Exit::Request(request) => $after::Force(job.enter(self, (), request)),
                     Exit::Failed(reason) => $after::Force(job.enter(self, (), reason)),
                 }
+            }
+
+            fn is_stopped(exit: &Exit) -> bool {
+                matches!(exit, Exit::Stopped(_))
+            }
+
+            async fn look_again<S: Scheduler>(&mut self, exit: Exit, job: &mut JobContext<C, S>) -> Result<Exit, StepError> {
+                Ok(match exit {
+                    Exit::Stopped(gone) => Exit::Stopped(self.releasing.look_again(gone, job).await?),
+                    other => other,
+                })
+            }
+        }
+
+        impl Mode for $mode {
+            type Exit = Exit;
+
+            fn forced<C, S>(
+                stopping: Stopping<Self>,
+                reason: Reason,
+                job: &mut JobContext<C, S>,
+            ) -> Result<AnyPhase, StepFailed<Stopping<Self>>> {
+                to_force(stopping, reason, job)
             }
         }
     };
@@ -174,68 +189,32 @@ impl<M: StopMode> Stopping<M>
 where
     Self: Phase,
 {
-    /// What an earlier call has proven of the workers is asked again.
-    async fn look_again<C, S: Scheduler>(
-        &mut self,
-        gone: NothingAlive,
-        job: &mut JobContext<C, S>,
-    ) -> Result<NothingAlive, StepError> {
-        job.check(self)?;
-        self.decided = None;
-        let gone = self.releasing.look_again(gone, job).await?;
-        self.decided = Some(Exit::Stopped(gone));
-        Ok(gone)
-    }
-
-    /// The same as `decide` for the step.
-    async fn decide_at_last<C: JobController, S: Scheduler>(
+    async fn stop<C: JobController, S: Scheduler>(
         &mut self,
         mode: WorkerStopMode,
         terminal: PhaseKind,
         job: &mut JobContext<C, S>,
     ) -> Result<Exit, StepError> {
-        match self.decided {
-            Some(Exit::Stopped(gone)) => self.look_again(gone, job).await.map(Exit::Stopped),
-            _ => self.decide(mode, terminal, job).await,
-        }
-    }
-
-    async fn decide<C: JobController, S: Scheduler>(
-        &mut self,
-        mode: WorkerStopMode,
-        terminal: PhaseKind,
-        job: &mut JobContext<C, S>,
-    ) -> Result<Exit, StepError> {
-        job.check(self)?;
-        if let Some(exit) = &self.decided {
-            return Ok(exit.clone());
-        }
         if self.releasing.is_before_the_end() {
             job.write_down_status(Self::KIND).await?;
         }
-        let span = job.span(Self::KIND);
-        let work = async {
-            let ended = if self.releasing.is_before_the_end() { self.stop_tasks(mode, job).await } else { Ended::All };
-            match ended {
-                Ended::All => {
-                    let gone = release(job, &mut self.releasing).await?;
-                    Ok::<_, StepError>(Exit::Stopped(self.releasing.end(gone, terminal, job).await?))
-                }
-                Ended::Request(request) => Ok(Exit::Request(request)),
-                Ended::Badly(failure) => {
-                    job.note_error(&failure);
-                    Ok(Exit::Failed(job.why(&failure)))
-                }
-                Ended::Lost => {
-                    let reason = job.why_lost();
-                    job.note_error(&reason);
-                    Ok(Exit::Failed(reason))
-                }
+        let ended = if self.releasing.is_before_the_end() { self.stop_tasks(mode, job).await } else { Ended::All };
+        match ended {
+            Ended::All => {
+                let gone = release(job, &mut self.releasing).await?;
+                Ok(Exit::Stopped(self.releasing.end(gone, terminal, job).await?))
             }
-        };
-        let exit = work.instrument(span).await?;
-        self.decided = Some(exit.clone());
-        Ok(exit)
+            Ended::Request(request) => Ok(Exit::Request(request)),
+            Ended::Badly(failure) => {
+                job.note_error(&failure);
+                Ok(Exit::Failed(job.why(&failure)))
+            }
+            Ended::Lost => {
+                let reason = job.why_lost();
+                job.note_error(&reason);
+                Ok(Exit::Failed(reason))
+            }
+        }
     }
 
     async fn stop_tasks<C: JobController, S>(&mut self, mode: WorkerStopMode, job: &mut JobContext<C, S>) -> Ended {
@@ -296,23 +275,8 @@ impl Stopping<Force> {
     ///
     /// # Cancel safety
     /// Safe: call it again; killing is idempotent.
-    pub async fn run<C, S: Scheduler>(&mut self, job: &mut JobContext<C, S>) -> Result<(), StepError> {
-        self.kill(job).await.map(drop)
-    }
-
-    async fn kill<C, S: Scheduler>(&mut self, job: &mut JobContext<C, S>) -> Result<NothingAlive, StepError> {
-        job.check(self)?;
-        if let Some(Exit::Stopped(gone)) = &self.decided {
-            return Ok(*gone);
-        }
-        if self.releasing.is_before_the_end() {
-            job.write_down(PhaseKind::StoppingForce).await?;
-        }
-        let span = job.span(PhaseKind::StoppingForce);
-        let gone = self.releasing.kill(job).instrument(span).await?;
-        let gone = self.releasing.end(gone, PhaseKind::StoppedKilled, job).await?;
-        self.decided = Some(Exit::Stopped(gone));
-        Ok(gone)
+    pub async fn run<C: Send, S: Scheduler>(&mut self, job: &mut JobContext<C, S>) -> Result<(), StepError> {
+        work::run(self, job).await
     }
 
     /// Runs, then steps.
@@ -322,36 +286,57 @@ impl Stopping<Force> {
     ///
     /// # Cancel safety
     /// Safe: if it is dropped, the phase is kept in the job; [`JobContext::take_parked`] gives it back.
-    pub fn next<C, S: Scheduler>(
+    pub fn next<C: Send, S: Scheduler>(
         self,
         job: &mut JobContext<C, S>,
     ) -> impl Future<Output = Result<AfterForce, StepFailed<Self>>> {
-        let mut held = Held::new(self, job);
-        async move {
-            let (phase, job) = held.lend();
-            let killed = match phase.decided {
-                Some(Exit::Stopped(gone)) => phase.look_again(gone, job).await,
-                _ => phase.kill(job).await,
-            };
-            let phase = held.take();
-            match killed {
-                Ok(gone) => Ok(phase.step_killed(gone, held.job)),
-                Err(failure) => Err(StepFailed::new(phase, failure)),
-            }
-        }
+        work::next(self, job)
+    }
+}
+
+impl<C: Send> Work<C> for Stopping<Force> {
+    type Exit = NothingAlive;
+    type After = AfterForce;
+
+    fn decided(&mut self) -> &mut Option<NothingAlive> {
+        &mut self.decided
     }
 
-    /// The step right after [`run`](Self::run): nothing has come in between. A phase that has not decided comes back.
-    pub(crate) fn proceed<C, S>(mut self, job: &mut JobContext<C, S>) -> Result<AfterForce, Self> {
-        match self.decided.take() {
-            Some(Exit::Stopped(gone)) => Ok(self.step_killed(gone, job)),
-            _ => Err(self),
+    async fn work<S: Scheduler>(&mut self, job: &mut JobContext<C, S>) -> Result<NothingAlive, StepError> {
+        if self.releasing.is_before_the_end() {
+            job.write_down(PhaseKind::StoppingForce).await?;
         }
+        let gone = self.releasing.kill(job).await?;
+        self.releasing.end(gone, PhaseKind::StoppedKilled, job).await
     }
 
-    fn step_killed<C, S>(self, gone: NothingAlive, job: &mut JobContext<C, S>) -> AfterForce {
+    fn step<S>(self, gone: NothingAlive, job: &mut JobContext<C, S>) -> AfterForce {
         let witness = gone.witness(job);
         AfterForce::Stopped(job.enter(self, (Killed::proven(gone.confirmed_by()), witness), ReasonKind::Done))
+    }
+
+    fn is_stopped(_: &NothingAlive) -> bool {
+        true
+    }
+
+    async fn look_again<S: Scheduler>(
+        &mut self,
+        gone: NothingAlive,
+        job: &mut JobContext<C, S>,
+    ) -> Result<NothingAlive, StepError> {
+        self.releasing.look_again(gone, job).await
+    }
+}
+
+impl Mode for Force {
+    type Exit = NothingAlive;
+
+    fn forced<C, S>(
+        stopping: Stopping<Self>,
+        _: Reason,
+        _: &mut JobContext<C, S>,
+    ) -> Result<AnyPhase, StepFailed<Stopping<Self>>> {
+        Ok(stopping.into())
     }
 }
 
