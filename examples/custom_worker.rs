@@ -4,7 +4,14 @@
 use std::{error::Error, future::pending, sync::Arc, sync::Mutex, time::Duration};
 
 use tokio::{net::TcpListener, process::Child, process::Command as Process};
-use winddown::{grpc::*, *};
+use winddown::{
+    ClusterController, JobContext, JobId, ObjectStoreCheckpoints, Policy, Role, RunId, Scheduler, StopRequest,
+    TaskContext, TaskId, TaskOrder, Topology, WorkerId,
+    contracts::{CheckpointStore, SchedulerError, TaskError, TopologyError},
+    drive,
+    grpc::*,
+    worker::{TaskSpec, WorkerSpec},
+};
 
 type Outcome = Result<(), Box<dyn Error>>;
 

@@ -2,8 +2,10 @@
 //! Ctrl-C stops it with a checkpoint, a second one at once, a third by force. Run it again: it counts on.
 use std::{error::Error, sync::Arc, time::Duration};
 use winddown::{
-    Barrier, CheckpointStore, ClusterController, EmbeddedCluster, JobContext, Mailbox, ObjectStoreCheckpoints, Policy,
-    Role, StopRequest, TaskContext, TaskError, TaskOrder, Topology, WorkerId, drive,
+    Barrier, ClusterController, EmbeddedCluster, JobContext, Mailbox, ObjectStoreCheckpoints, Policy, Role,
+    StopRequest, TaskContext, TaskOrder, Topology, WorkerId,
+    contracts::{CheckpointStore, TaskError},
+    drive,
 };
 
 /// A task: it counts, and its snapshot is where it has got to.

@@ -22,9 +22,12 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::sync::mpsc;
 use winddown::{
-    CheckpointStore, ClusterController, Command, DynCheckpointStore, Event, JobContext, JobId, Limits,
-    ObjectStoreCheckpoints, OpenRun, Order, OrderError, Policy, Role, RunId, Running, Scheduler, SchedulerError,
-    TaskId, Topology, Transport, WorkerEvent, WorkerId, drive,
+    ClusterController, JobContext, JobId, Limits, ObjectStoreCheckpoints, OpenRun, Policy, Role, RunId, Running,
+    Scheduler, TaskId, Topology, WorkerId,
+    contracts::{
+        CheckpointStore, Command, DynCheckpointStore, Event, Order, OrderError, SchedulerError, Transport, WorkerEvent,
+    },
+    drive,
 };
 
 type Failure = Box<dyn std::error::Error>;

@@ -88,7 +88,7 @@ const ATTEMPTS: usize = 256;
 /// share one store. See the [module](self) for how it is done, and why it is safe.
 ///
 /// ```
-/// use winddown::{CheckpointStore, Epoch, JobId, Manifest, ObjectStoreCheckpoints, StoreError};
+/// use winddown::{Epoch, JobId, ObjectStoreCheckpoints, contracts::{CheckpointStore, Manifest, StoreError}};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -5,7 +5,7 @@
 //!
 //! ```
 //! use tokio::sync::mpsc;
-//! use winddown::*;
+//! use winddown::{EmbeddedCluster, Graceful, OpenRun, Role, RunId, TaskContext, TaskOrder, Topology, WorkerId, contracts::{Command, Event, Order, TaskError, WorkerEvent, WorkerStopMode}, worker::{EventSink, SinkClosed, WorkerOptions}};
 //!
 //! struct Events(mpsc::Sender<WorkerEvent>);
 //!

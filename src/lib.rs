@@ -125,6 +125,7 @@ pub mod limits;
 pub mod machine;
 pub mod mailbox;
 pub mod model;
+pub mod prelude;
 #[cfg(all(feature = "process", target_os = "linux"))]
 pub mod process;
 #[cfg(feature = "testing")]
@@ -135,34 +136,33 @@ pub mod worker;
 #[cfg(any(feature = "kubernetes", all(feature = "process", target_os = "linux")))]
 mod worker_env;
 
+pub use cluster::ClusterController;
+pub use contracts::{
+    Detached, Epoch, JobController, JobId, OpenRun, Role, RunId, Scheduler, StopRequest, TaskId, Topology, WorkerId,
+};
+pub use drive::{Policy, Receipt, drive, rehydrate};
+pub use limits::Limits;
+pub use machine::{
+    AnyPhase, AnyStopped, CheckpointStopping, Checkpointed, Completed, Drained, Finishing, Force, Graceful, Halted,
+    Immediate, JobContext, Killed, PhaseKind, Progress, Recovering, Running, StepError, StepFailed, Stopped, Stopping,
+    edge,
+};
+pub use mailbox::{JobSender, Mailbox};
+
 #[cfg(feature = "object-store")]
 pub use checkpoint::ObjectStoreCheckpoints;
-pub use cluster::{ClusterBuilder, ClusterController};
-pub use contracts::*;
-pub use drive::{
-    Attachment, DriveError, Leg, LegReport, OnSpentCheckpoint, Policy, Receipt, ReceiptReport, RehydrateError,
-    Rehydrated, Unfit, drive, rehydrate,
-};
 #[cfg(feature = "embedded")]
-pub use embedded::{EmbeddedCluster, EmbeddedRun};
+pub use embedded::EmbeddedCluster;
 #[cfg(feature = "journal")]
 pub use journal::FileJournal;
 #[cfg(feature = "sqlx")]
 pub use journal::SqlJournal;
 #[cfg(feature = "kubernetes")]
 pub use kubernetes::KubernetesScheduler;
-pub use limits::Limits;
-pub use machine::*;
-pub use mailbox::*;
 #[cfg(all(feature = "process", target_os = "linux"))]
 pub use process::ProcessScheduler;
 #[cfg(feature = "worker")]
-pub use worker::{
-    Barrier, EventSink, SinkClosed, TaskContext, TaskControl, TaskEvents, TaskOrder, TaskSpec, Worker, WorkerOptions,
-    WorkerSpec,
-};
-#[cfg(any(feature = "kubernetes", all(feature = "process", target_os = "linux")))]
-pub use worker_env::{WorkerEnv, WorkerEnvError};
+pub use worker::{Barrier, TaskContext, TaskOrder};
 
 // The README's examples run as doctests, where the features they use are on.
 #[cfg(all(doctest, feature = "embedded", feature = "object-store"))]

@@ -54,7 +54,7 @@ pub trait Phase: sealed::Mint + Into<AnyPhase> + Send + 'static {
 /// The bound sits on the *target* of the step, so that the compiler can say one sentence about the step:
 ///
 /// ```compile_fail
-/// use winddown::{Checkpointed, CheckpointStopping, Stopped, edge};
+/// use winddown::{CheckpointStopping, Checkpointed, Stopped, edge};
 ///
 /// // error: illegal shutdown transition: `Stopped<Checkpointed>` -> `CheckpointStopping`
 /// edge::<Stopped<Checkpointed>, CheckpointStopping>();

@@ -5,7 +5,7 @@
 //!
 //! ```no_run
 //! use std::process::Command;
-//! use winddown::{OpenRun, ProcessScheduler, RunId, Scheduler, WorkerEnv, WorkerId};
+//! use winddown::{OpenRun, ProcessScheduler, RunId, Scheduler, WorkerId, process::WorkerEnv};
 //!
 //! fn main() -> Result<(), Box<dyn std::error::Error>> {
 //!     winddown::process::init(); // first: the watchdog is this program, started a second time

@@ -19,7 +19,7 @@
 //! ```
 //! use std::{collections::BTreeMap, sync::{Arc, Mutex}};
 //! use tokio::{runtime::Handle, sync::mpsc};
-//! use winddown::*;
+//! use winddown::{Epoch, Role, RunId, TaskContext, TaskId, TaskOrder, WorkerId, contracts::{Command, Event, Order, TaskCommit, TaskError, WorkerEvent}, worker::{EventSink, SinkClosed, TaskSpec, Worker, WorkerOptions, WorkerSpec}};
 //!
 //! /// What the world sees: per checkpoint, up to which number has been counted.
 //! type Published = Arc<Mutex<BTreeMap<u64, u64>>>;

@@ -23,7 +23,7 @@ pub const SPAWN: &str = "WINDDOWN_SPAWN";
 /// Who a worker is, and whom it reports to: what the scheduler passes, and what the worker reads.
 ///
 /// ```
-/// use winddown::WorkerEnv;
+/// use winddown::process::WorkerEnv;
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// match WorkerEnv::from_env()? {

@@ -1,5 +1,5 @@
 // What is driven to a stop is a job's controller or `Detached`, and nothing else.
-use winddown::{Attachment, JobContext, Policy, Running, Scheduler, drive};
+use winddown::{drive, JobContext, Policy, Running, Scheduler, drive::Attachment};
 
 struct NoController;
 

@@ -1,5 +1,5 @@
 // A downstream crate can't add evidence.
-use winddown::Evidence;
+use winddown::machine::Evidence;
 
 #[derive(Clone, Copy, Debug)]
 struct Hoped;

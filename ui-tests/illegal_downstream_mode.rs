@@ -1,5 +1,5 @@
 // A downstream crate can't add a mode of stopping.
-use winddown::{StopBehavior, StopMode, WorkerStopMode};
+use winddown::{contracts::WorkerStopMode, machine::{StopBehavior, StopMode}};
 
 #[derive(Clone, Copy)]
 struct Polite;

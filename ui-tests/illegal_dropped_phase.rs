@@ -1,6 +1,6 @@
 // A phase that is dropped is a shutdown that nobody finishes.
 #![deny(unused_must_use)]
-use winddown::{StepFailed, JobContext, JobController, Running, Scheduler};
+use winddown::{JobContext, JobController, Running, Scheduler, StepFailed};
 
 async fn forget<C: JobController, S: Scheduler>(
     running: Running,

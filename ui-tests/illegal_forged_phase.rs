@@ -1,5 +1,5 @@
 // A downstream crate can't add a phase.
-use winddown::{Phase, PhaseKind};
+use winddown::{PhaseKind, machine::Phase};
 
 struct AlmostStopped;
 

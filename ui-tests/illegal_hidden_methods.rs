@@ -1,5 +1,5 @@
 // The methods behind the traits can't be called from outside.
-use winddown::{Force, Graceful, JobContext, Running, Stopping, WeakerThan};
+use winddown::{Force, Graceful, JobContext, Running, Stopping, machine::WeakerThan};
 
 fn mint() -> Running {
     Running::mint()

@@ -1,5 +1,5 @@
 // Every successor has to be dealt with.
-use winddown::{AfterCheckpointStopping, JobContext, JobController, Scheduler};
+use winddown::{JobContext, JobController, Scheduler, machine::AfterCheckpointStopping};
 
 async fn finish<C: JobController, S: Scheduler>(after: AfterCheckpointStopping, job: &mut JobContext<C, S>) {
     match after {

@@ -1,5 +1,5 @@
 // After a drain something may be left to replay, so it is no proof that nothing is.
-use winddown::{Drained, Epoch, NothingToReplay, Stopped};
+use winddown::{Drained, Epoch, Stopped, machine::NothingToReplay};
 
 fn hand_over<E: NothingToReplay>(stopped: &Stopped<E>) -> Epoch {
     stopped.evidence().final_epoch()

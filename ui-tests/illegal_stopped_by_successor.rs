@@ -1,5 +1,5 @@
 // No successor enum turns `Stopped` into something else.
-use winddown::{AfterCheckpointStopping, Checkpointed, CheckpointStopping, Stopped};
+use winddown::{CheckpointStopping, Checkpointed, Stopped, machine::AfterCheckpointStopping};
 
 fn revive(stopped: Stopped<Checkpointed>) -> CheckpointStopping {
     stopped.into()

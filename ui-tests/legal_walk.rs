@@ -1,7 +1,5 @@
 // The control: what the failing cases do wrong, done right.
-use winddown::{
-    AfterCheckpointStopping, Checkpointed, Detached, Epoch, JobContext, JobController, Running, Scheduler, Stopped,
-};
+use winddown::{Checkpointed, Detached, Epoch, JobContext, JobController, Running, Scheduler, Stopped, machine::AfterCheckpointStopping};
 
 async fn stop<C: JobController, S: Scheduler>(job: &mut JobContext<C, S>, running: Running) -> Option<Epoch> {
     let stopping = running.stop_with_checkpoint(job).ok()?;

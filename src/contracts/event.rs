@@ -61,7 +61,7 @@ pub enum Event {
         snapshot: Bytes,
         /// What the second phase needs of this task; empty if that is nothing. What it gave for earlier checkpoints need not be in
         /// it: one that is given up before it is committed is a failure of the run
-        /// ([`RunFailure::PreCommitLost`](crate::RunFailure::PreCommitLost)).
+        /// ([`RunFailure::PreCommitLost`](crate::contracts::RunFailure::PreCommitLost)).
         commit: Bytes,
     },
     /// A task has carried out the commit order of `epoch`: the second phase of the two-phase commit.
@@ -84,7 +84,7 @@ pub enum Event {
         error: TaskError,
     },
     /// A task has ended well, and with it that subtask of every operator that it is
-    /// [chained](crate::TopologyBuilder::chain) with.
+    /// [chained](crate::contracts::TopologyBuilder::chain) with.
     ChainFinished {
         /// The subtask of any operator of the chain.
         task: TaskId,
@@ -97,7 +97,7 @@ pub enum Event {
         error: TaskError,
     },
     /// Something went wrong that ends nothing: a record that could not be read, say. It is told, and counted
-    /// ([`RunStatus::nonfatal_errors`](crate::RunStatus::nonfatal_errors)).
+    /// ([`RunStatus::nonfatal_errors`](crate::contracts::RunStatus::nonfatal_errors)).
     NonfatalError {
         /// The task, if that is known.
         task: Option<TaskId>,

@@ -208,7 +208,7 @@ impl<C: JobController> DynJobController for C {
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use std::sync::Arc;
-/// use winddown::{testing::scripted, *};
+/// use winddown::{ClusterController, EmbeddedCluster, Immediate, JobContext, Mailbox, OpenRun, Policy, Role, RunId, Running, StopRequest, TaskOrder, Topology, WorkerId, contracts::{BoxController, BoxScheduler, WorkerStopMode}, drive, testing::scripted};
 ///
 /// let embedded = EmbeddedCluster::default();
 /// let (words, mailbox) = (RunId::new(1), Mailbox::new(64));

@@ -43,7 +43,7 @@ pub enum Command {
         /// The checkpoint.
         epoch: Epoch,
         /// The tasks of this worker that have something to commit, and what they gave with their snapshot. Where an operator commits
-        /// as a whole ([`Event::OperatorPreCommitted`](crate::Event::OperatorPreCommitted)), all of its subtasks, those on other
+        /// as a whole ([`Event::OperatorPreCommitted`](crate::contracts::Event::OperatorPreCommitted)), all of its subtasks, those on other
         /// workers too: in some sinks the first subtask commits for all the others.
         tasks: Arc<[TaskCommit]>,
     },

@@ -110,7 +110,7 @@ pub struct RunStatus {
     pub orders_outstanding: u32,
     /// How many failures ([`RunFailure`]) there have been.
     pub failures: u32,
-    /// How many errors were reported that end nothing ([`Event::NonfatalError`](crate::Event::NonfatalError)).
+    /// How many errors were reported that end nothing ([`Event::NonfatalError`](crate::contracts::Event::NonfatalError)).
     pub nonfatal_errors: u32,
 }
 

@@ -65,7 +65,7 @@ impl Operator {
 ///     .build()?;
 /// assert_eq!(topology.tasks(), 4);
 /// assert_eq!(topology.worker_of(TaskId::new(1, 0)), Some(one));
-/// # Ok::<(), winddown::TopologyError>(())
+/// # Ok::<(), winddown::contracts::TopologyError>(())
 /// ```
 ///
 /// An engine that chains operators gives each *node* of its graph an id, and starts and ends its subtasks as a whole, while each
@@ -81,7 +81,7 @@ impl Operator {
 ///     .build()?;
 /// assert_eq!(topology.tasks(), 10); // each gives a state in every checkpoint
 /// assert_eq!(topology.node(4), Some(3..5)); // the operators that a subtask of node 4 begins and ends with
-/// # Ok::<(), winddown::TopologyError>(())
+/// # Ok::<(), winddown::contracts::TopologyError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Written", into = "Written")]

@@ -29,7 +29,7 @@ impl Limits {
     ///
     /// ```
     /// use std::time::Duration;
-    /// use winddown::{Limits, OnSpentCheckpoint, PhaseKind};
+    /// use winddown::{Limits, PhaseKind, drive::OnSpentCheckpoint};
     ///
     /// let limits = Limits { scheduler_retries: 0, ..Limits::default() };
     /// let graceful = limits.worst_case(PhaseKind::StoppingGraceful, OnSpentCheckpoint::Escalate);

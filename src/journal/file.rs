@@ -46,8 +46,8 @@ const LOCK_EVERY: Duration = Duration::from_millis(5);
 /// Cheap to clone. All I/O is done on tokio's threads for blocking work.
 ///
 /// ```
-/// use winddown::{AfterForce, Detached, FileJournal, JobContext, Journal, OpenRun, RunId};
-/// # use winddown::{JobId, Scheduler, SchedulerError, WorkerId};
+/// use winddown::{Detached, FileJournal, JobContext, OpenRun, RunId, journal::Journal, machine::AfterForce};
+/// # use winddown::{JobId, Scheduler, WorkerId, contracts::SchedulerError};
 /// # struct Nothing;
 /// # impl Scheduler for Nothing {
 /// #     async fn stop_workers(&self, _: &JobId, _: Option<RunId>, _: bool) -> Result<(), SchedulerError> { Ok(()) }

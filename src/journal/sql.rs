@@ -56,7 +56,7 @@ const CREATE_EVERY: Duration = Duration::from_millis(50);
 /// Cheap to clone: clones share up to four connections.
 ///
 /// ```
-/// use winddown::{Journal, SqlJournal};
+/// use winddown::{SqlJournal, journal::Journal};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {

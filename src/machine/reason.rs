@@ -13,7 +13,7 @@ use crate::{
 /// The one reason that a phase was entered for, and whom it was about.
 ///
 /// ```
-/// use winddown::{Reason, ReasonKind};
+/// use winddown::machine::{Reason, ReasonKind};
 ///
 /// let reason = Reason::from(ReasonKind::TtlExpired);
 /// assert_eq!(reason.kind().tag(), "ttl-expired");

@@ -20,7 +20,7 @@ use crate::{
 /// same within a [`VERSION`](Self::VERSION):
 ///
 /// ```
-/// /// use winddown::PhaseRecord;
+/// /// use winddown::journal::PhaseRecord;
 ///
 /// let text = r#"{"job":"words","run":3,"revision":2,"phase":"checkpoint-stopping","requested":"checkpoint","final_epoch":7,
 ///     "last_complete":6,"killed_workers":false,"attempt":1,"at":"2026-01-01T00:00:00.000000000Z"}"#;

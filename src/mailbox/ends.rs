@@ -12,7 +12,7 @@ use crate::contracts::{Event, JobId, RunId, WorkerEvent, WorkerId};
 /// gone, and tells the run, once and at once, as soon as that is there to be told.
 ///
 /// ```
-/// use winddown::{Event, Mailbox, RunId, WorkerEnds, WorkerEvent, WorkerId};
+/// use winddown::{Mailbox, RunId, WorkerId, contracts::{Event, WorkerEvent}, mailbox::WorkerEnds};
 ///
 /// let (ends, mut mailbox) = (WorkerEnds::default(), Mailbox::new(8));
 /// let (job, run, worker) = ("words".into(), RunId::new(1), WorkerId::new(3));

@@ -8,7 +8,7 @@
 //!
 //! ```
 //! use std::{collections::HashMap, sync::{Arc, Mutex}};
-//! use winddown::{testing::conformance::{self, Hook, JournalSubject, Rule}, *};
+//! use winddown::{JobId, journal::{Journal, JournalError, PhaseRecord}, testing::conformance::{Hook, JournalSubject, Rule, self}};
 //!
 //! /// Records in a database. (This one is in memory, so that the example is short.)
 //! #[derive(Clone, Default)]

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::numbers::{Ending, Scene};
-use winddown::{testing::scripted::request_later, *};
+use winddown::{Limits, Policy, Receipt, StopRequest, drive, testing::scripted::request_later};
 
 /// Lets a controller drive for so long, then lets it die with all that it knows. The user asks in the 20th millisecond of the first.
 async fn drive_for(scene: &Scene, time: Duration, request: Option<StopRequest>) -> Option<Receipt> {

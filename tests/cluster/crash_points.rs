@@ -9,7 +9,11 @@ use std::{
 };
 
 use tokio::sync::{Notify, watch};
-use winddown::*;
+use winddown::{
+    JobContext, JobId, OpenRun, PhaseKind, Progress, RunId, Scheduler, WorkerId,
+    contracts::{CheckpointStore, Command, Manifest, Order, OrderError, SchedulerError, StoreError, Transport},
+    journal::{Journal, JournalError, PhaseRecord},
+};
 
 /// Where in its work a controller is when it dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -7,7 +7,16 @@ use std::{
 
 use bytes::Bytes;
 use tokio::sync::watch;
-use winddown::{checkpoint::object_store::memory::InMemory, testing::scripted::ScriptedJournal, *};
+use winddown::{
+    AnyPhase, AnyStopped, Barrier, ClusterController, EmbeddedCluster, Epoch, JobContext, JobId, JobSender, Limits,
+    Mailbox, ObjectStoreCheckpoints, OpenRun, Receipt, Role, Scheduler, TaskContext, TaskOrder, Topology, WorkerId,
+    checkpoint::object_store::memory::InMemory,
+    contracts::{CheckpointStore, DynCheckpointStore, TaskError, WorkerEvent},
+    embedded::EmbeddedRun,
+    rehydrate,
+    testing::scripted::ScriptedJournal,
+    worker::{EventSink, SinkClosed},
+};
 
 use crate::crash_points::{Place, Watch, Watched};
 

@@ -12,8 +12,8 @@ use crate::{
     numbers::{Ending, Scene},
 };
 use table::TABLE;
+use winddown::{Limits, Policy, Receipt, drive, testing::scripted::request_later};
 pub(crate) use winddown::{PhaseKind, StopRequest};
-use winddown::{testing::scripted::request_later, *};
 
 /// What a job goes through before and while its controller dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

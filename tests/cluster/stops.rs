@@ -9,7 +9,16 @@ use std::{
 
 use bytes::Bytes;
 use tokio::time::{Instant, sleep};
-use winddown::{checkpoint::object_store::memory::InMemory, *};
+use winddown::{
+    AnyStopped, Barrier, ClusterController, EmbeddedCluster, JobContext, JobId, Limits, Mailbox,
+    ObjectStoreCheckpoints, PhaseKind, Policy, Receipt, Role, Scheduler, StopRequest, TaskContext, TaskOrder, Topology,
+    WorkerId,
+    checkpoint::object_store::memory::InMemory,
+    contracts::{CheckpointStore, DynCheckpointStore, TaskError},
+    drive,
+    drive::OnSpentCheckpoint,
+    worker::WorkerOptions,
+};
 
 const WORKERS: u64 = 4;
 const TOTAL: u64 = 400;

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use winddown::{
+    ClusterController, EmbeddedCluster,
+    contracts::{BoxController, BoxTransport, Transport},
+    embedded::EmbeddedRun,
     grpc::GrpcTransport,
     testing::conformance::{self, Around, ControllerSubject, RunSetup, Workers},
-    *,
 };
 
 use crate::{assert_kept, transports::Grpc};

@@ -8,11 +8,12 @@ use std::{
 
 use sqlx::{AnyPool, Executor as _, Row as _, any::AnyPoolOptions};
 use winddown::{
+    FileJournal, JobId, SqlJournal,
+    journal::NoJournal,
     testing::{
         conformance::{self, Damage, Hook, JournalSubject, Rule},
         scripted::ScriptedJournal,
     },
-    *,
 };
 
 use crate::{

@@ -7,8 +7,11 @@ use std::{
 };
 
 use winddown::{
+    EmbeddedCluster, JobId, OpenRun, Role, RunId, TaskContext, TaskOrder, Topology, WorkerId,
+    contracts::{BoxScheduler, TaskError, WorkerEvent},
+    embedded::EmbeddedRun,
     testing::conformance::{self, Hook, Manners, Placed, Rule, SchedulerSubject},
-    *,
+    worker::{EventSink, SinkClosed, WorkerOptions},
 };
 
 use crate::assert_kept;
@@ -207,7 +210,8 @@ mod process {
                     Manners::EndsLate => ENDS_LATE,
                     _ => return Hook::Unsupported,
                 };
-                let env = winddown::WorkerEnv::new(&winddown::OpenRun::without_store(job.clone(), run), *worker, "");
+                let env =
+                    winddown::process::WorkerEnv::new(&winddown::OpenRun::without_store(job.clone(), run), *worker, "");
                 let process = self.scheduler.start(env, self.stage.sh(script)).await.unwrap();
                 self.stage.file(&format!("up-{}", worker.get())).await;
                 let placed = Placed { job: job.clone(), run, worker: *worker };

@@ -3,9 +3,9 @@
 use std::{fs, path::Path, sync::Arc};
 
 use winddown::{
+    JobId, ObjectStoreCheckpoints,
     checkpoint::object_store::{ObjectStore, ObjectStoreExt as _, memory::InMemory},
     testing::conformance::{self, Damage, Hook, Rule, StoreSubject},
-    *,
 };
 
 use crate::{
@@ -52,7 +52,7 @@ impl StoreSubject for Memory {
     }
 
     async fn damage(&self, job: &JobId, damage: Damage) -> Hook {
-        let log = checkpoint::object_store::path::Path::from(format!("checkpoints/{job}/log"));
+        let log = winddown::checkpoint::object_store::path::Path::from(format!("checkpoints/{job}/log"));
         let objects = self.0.list_with_delimiter(Some(&log)).await.unwrap().objects;
         let last = objects.into_iter().map(|object| object.location).max().unwrap();
         let text = self.0.get(&last).await.unwrap().bytes().await.unwrap();

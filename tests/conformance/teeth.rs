@@ -56,8 +56,8 @@ async fn a_broken_rule_is_named_with_what_was_expected_what_came_and_where_to_be
         "a record that is not the next of its run is a conflict, and changes nothing",
         "expected a conflict of revision 7 of run 1 with revision 5 of run 1",
         "got Ok(())",
-        "decide with `winddown::may_write`",
-        "`winddown::Journal::write`",
+        "decide with `winddown::journal::may_write`",
+        "`winddown::journal::Journal::write`",
     ] {
         assert!(told.contains(part), "expected {part:?} in\n{told}");
     }

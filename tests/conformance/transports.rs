@@ -7,9 +7,11 @@ use std::{
 
 use tokio::net::TcpListener;
 use winddown::{
+    EmbeddedCluster, Role, WorkerId,
+    embedded::EmbeddedRun,
     grpc::{CallOptions, GrpcTransport, GrpcWorker, GrpcWorkerOptions, KeepAlive, Registration},
     testing::conformance::{self, Hook, Rule, TransportRun, TransportSubject, Workers},
-    *,
+    worker::{TaskSpec, WorkerSpec},
 };
 
 use crate::{

@@ -3,7 +3,14 @@
 use std::mem::{size_of, size_of_val};
 
 use tokio::sync::mpsc;
-use winddown::*;
+use winddown::{
+    AnyPhase, ClusterController, Detached, EmbeddedCluster, Force, Immediate, JobContext, JobId, OpenRun, PhaseKind,
+    Policy, Role, RunId, Running, Topology, WorkerId,
+    contracts::WorkerEvent,
+    drive,
+    embedded::EmbeddedRun,
+    worker::{EventSink, SinkClosed, WorkerOptions},
+};
 
 /// No future of a phase or a drive is larger: tens of thousands of jobs may stop at the same time.
 const MOST_OF_A_FUTURE: usize = 2048;

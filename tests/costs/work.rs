@@ -13,7 +13,11 @@ use std::{
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
-use winddown::{model::RunModel, *};
+use winddown::{
+    ClusterController, Epoch, JobController, OpenRun, Role, RunId, TaskId, Topology, WorkerId,
+    contracts::{Applied, Event, Order, OrderError, Transport, WorkerEvent, WorkerStopMode},
+    model::RunModel,
+};
 
 const RUN: RunId = RunId::new(1);
 const EPOCH: Epoch = Epoch::new(1);

@@ -2,7 +2,14 @@
 
 use std::sync::{Arc, Mutex};
 
-use winddown::{testing::scripted::*, *};
+use winddown::{
+    Detached, JobContext, JobId, Limits, PhaseKind, Policy, Scheduler, StepError, WorkerId, drive,
+    drive::Unfit,
+    journal::{Journal, JournalError, PhaseRecord},
+    machine::{AfterCheckpointStopping, AfterFinishing, AfterForce, AfterGraceful, AfterImmediate},
+    rehydrate,
+    testing::scripted::*,
+};
 
 use super::*;
 

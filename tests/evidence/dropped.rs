@@ -1,7 +1,7 @@
 //! A `next` that is dropped, and a phase that is: nothing is lost, and the job can be told and forced.
 
 use tokio::time::timeout;
-use winddown::*;
+use winddown::{AnyPhase, PhaseKind, Policy, Running, Scheduler, StepError, StopRequest, drive, machine::AfterForce};
 
 use super::*;
 

@@ -3,7 +3,17 @@
 use std::sync::Arc;
 
 use serde_json::json;
-use winddown::{checkpoint::object_store::memory::InMemory, testing::scripted::*, *};
+use winddown::{
+    Epoch, JobContext, JobId, Limits, ObjectStoreCheckpoints, PhaseKind, Policy, Role, RunId, Scheduler, TaskId,
+    Topology, WorkerId,
+    checkpoint::object_store::memory::InMemory,
+    contracts::{CheckpointStore, DynCheckpointStore, Manifest, TaskSnapshot},
+    drive,
+    drive::Unfit,
+    journal::{Journal, JournalError, PhaseRecord},
+    rehydrate,
+    testing::scripted::*,
+};
 
 use super::*;
 

@@ -13,7 +13,14 @@ use std::{
     time::Duration,
 };
 
-use winddown::{testing::scripted::*, *};
+use winddown::{
+    AnyStopped, ClusterController, Completed, EmbeddedCluster, Epoch, JobContext, JobId, Mailbox, OpenRun, Policy,
+    Role, RunId, Running, Scheduler, Stopped, Topology, WorkerId,
+    contracts::{SchedulerError, WorkerStopMode},
+    drive,
+    machine::{AfterFinishing, NothingToReplay},
+    testing::scripted::*,
+};
 
 pub(crate) type Job = JobContext<ScriptedController, Fleet>;
 

@@ -2,7 +2,16 @@
 
 use std::sync::Arc;
 
-use winddown::{testing::scripted::*, *};
+use winddown::{
+    ClusterController, Detached, EmbeddedCluster, Epoch, JobContext, Limits, Mailbox, OpenRun, Role, RunId, Scheduler,
+    TaskContext, TaskOrder, Topology, WorkerId,
+    contracts::{Manifest, OpenRunError, TaskError},
+    drive::Unfit,
+    embedded::EmbeddedRun,
+    machine::BuildError,
+    rehydrate,
+    testing::scripted::*,
+};
 
 use super::*;
 

@@ -4,6 +4,7 @@ use std::{
     cell::{Cell, RefCell},
     sync::Arc,
 };
+use winddown::grpc;
 
 use crate::raw::{METHODS, SEND_SINK_DATA, call};
 use crate::support::*;
@@ -11,12 +12,13 @@ use bytes::Bytes;
 use proptest::{prelude::*, test_runner::TestRunner};
 use prost::Message;
 use winddown::{
+    Epoch, Mailbox, OpenRun,
+    contracts::{Command, Event, Order, Transport},
     grpc::{
         proto::{arroyo_rpc::*, winddown::SourceExhaustedReq},
         tonic::{Code, Status, transport::Channel},
         *,
     },
-    *,
 };
 
 /// A server with one job that reads nothing, and whatever is in its mailbox.
@@ -183,7 +185,7 @@ async fn every_report_becomes_the_event_that_it_means() {
         let error = arroyo_rpc_error(retry_hint);
         let message = TaskFailedReq { worker_context: worker_context.clone(), time: 1, error: Some(error) };
         desk.say("arroyo_rpc.JobControllerGrpc/TaskFailed", &message).await.unwrap();
-        let error = winddown::TaskError { message: "disk full".into(), retryable };
+        let error = winddown::contracts::TaskError { message: "disk full".into(), retryable };
         assert_eq!(desk.received(), Some(Event::TaskFailed { task, error }), "retry_hint {retry_hint}");
     }
     let exhausted = SourceExhaustedReq { worker_context: worker_context.clone(), ..Default::default() };

@@ -2,12 +2,19 @@
 //! the worker's fault, no order twice.
 
 use std::{sync::Arc, time::Duration};
+use winddown::RunId;
+use winddown::contracts::WorkerEvent;
+use winddown::mailbox::Incoming;
 
 use crate::arroyo::{Diary, Does, Graph, Keeps, Manners, Node, arroyo_worker_of};
 use crate::support::*;
 use prost::Message as _;
 use tokio::time::timeout;
 use winddown::{
+    AnyStopped, Epoch, JobController, Limits, Mailbox, PhaseKind, Policy, Receipt, Role, Running, StopRequest,
+    Topology,
+    contracts::Transport,
+    drive,
     grpc::{
         proto::arroyo_rpc::{
             HeartbeatReq, RegisterWorkerReq, RegisterWorkerResp, SinkDataReq, SinkDataResp, TaskStartedReq,
@@ -18,7 +25,11 @@ use winddown::{
         tonic::{self, Code, Request, Response, Status},
         *,
     },
-    *,
+};
+use winddown::{
+    OpenRun,
+    contracts::{Command, Event, Order, OrderErrorKind, WorkerStopMode},
+    drive::OnSpentCheckpoint,
 };
 
 const LONG: Duration = Duration::from_secs(30);

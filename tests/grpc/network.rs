@@ -18,11 +18,12 @@ use tokio::{
 };
 use turmoil::net::{TcpListener, TcpStream};
 use winddown::{
+    JobId, RunId, Scheduler, WorkerId,
+    contracts::SchedulerError,
     grpc::{
         Connect, ControllerServer,
         tonic::{codegen::http::Uri, transport::server::Connected},
     },
-    *,
 };
 
 /// A connection that tonic takes.

@@ -15,7 +15,10 @@ use std::time::Duration;
 use crate::arroyo::{Diary, Does, Manners, arroyo_worker};
 use crate::support::*;
 use tokio::{net::TcpListener, time::Instant};
-use winddown::{grpc::tonic::Code, *};
+use winddown::{
+    AnyStopped, JobController, PhaseKind, Policy, Receipt, Running, Scheduler, StopRequest, contracts::RunFailure,
+    drive, drive::OnSpentCheckpoint, grpc::tonic::Code,
+};
 
 /// What became of a stop of a job with a healthy worker (the first) and a sick one.
 struct End {

@@ -10,6 +10,10 @@ use crate::network::*;
 use crate::support::{Committed, JOB, RUN, Store, exactly_once, ms, task, topology, worker};
 use tokio::time::{Instant, sleep, timeout};
 use winddown::{
+    AnyStopped, ClusterController, Epoch, JobContext, JobController, Limits, OpenRun, Policy, Receipt, Role, Running,
+    StopRequest,
+    contracts::{Command, Order, Transport, WorkerStopMode},
+    drive,
     grpc::{
         CallOptions, ControllerServer, Departure, GrpcTransport, GrpcWorker, GrpcWorkerOptions, Registration,
         proto::arroyo_rpc::{
@@ -19,7 +23,7 @@ use winddown::{
         },
         tonic::{Request, Response, Status, async_trait, transport::Server},
     },
-    *,
+    worker::{TaskSpec, WorkerSpec},
 };
 
 const PORT: u16 = 9190;

@@ -6,8 +6,12 @@ use crate::arroyo::{Diary, Manners, arroyo_worker};
 use crate::support::*;
 use prost::Message as _;
 use winddown::{
+    AnyStopped, Epoch, JobController, Mailbox, OpenRun, Policy, StopRequest,
+    contracts::{Command, Event, Order, RunFailure, TaskError, Transport, WorkerEvent, WorkerStopMode},
+    drive,
     grpc::{Departure, GrpcTransport, proto::arroyo_rpc::SubtaskCheckpointMetadata},
-    *,
+    machine::AfterCheckpointStopping,
+    mailbox::Incoming,
 };
 
 const FIRST: Epoch = Epoch::new(1);

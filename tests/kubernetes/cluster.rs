@@ -23,9 +23,10 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 use winddown::{
+    JobId, KubernetesScheduler, OpenRun, RunId, WorkerId,
     grpc::tonic::codegen::http::{Request, Response},
     kubernetes::{KubernetesSchedulerBuilder, client},
-    *,
+    process::WorkerEnv,
 };
 
 /// A KUBECONFIG that tests may use, as `scripts/kube-apiserver start` prints it.

@@ -1,13 +1,16 @@
 //! The Kubernetes scheduler keeps the contract of schedulers, as the suite checks it.
 
 use std::fs;
+use winddown::JobId;
+use winddown::KubernetesScheduler;
+use winddown::OpenRun;
+use winddown::RunId;
+use winddown::WorkerId;
+use winddown::process::WorkerEnv;
 
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
-use winddown::{
-    testing::conformance::{self, Hook, Manners, Placed, SchedulerSubject},
-    *,
-};
+use winddown::testing::conformance::{self, Hook, Manners, Placed, SchedulerSubject};
 
 use crate::{
     cluster::{Cluster, SOON, ms, template},

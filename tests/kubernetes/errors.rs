@@ -11,8 +11,8 @@ use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use serde_json::json;
 use tokio::time::Instant;
 use winddown::{
+    Scheduler,
     kubernetes::{LeaseCandidate, StartError, Trouble, client},
-    *,
 };
 
 use crate::cluster::{Act, Cluster, RUN, Tap, env_of, job, ms, shell, workers};

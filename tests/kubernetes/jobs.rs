@@ -13,9 +13,13 @@ use tokio::{
     time::timeout,
 };
 use winddown::{
+    AnyStopped, ClusterController, JobContext, JobSender, KubernetesScheduler, Limits, Mailbox, ObjectStoreCheckpoints,
+    Policy, Progress, Receipt, RunId, Scheduler, StopRequest, WorkerId,
+    contracts::{CheckpointStore, ConfirmedBy, DynCheckpointStore, Event, TaskSnapshot, WorkerEvent},
+    drive,
     grpc::{ControllerOptions, ControllerServer, GrpcTransport},
     kubernetes::PodChange,
-    *,
+    process::WorkerEnv,
 };
 
 use crate::{
@@ -127,7 +131,7 @@ impl Bench {
 }
 
 /// A pod that has ended is no worker any more: the controller knows at once, and not when heartbeats fail to come.
-async fn tell_ends(mut follower: kubernetes::Follower, run: RunId, sender: JobSender) {
+async fn tell_ends(mut follower: winddown::kubernetes::Follower, run: RunId, sender: JobSender) {
     loop {
         let (worker, change) = follower.next().await.unwrap();
         if matches!(change, PodChange::Ended { .. } | PodChange::Removed) {

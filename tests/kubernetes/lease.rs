@@ -5,8 +5,8 @@ use kube::api::{Api, Patch, PatchParams};
 use serde_json::json;
 use tokio::time::{sleep, timeout};
 use winddown::{
+    Scheduler,
     kubernetes::{LeaseCandidate, StartError, client},
-    *,
 };
 
 use crate::cluster::{Act, Cluster, RUN, SOON, Tap, env_of, job, ms, shell};

@@ -24,7 +24,7 @@ mod stops;
 /// Not a test: the workers start at this one.
 #[test]
 fn worker_entry() {
-    if let Some(worker) = winddown::WorkerEnv::from_env().unwrap() {
+    if let Some(worker) = winddown::process::WorkerEnv::from_env().unwrap() {
         counting::worker_main(worker);
     }
 }

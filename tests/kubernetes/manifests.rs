@@ -5,7 +5,7 @@ use kube::{
     api::{DynamicObject, PostParams},
     core::{ApiResource, GroupVersionKind, TypeMeta},
 };
-use winddown::*;
+use winddown::Scheduler;
 
 use crate::cluster::{Cluster, RUN, env_of, job};
 

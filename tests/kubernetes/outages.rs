@@ -3,7 +3,8 @@
 use kube::api::ListParams;
 use serde_json::json;
 use tokio::time::sleep;
-use winddown::{kubernetes::client, *};
+use winddown::kubernetes;
+use winddown::{Scheduler, contracts::ConfirmedBy, kubernetes::client};
 
 use crate::{
     cluster::{Act, Cluster, OwnServer, RUN, Tap, env_of, job, ms, shell, workers},

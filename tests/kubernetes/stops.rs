@@ -1,12 +1,21 @@
 //! Starting, stopping, killing, and what the evidence says.
 
 use std::{sync::Arc, time::Duration};
+use winddown::ClusterController;
+use winddown::Limits;
+use winddown::Role;
+use winddown::Topology;
+use winddown::contracts::Order;
+use winddown::contracts::OrderError;
+use winddown::kubernetes;
 
 use serde_json::json;
 use tokio::sync::Notify;
 use winddown::{
+    AnyStopped, Detached, JobContext, KubernetesScheduler, OpenRun, PhaseKind, Policy, Receipt, Scheduler, WorkerId,
+    contracts::{ConfirmedBy, SchedulerError, Transport},
+    drive,
     kubernetes::{StartError, Unconfirmed, client},
-    *,
 };
 
 use crate::{

@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use winddown::{EDGES, PhaseKind};
+use winddown::{PhaseKind, machine::EDGES};
 
 const WIDTH: i32 = 1110;
 const HEIGHT: i32 = 560;

@@ -3,7 +3,13 @@
 use std::error::Error;
 
 use tokio::time::{Instant, timeout};
-use winddown::*;
+use winddown::{
+    AnyPhase, AnyStopped, Detached, JobContext, Limits, OpenRun, PhaseKind, Policy, RunId, Running, StepError, TaskId,
+    WorkerId,
+    contracts::{RunFailure, TaskError, WorkerStopMode},
+    drive,
+    journal::JournalError,
+};
 
 use crate::support::*;
 

@@ -12,7 +12,13 @@ use std::{
 
 use crate::support::*;
 use tokio::time::{Instant, advance};
-use winddown::*;
+use winddown::{
+    AnyPhase, Detached, Epoch, JobContext, Limits, Mailbox, OpenRun, PhaseKind, Policy, Running, StepError,
+    StopRequest, WorkerId,
+    contracts::{Event, WorkerEvent, WorkerStopMode},
+    drive,
+    machine::{AfterForce, AfterImmediate},
+};
 
 fn heartbeat(worker: u64) -> WorkerEvent {
     WorkerEvent::new(RUN, WorkerId::new(worker), Event::Heartbeat)

@@ -2,10 +2,28 @@
 //! worker kit's and the store's share is tested beside them, under the same names.
 
 use std::time::Duration;
+use winddown::AnyPhase;
+use winddown::AnyStopped;
+use winddown::Mailbox;
+use winddown::PhaseKind;
+use winddown::StepError;
+use winddown::StopRequest;
+use winddown::WorkerId;
+use winddown::contracts::Event;
+use winddown::contracts::WorkerEvent;
+use winddown::contracts::WorkerStopMode;
+use winddown::drive::DriveError;
+use winddown::machine::AfterCheckpointStopping;
+use winddown::machine::AfterForce;
+use winddown::machine::AfterRunning;
+use winddown::mailbox::JobGone;
+use winddown::mailbox::JobMessage;
+use winddown::mailbox::Requested;
+use winddown::mailbox::TryEventError;
 
 use crate::support::*;
 use tokio::time::{Instant, timeout};
-use winddown::*;
+use winddown::{Limits, Policy, drive};
 
 #[tokio::test(start_paused = true)]
 async fn i1_a_phase_of_another_job_is_an_error_that_gives_it_back() {
@@ -129,7 +147,7 @@ async fn i4_a_graceful_request_changes_nothing_during_the_final_checkpoint() {
 
 #[test]
 fn i4_requests_are_ordered_and_the_strongest_wins_in_any_order() {
-    use StopRequest::*;
+    use winddown::StopRequest::*;
     assert!(None < Some(Checkpoint) && Checkpoint < Graceful && Graceful < Immediate && Immediate < Force);
     for one in StopRequest::ALL {
         for two in StopRequest::ALL {

@@ -5,8 +5,9 @@
 use std::marker::PhantomData;
 
 use winddown::{
-    CheckpointStopping, Checkpointed, Completed, Drained, EDGES, Finishing, Force, Graceful, Halted, Immediate, Killed,
-    Phase, PhaseKind, Recovering, Running, StopRequest, Stopped, Stopping, SuccessorOf, edge,
+    CheckpointStopping, Checkpointed, Completed, Drained, Finishing, Force, Graceful, Halted, Immediate, Killed,
+    PhaseKind, Recovering, Running, StopRequest, Stopped, Stopping, edge,
+    machine::{EDGES, Phase, SuccessorOf},
 };
 
 struct Step<From, To>(PhantomData<(From, To)>);

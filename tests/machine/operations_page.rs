@@ -1,6 +1,6 @@
 //! `docs/operations.md` names every limit and the default worst cases.
 
-use winddown::*;
+use winddown::{Limits, PhaseKind, drive::OnSpentCheckpoint};
 
 const DOCS: &str = include_str!("../../docs/operations.md");
 

@@ -3,7 +3,13 @@
 
 use crate::support::*;
 use tokio::time::Instant;
-use winddown::*;
+use winddown::{
+    Epoch, Force, Immediate, Limits, PhaseKind, Policy, StopRequest, WorkerId,
+    contracts::{Event, WorkerEvent, WorkerStopMode},
+    drive,
+    machine::{AfterCheckpointStopping, AfterForce, AfterGraceful, AfterImmediate, StopBehavior},
+    mailbox::JobMessage,
+};
 
 const GRACEFUL: WorkerStopMode = WorkerStopMode::Graceful;
 const IMMEDIATE: WorkerStopMode = WorkerStopMode::Immediate;

@@ -8,7 +8,16 @@ use std::{
 use crate::{records::altered, support::*};
 use serde_json::json;
 use tokio::time::Instant;
-use winddown::{checkpoint::object_store::memory::InMemory, *};
+use winddown::{
+    Epoch, JobId, Limits, ObjectStoreCheckpoints, OpenRun, PhaseKind, Policy, Role, Scheduler, StepError, StopRequest,
+    TaskId, Topology, WorkerId,
+    checkpoint::object_store::memory::InMemory,
+    contracts::{CheckpointStore, DynCheckpointStore, Manifest, TaskSnapshot, WorkerStopMode},
+    drive,
+    drive::{RehydrateError, Rehydrated, Unfit},
+    journal::{Journal, JournalError, NoJournal, PhaseRecord},
+    rehydrate,
+};
 
 /// A record, and how much the collaborators had been told when it was written.
 struct Written {

@@ -1,7 +1,13 @@
 //! The scripted collaborators as a user's test has them; and, with them, what the explorer found, so that it stays found.
 
 use tokio::time::Instant;
-use winddown::*;
+use winddown::{
+    JobController, Limits, PhaseKind, Policy, Scheduler, WorkerId,
+    contracts::{
+        CheckpointStart, ControllerError, Event, FinalCheckpoint, RunFailure, StoreError, WorkerEvent, WorkerStopMode,
+    },
+    drive,
+};
 
 use crate::support::*;
 

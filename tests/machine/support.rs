@@ -3,7 +3,11 @@
 use std::time::Duration;
 
 pub(crate) use winddown::testing::scripted::*;
-use winddown::*;
+use winddown::{
+    Epoch, JobContext, Limits, OpenRun, RunId, Running, TaskId, WorkerId,
+    contracts::{RunFailure, TaskError},
+    drive::Leg,
+};
 
 pub(crate) const JOB: &str = "wordcount";
 pub(crate) const RUN: RunId = RunId::new(7);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::support::*;
 use tokio::time::Instant;
-use winddown::*;
+use winddown::{AnyPhase, Limits, PhaseKind, Policy, contracts::WorkerStopMode, drive, drive::OnSpentCheckpoint};
 
 const POLICIES: [OnSpentCheckpoint; 2] = [OnSpentCheckpoint::Escalate, OnSpentCheckpoint::GiveBack];
 

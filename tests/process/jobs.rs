@@ -8,7 +8,11 @@ use rustix::process::Signal;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
-use winddown::*;
+use winddown::{
+    AnyStopped, Limits, PhaseKind, Progress, Receipt, StopRequest, WorkerId,
+    contracts::{CheckpointStage, CheckpointStore, Count, FinalCheckpoint},
+    process::WorkerEnv,
+};
 
 /// Not a test: the workers start at this one.
 #[test]

@@ -11,7 +11,10 @@ use crate::support::*;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
-use winddown::{process::Watchdog, *};
+use winddown::{
+    OpenRun, ProcessScheduler, Scheduler, WorkerId,
+    process::{Watchdog, WorkerEnv},
+};
 
 /// Set for `scheduler_entry`: the state folder, which watchdog, and then one script for each worker.
 const SCHEDULER: &str = "WINDDOWN_TEST_SCHEDULER";

@@ -16,8 +16,13 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 use winddown::{
+    ClusterController, JobContext, JobSender, Limits, Mailbox, ObjectStoreCheckpoints, PhaseKind, Policy, Progress,
+    Receipt, StopRequest, WorkerId,
+    contracts::{CheckpointStage, CheckpointStore, Count, DynCheckpointStore, FinalCheckpoint},
+    drive,
+    drive::OnSpentCheckpoint,
     grpc::{ControllerOptions, ControllerServer, GrpcTransport},
-    *,
+    process::WorkerEnv,
 };
 
 use super::{

@@ -8,11 +8,28 @@ use std::{
     task::{Context, Waker},
     time::Duration,
 };
+use winddown::AnyStopped;
+use winddown::ClusterController;
+use winddown::Detached;
+use winddown::JobContext;
+use winddown::JobId;
+use winddown::Limits;
+use winddown::Role;
+use winddown::RunId;
+use winddown::StopRequest;
+use winddown::Topology;
+use winddown::contracts::Order;
+use winddown::contracts::OrderError;
 
 use crate::support::*;
 use rustix::process::Signal;
 use tokio::time::timeout;
-use winddown::{process::ProcessError, *};
+use winddown::{
+    OpenRun, PhaseKind, Policy, Scheduler, WorkerId,
+    contracts::Transport,
+    drive,
+    process::{ProcessError, WorkerEnv},
+};
 
 /// A worker that ends with status 0 at SIGTERM, and notes each one.
 const POLITE: &str =

@@ -38,7 +38,10 @@ use winddown::grpc::{
         controller_grpc_client::ControllerGrpcClient, job_controller_grpc_client::JobControllerGrpcClient,
         worker_grpc_server::WorkerGrpcServer, *,
     },
-    tonic::{Request, Status, transport::Channel, transport::Server},
+    tonic::{
+        Request, Status,
+        transport::{Channel, Server},
+    },
 };
 
 pub use self::manners::{Diary, Does, Graph, Keeps, Manners, Node, simple};

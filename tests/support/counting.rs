@@ -13,6 +13,8 @@ use bytes::Bytes;
 use tokio::{net::TcpListener, time::sleep};
 use tokio_stream::wrappers::TcpListenerStream;
 use winddown::{
+    Barrier, Role, TaskContext, TaskId, TaskOrder, Topology, WorkerId,
+    contracts::{TaskError, TaskSnapshot},
     grpc::{
         CallOptions, GrpcWorker, GrpcWorkerOptions, KeepAlive,
         proto::arroyo_rpc::{
@@ -26,7 +28,8 @@ use winddown::{
             transport::{Channel, Endpoint, Server, server::TcpIncoming},
         },
     },
-    *,
+    process::WorkerEnv,
+    worker::{TaskSpec, WorkerSpec},
 };
 
 /// How far each worker counts.

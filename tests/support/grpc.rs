@@ -11,7 +11,13 @@ use std::{
 
 use bytes::Bytes;
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
-use winddown::{grpc::*, *};
+use winddown::{
+    ClusterController, Epoch, JobContext, JobId, Limits, OpenRun, Role, RunId, Running, Scheduler, TaskContext, TaskId,
+    TaskOrder, Topology, WorkerId,
+    contracts::{CheckpointStore, Manifest, SchedulerError, StoreError, TaskError},
+    grpc::*,
+    worker::{TaskSpec, WorkerSpec},
+};
 
 pub const JOB: &str = "words";
 pub const RUN: RunId = RunId::new(3);

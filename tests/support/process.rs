@@ -12,8 +12,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 use winddown::{
-    process::{ProcessSchedulerBuilder, Watchdog, WorkerProcess},
-    *,
+    JobId, OpenRun, ProcessScheduler, RunId, Scheduler, WorkerId,
+    process::{ProcessSchedulerBuilder, Watchdog, WorkerEnv, WorkerProcess},
 };
 
 /// Every wait ends within it. No figure that is promised: it only keeps a broken test from hanging.

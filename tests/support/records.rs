@@ -1,7 +1,7 @@
 //! Records as a journal's author makes them: from their text. A program can't write one down otherwise.
 
 use serde_json::Value;
-use winddown::PhaseRecord;
+use winddown::journal::PhaseRecord;
 
 /// `record` with other values in some of its fields.
 pub(crate) fn altered(record: &PhaseRecord, changes: Value) -> PhaseRecord {

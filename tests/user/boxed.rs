@@ -3,8 +3,14 @@
 use std::{sync::Arc, time::Duration};
 
 use winddown::{
+    AnyPhase, ClusterController, FileJournal, JobContext, JobController, ObjectStoreCheckpoints, OpenRun, Policy,
+    Scheduler, StopRequest,
+    contracts::{
+        BoxController, BoxScheduler, BoxStore, BoxTransport, CheckpointStore, DynTransport, Transport, WorkerStopMode,
+    },
+    drive,
+    journal::{BoxJournal, Journal, NoJournal},
     testing::scripted::{Does, ScriptedController, ScriptedScheduler, Told},
-    *,
 };
 
 use super::{Deaf, RUN, topology};

@@ -2,7 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use winddown::*;
+use winddown::{
+    ClusterController, EmbeddedCluster, JobContext, JobId, Mailbox, OpenRun, PhaseKind, Policy, RunId, Running,
+    TaskContext, TaskOrder, WorkerId,
+    contracts::{Event, TaskError, WorkerEvent},
+    drive,
+    embedded::EmbeddedRun,
+    mailbox::{Incoming, WorkerEnds},
+};
 
 use super::{RUN, topology};
 

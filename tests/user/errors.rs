@@ -2,7 +2,14 @@
 
 use std::{collections::BTreeSet, error::Error, io, time::Duration};
 
-use winddown::{testing::scripted::ScriptedScheduler, *};
+use winddown::{
+    Detached, Epoch, JobContext, JobId, OpenRun, Policy, RunId, Scheduler, StepError, TaskId, WorkerId,
+    contracts::{ControllerError, OrderError, Rejection, RunFailure, SchedulerError, StoreError},
+    drive,
+    drive::Unfit,
+    journal::JournalError,
+    testing::scripted::ScriptedScheduler,
+};
 
 /// An error and its causes, as `{:#}` of the usual error crates joins them.
 fn chain(error: &dyn Error) -> String {

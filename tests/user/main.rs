@@ -19,7 +19,10 @@ use std::{
 
 use tracing::{Event, Level, Subscriber, field::Field};
 use tracing_subscriber::{Layer, layer::Context, layer::SubscriberExt as _};
-use winddown::*;
+use winddown::{
+    Role, RunId, Topology, WorkerId,
+    contracts::{Order, OrderError, OrderErrorKind, Transport},
+};
 
 /// One line of a log: its level, its fields as they are printed, and its message.
 #[derive(Clone, Debug)]

@@ -9,8 +9,13 @@ use std::{
 };
 
 use winddown::{
+    ClusterController, Epoch, JobContext, JobId, Limits, OpenRun, PhaseKind, Policy, Progress, StopRequest, TaskId,
+    WorkerId,
+    contracts::{
+        CheckpointStage, CheckpointStore, Count, Event, Manifest, Order, OrderError, StoreError, Transport, WorkerEvent,
+    },
+    drive,
     testing::scripted::{Call, SchedulerAnswer, ScriptedScheduler},
-    *,
 };
 
 use super::{RUN, topology};

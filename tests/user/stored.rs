@@ -1,6 +1,9 @@
 //! What one stores or sends is written down and read again; a phase never is.
 
-use winddown::{testing::scripted::ScriptedScheduler, *};
+use winddown::{
+    JobContext, JobId, OpenRun, PhaseKind, Policy, Role, RunId, Topology, WorkerId, drive,
+    testing::scripted::ScriptedScheduler,
+};
 
 use super::topology;
 
@@ -43,7 +46,7 @@ fn u12_a_topology_is_read_with_every_check_that_building_makes() {
 
 #[tokio::test(start_paused = true)]
 async fn u12_progress_and_receipt_are_reports_that_can_be_sent() {
-    let controller = testing::scripted::ScriptedController::new(2);
+    let controller = winddown::testing::scripted::ScriptedController::new(2);
     let (mut job, running) = JobContext::builder(&OpenRun::without_store("words", RunId::new(7)))
         .simulated()
         .build(controller, ScriptedScheduler::new([1, 2]))

@@ -4,7 +4,15 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::StreamExt as _;
 use tracing::Level;
-use winddown::{testing::scripted::ScriptedScheduler, *};
+use winddown::{
+    ClusterController, JobContext, Limits, ObjectStoreCheckpoints, OpenRun, PhaseKind, Policy, Running, StopRequest,
+    TaskId, WorkerId,
+    contracts::{Event, TaskError, WorkerEvent},
+    drive,
+    machine::{Reason, ReasonKind},
+    testing,
+    testing::scripted::ScriptedScheduler,
+};
 
 use super::{Deaf, Line, Log, RUN, topology};
 
@@ -118,7 +126,7 @@ async fn u7_a_final_checkpoint_that_a_user_gives_up_is_a_warning_too() {
 async fn u7_workers_that_do_not_leave_are_named() {
     let (log, _guard) = Log::start();
     let (mut job, running) = job(Deaf::default(), &limits());
-    job.scheduler().answers(testing::scripted::Call::Ask, [testing::scripted::SchedulerAnswer::Ignores]);
+    job.scheduler().answers(winddown::testing::scripted::Call::Ask, [testing::scripted::SchedulerAnswer::Ignores]);
     let stopping = running.stop_gracefully(&mut job).unwrap();
     for worker in 1..=3 {
         let task = TaskId::new(0, u32::try_from(worker).unwrap() - 1);

@@ -10,8 +10,11 @@ use std::{
 
 use tokio::{runtime::Runtime, sync::mpsc};
 use winddown::{
-    AfterRunning, Applied, CheckpointStart, ControllerError, Event, JobContext, JobController, JobSender, Mailbox,
-    OpenRun, Rejection, RunFailure, RunId, RunStatus, StopRequest, WorkerEvent, WorkerId, WorkerStopMode,
+    JobContext, JobController, JobSender, Mailbox, OpenRun, RunId, StopRequest, WorkerId,
+    contracts::{
+        Applied, CheckpointStart, ControllerError, Event, Rejection, RunFailure, RunStatus, WorkerEvent, WorkerStopMode,
+    },
+    machine::AfterRunning,
 };
 
 use super::{

@@ -9,7 +9,8 @@ use futures_util::future::join_all;
 use nix::sys::resource::UsageWho;
 use tokio::runtime::Runtime;
 use winddown::{
-    ClusterController, JobController, Limits, OpenRun, Topology, WorkerId, WorkerStopMode, grpc::GrpcTransport,
+    ClusterController, JobController, Limits, OpenRun, Topology, WorkerId, contracts::WorkerStopMode,
+    grpc::GrpcTransport,
 };
 
 use super::{

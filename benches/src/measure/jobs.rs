@@ -3,8 +3,11 @@
 use std::{future::pending, time::Instant};
 
 use winddown::{
-    Applied, CheckpointStart, ControllerError, Count, Epoch, JobContext, JobController, JobId, OpenRun, Rejection,
-    RunFailure, RunId, RunStatus, Running, Scheduler, SchedulerError, WorkerEvent, WorkerId, WorkerStopMode,
+    Epoch, JobContext, JobController, JobId, OpenRun, RunId, Running, Scheduler, WorkerId,
+    contracts::{
+        Applied, CheckpointStart, ControllerError, Count, Rejection, RunFailure, RunStatus, SchedulerError,
+        WorkerEvent, WorkerStopMode,
+    },
 };
 
 /// A controller of a run that goes on for ever. It takes no memory of its own, and tells the mailbox's reader nothing.

@@ -13,9 +13,13 @@ use std::{
 use tokio::{runtime::Runtime, task::JoinSet, time::sleep};
 use winddown::checkpoint::object_store::memory::InMemory;
 use winddown::{
-    AnyPhase, Attachment, ClusterController, Command, DynCheckpointStore, EmbeddedCluster, EmbeddedRun, Epoch,
-    JobContext, JobController, JobId, Limits, Mailbox, ObjectStoreCheckpoints, OpenRun, Order, PhaseKind, Policy,
-    RunId, Running, Scheduler, StopRequest, TaskContext, TaskError, TaskOrder, Transport, WorkerId, drive,
+    AnyPhase, ClusterController, EmbeddedCluster, Epoch, JobContext, JobController, JobId, Limits, Mailbox,
+    ObjectStoreCheckpoints, OpenRun, PhaseKind, Policy, RunId, Running, Scheduler, StopRequest, TaskContext, TaskOrder,
+    WorkerId,
+    contracts::{Command, DynCheckpointStore, Order, TaskError, Transport},
+    drive,
+    drive::Attachment,
+    embedded::EmbeddedRun,
 };
 
 use super::{

@@ -8,7 +8,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use winddown::{Epoch, Event, Role, RunId, TaskId, Topology, WorkerEvent, WorkerId, WorkerStopMode, model::RunModel};
+use winddown::{
+    Epoch, Role, RunId, TaskId, Topology, WorkerId,
+    contracts::{Event, WorkerEvent, WorkerStopMode},
+    model::RunModel,
+};
 
 use super::{
     Scale, callgrind,

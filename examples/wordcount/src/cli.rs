@@ -3,7 +3,7 @@
 use std::{path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Parser, ValueEnum};
-use winddown::{ParseStopRequestError, StopRequest};
+use winddown::{StopRequest, contracts::ParseStopRequestError};
 
 /// Counts the words of files as a streaming job with exactly-once output, and stops it at any moment without loss.
 ///

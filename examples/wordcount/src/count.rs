@@ -3,7 +3,7 @@
 use std::mem;
 
 use tokio::sync::mpsc;
-use winddown::{TaskContext, TaskError, TaskOrder};
+use winddown::{TaskContext, TaskOrder, contracts::TaskError};
 
 use crate::{
     source::until_stopped,

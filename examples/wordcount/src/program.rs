@@ -24,7 +24,7 @@ pub fn helper() -> Option<ExitCode> {
     {
         // The watchdog of worker processes is this program.
         winddown::process::init();
-        match winddown::WorkerEnv::from_env() {
+        match winddown::process::WorkerEnv::from_env() {
             Ok(None) => {}
             Ok(Some(env)) => {
                 trace("warn");

@@ -5,7 +5,7 @@ use std::{ffi::OsString, fmt::Write, path::Path, time::Duration};
 use clap::ValueEnum;
 use serde::Serialize;
 use tokio::time::Instant;
-use winddown::{JobContext, Visit};
+use winddown::{JobContext, machine::Visit};
 
 use crate::cli::{Args, ReportFormat, Runtime};
 

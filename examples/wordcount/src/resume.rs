@@ -8,8 +8,11 @@
 use std::{path::Path, sync::Arc};
 
 use winddown::{
-    CheckpointStore, Detached, DynCheckpointStore, FileJournal, JobId, Journal, Limits, ObjectStoreCheckpoints,
-    PhaseKind, PhaseRecord, Policy, Scheduler, StopRequest, Topology, drive, rehydrate,
+    Detached, FileJournal, JobId, Limits, ObjectStoreCheckpoints, PhaseKind, Policy, Scheduler, StopRequest, Topology,
+    contracts::{CheckpointStore, DynCheckpointStore},
+    drive,
+    journal::{Journal, PhaseRecord},
+    rehydrate,
 };
 
 use crate::{

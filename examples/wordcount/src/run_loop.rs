@@ -4,9 +4,13 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 use winddown::{
-    BuildError, CheckpointStore, ClusterController, DriveError, FileJournal, JobContext, JobController, JobId,
-    JournalError, Limits, Mailbox, Manifest, ObjectStoreCheckpoints, Policy, Receipt, RehydrateError, RunFailure,
-    RunId, Scheduler, StoreError, TaskError, TaskId, TopologyError, Unfit, drive,
+    ClusterController, FileJournal, JobContext, JobController, JobId, Limits, Mailbox, ObjectStoreCheckpoints, Policy,
+    Receipt, RunId, Scheduler, TaskId,
+    contracts::{CheckpointStore, Manifest, RunFailure, StoreError, TaskError, TopologyError},
+    drive,
+    drive::{DriveError, RehydrateError, Unfit},
+    journal::JournalError,
+    machine::BuildError,
 };
 
 use crate::{

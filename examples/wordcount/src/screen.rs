@@ -13,7 +13,10 @@ use tokio::{
     sync::watch,
     time::{Instant, MissedTickBehavior, interval_at},
 };
-use winddown::{CheckpointStage, Count, Progress};
+use winddown::{
+    Progress,
+    contracts::{CheckpointStage, Count},
+};
 
 use crate::{meter::Meter, stops::Stops};
 

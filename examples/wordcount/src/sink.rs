@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Instant};
 
 use tokio::sync::mpsc;
-use winddown::{Barrier, Epoch, TaskContext, TaskError, TaskOrder};
+use winddown::{Barrier, Epoch, TaskContext, TaskOrder, contracts::TaskError};
 
 use crate::{
     claim::Claim,

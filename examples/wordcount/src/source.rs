@@ -6,7 +6,10 @@ use tokio::{
     sync::mpsc::{self, Permit, error::SendError},
     time::{Instant, sleep, sleep_until},
 };
-use winddown::{Barrier, TaskContext, TaskError, TaskOrder, WorkerStopMode};
+use winddown::{
+    Barrier, TaskContext, TaskOrder,
+    contracts::{TaskError, WorkerStopMode},
+};
 
 use crate::{
     input::BLOCK,

@@ -13,7 +13,8 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use serde::{Deserialize, Serialize};
 use tokio::{runtime, sync::mpsc, task};
 use winddown::{
-    BoxFuture, Epoch, Manifest, Role, RunFailure, TaskContext, TaskError, TaskId, Topology, TopologyError, WorkerId,
+    Epoch, Role, TaskContext, TaskId, Topology, WorkerId,
+    contracts::{BoxFuture, Manifest, RunFailure, TaskError, TopologyError},
 };
 
 use crate::{
@@ -140,11 +141,15 @@ pub(crate) fn topology(workers: u32) -> Result<Topology, TopologyError> {
 
 /// The tasks of one worker process, each with what it was in checkpoint `manifest`.
 #[cfg(target_os = "linux")]
-pub(crate) fn task_specs(worker: u32, manifest: Option<&Manifest>) -> Vec<winddown::TaskSpec> {
+pub(crate) fn task_specs(worker: u32, manifest: Option<&Manifest>) -> Vec<winddown::worker::TaskSpec> {
     let snapshots = manifest.map(|manifest| manifest.tasks.as_slice()).unwrap_or_default();
     let spec = |(operator, (_, role))| {
         let task = TaskId::new(operator, worker);
-        winddown::TaskSpec { task, role, restored: snapshots.iter().find(|snapshot| snapshot.task == task).cloned() }
+        winddown::worker::TaskSpec {
+            task,
+            role,
+            restored: snapshots.iter().find(|snapshot| snapshot.task == task).cloned(),
+        }
     };
     (0..).zip(OPERATORS).map(spec).collect()
 }

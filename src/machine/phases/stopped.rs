@@ -214,7 +214,7 @@ impl Completed {
 /// Evidence that leaves nothing to replay: everything that was read is committed, once. Sealed.
 ///
 /// ```
-/// use winddown::{Epoch, NothingToReplay, Stopped};
+/// use winddown::{Epoch, Stopped, machine::NothingToReplay};
 ///
 /// /// Hands the output over; a kill, say, could have left half of it to be written again.
 /// fn publish<E: NothingToReplay>(stopped: &Stopped<E>) -> Epoch {

@@ -1,7 +1,7 @@
 //! Operators that commit as a whole, as Arroyo's do, and chains that begin and end as a whole.
 
 use super::*;
-use crate::CheckpointStage;
+use crate::contracts::CheckpointStage;
 
 impl Bench {
     fn whole(&mut self, task: TaskId, number: u64) -> Result<Applied, Rejection> {
@@ -193,10 +193,10 @@ fn a1_the_commits_of_a_run_before_are_ordered_again_before_any_checkpoint() {
     assert_eq!((*of, tasks.len()), (epoch(1), 2));
     assert_eq!(tasks[1].data, format!("files of {}", SINKS[1]));
 
-    assert_eq!(bench.model.begin_checkpoint(true).unwrap(), crate::CheckpointStart::Busy(epoch(1)));
+    assert_eq!(bench.model.begin_checkpoint(true).unwrap(), crate::contracts::CheckpointStart::Busy(epoch(1)));
     bench.commit(SINKS[0], 1).unwrap();
     bench.commit(SINKS[1], 1).unwrap();
-    assert_eq!(bench.model.begin_checkpoint(true).unwrap(), crate::CheckpointStart::Started(epoch(2)));
+    assert_eq!(bench.model.begin_checkpoint(true).unwrap(), crate::contracts::CheckpointStart::Started(epoch(2)));
 }
 
 /// Its workers say again what they had said, in any order.
@@ -204,7 +204,7 @@ fn a1_the_commits_of_a_run_before_are_ordered_again_before_any_checkpoint() {
 fn a1_a_controller_that_takes_over_hears_of_a_commit_before_it_knows_who_commits() {
     let mut bench = Bench::new();
     bench.model.resume_final(epoch(1));
-    assert_eq!(bench.model.begin_checkpoint(true).unwrap(), crate::CheckpointStart::Started(epoch(1)));
+    assert_eq!(bench.model.begin_checkpoint(true).unwrap(), crate::contracts::CheckpointStart::Started(epoch(1)));
     bench.ack(SINKS[0], 1).unwrap();
     assert_eq!(bench.commit(SINKS[0], 1), Ok(Applied::Changed));
     assert_eq!(bench.commit(SINKS[0], 1), Ok(Applied::Duplicate));
@@ -230,7 +230,7 @@ fn a1_a_restored_run_without_commits_starts_at_once() {
     let mut bench = Bench::new();
     bench.model.commit_again(&manifest);
     assert_eq!(bench.actions(), []);
-    assert_eq!(bench.model.begin_checkpoint(true).unwrap(), crate::CheckpointStart::Started(epoch(2)));
+    assert_eq!(bench.model.begin_checkpoint(true).unwrap(), crate::contracts::CheckpointStart::Started(epoch(2)));
 }
 
 /// Node 3 with three operators, node 8 with one.

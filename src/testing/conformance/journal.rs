@@ -127,7 +127,7 @@ async fn refused(journal: &impl Journal, record: &PhaseRecord, there: &PhaseReco
                 "a conflict of revision {} of {} with revision {} of {}",
                 record.revision, record.run, there.revision, there.run
             );
-            return Err(broken(expected, other).advise("decide with `winddown::may_write`, on what is stored"));
+            return Err(broken(expected, other).advise("decide with `winddown::journal::may_write`, on what is stored"));
         }
     }
     holds(journal, there).await

@@ -10,8 +10,13 @@ use std::{
 
 use tokio::time::sleep;
 use winddown::{
+    ClusterController, Epoch, JobController, JobId, OpenRun, RunId, Topology, WorkerId,
+    contracts::{
+        Applied, CheckpointStage, CheckpointStart, CheckpointStore, Command, ControllerError, DynCheckpointStore,
+        Event, FinalCheckpoint, Manifest, Order, OrderError, Rejection, RunFailure, RunStatus, StoreError, Transport,
+        WorkerEvent, WorkerStopMode,
+    },
     testing::conformance::{self, Contract, ControllerSubject, Report, Rule, RunSetup, Workers},
-    *,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

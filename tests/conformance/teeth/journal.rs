@@ -13,8 +13,9 @@ use std::{
 use crate::records::altered;
 use tokio::time::sleep;
 use winddown::{
+    Epoch, JobId,
+    journal::{Journal, JournalError, PhaseRecord, Write, may_write},
     testing::conformance::{self, Contract, Damage, Hook, JournalSubject, Report, Rule},
-    *,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,8 +8,9 @@ use std::{
 
 use tokio::time::sleep;
 use winddown::{
+    JobId, RunId, Scheduler, WorkerId,
+    contracts::SchedulerError,
     testing::conformance::{self, Contract, Hook, Manners, Placed, Report, Rule, SchedulerSubject},
-    *,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,8 +11,9 @@ use std::{
 
 use tokio::time::sleep;
 use winddown::{
+    JobId, OpenRun, RunId,
+    contracts::{CheckpointStore, Manifest, StoreError},
     testing::conformance::{self, Contract, Damage, Hook, Report, Rule, StoreSubject},
-    *,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

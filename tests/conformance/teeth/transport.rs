@@ -11,8 +11,9 @@ use std::{
 
 use tokio::time::sleep;
 use winddown::{
+    RunId, WorkerId,
+    contracts::{Command, Order, OrderError, OrderErrorKind, Transport},
     testing::conformance::{self, Contract, Hook, Report, Rule, TransportRun, TransportSubject, Workers},
-    *,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

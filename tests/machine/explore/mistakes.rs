@@ -10,8 +10,14 @@ use std::{
 
 use crate::records::altered;
 use winddown::{
+    ClusterController, Epoch, JobController, JobId, JobSender, OpenRun, RunId, Scheduler, StopRequest, WorkerId,
+    contracts::{
+        Applied, CheckpointStage, CheckpointStart, CheckpointStore, Command, ControllerError, Event, FinalCheckpoint,
+        Manifest, Order, OrderError, Rejection, RunFailure, RunStatus, SchedulerError, StoreError, Transport,
+        WorkerEvent, WorkerStopMode,
+    },
+    journal::{Journal, JournalError, PhaseRecord},
     testing::explore::{Setup, Simulated, Subject},
-    *,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,7 +3,11 @@
 use std::{fs, io, path::Path};
 
 use serde::{Deserialize, Serialize};
-use winddown::{Epoch, Manifest, TaskSnapshot, TaskSpec};
+use winddown::{
+    Epoch,
+    contracts::{Manifest, TaskSnapshot},
+    worker::TaskSpec,
+};
 
 use crate::tasks::{Work, task_specs};
 

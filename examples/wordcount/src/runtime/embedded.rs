@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use winddown::{EmbeddedCluster, EmbeddedRun, WorkerOptions};
+use winddown::{EmbeddedCluster, embedded::EmbeddedRun, worker::WorkerOptions};
 
 use super::{NewRun, Runtime};
 use crate::{meter::Meter, run_loop::JobError};

@@ -13,9 +13,9 @@ use k8s_openapi::api::core::v1::PodTemplateSpec;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 use winddown::{
-    JobSender, KubernetesScheduler, StopRequest, WorkerEnv,
+    JobSender, KubernetesScheduler, StopRequest,
     grpc::{GrpcTransport, Registration},
-    kubernetes::{Follower, PodChange},
+    kubernetes::{Follower, PodChange, WorkerEnv},
 };
 
 use super::{NewRun, Runtime, kill, remote::Remote};

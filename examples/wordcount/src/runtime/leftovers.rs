@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use tokio::time::timeout;
-use winddown::{JobId, RunId, Scheduler, SchedulerError, WorkerId};
+use winddown::{JobId, RunId, Scheduler, WorkerId, contracts::SchedulerError};
 #[cfg(target_os = "linux")]
 use winddown::{ProcessScheduler, process::Watchdog};
 

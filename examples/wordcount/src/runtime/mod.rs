@@ -16,7 +16,10 @@ pub(crate) mod worker;
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::timeout;
-use winddown::{JobId, JobSender, Limits, OpenRun, RunId, Scheduler, SchedulerError, Topology, Transport};
+use winddown::{
+    JobId, JobSender, Limits, OpenRun, RunId, Scheduler, Topology,
+    contracts::{SchedulerError, Transport},
+};
 
 #[cfg(all(target_os = "linux", feature = "kubernetes"))]
 pub(crate) use self::kubernetes::Kubernetes;

@@ -25,9 +25,9 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 use winddown::{
-    JobSender, ProcessScheduler, WorkerEnv,
+    JobSender, ProcessScheduler,
     grpc::{GrpcTransport, Registration},
-    process::{ProcessError, WorkerProcess},
+    process::{ProcessError, WorkerEnv, WorkerProcess},
 };
 
 use super::{KILL, NewRun, Runtime, kill, remote::Remote};

@@ -16,8 +16,9 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 use winddown::{
-    WorkerEnv, WorkerSpec,
     grpc::{Departure, GrpcWorker},
+    process::WorkerEnv,
+    worker::WorkerSpec,
 };
 
 use super::{assignment::Assignment, remote::meter_of};

@@ -2,8 +2,10 @@ use std::{collections::BTreeMap, fs, time::Duration};
 
 use tokio::{sync::mpsc::UnboundedReceiver, time::Instant};
 use winddown::{
-    Command, EmbeddedCluster, EmbeddedRun, Event, EventSink, JobId, Manifest, OpenRun, Order, RunId, SinkClosed,
-    TaskCommit, TaskSnapshot, Transport, WorkerEvent, WorkerOptions, WorkerStopMode,
+    EmbeddedCluster, JobId, OpenRun, RunId,
+    contracts::{Command, Event, Manifest, Order, TaskCommit, TaskSnapshot, Transport, WorkerEvent, WorkerStopMode},
+    embedded::EmbeddedRun,
+    worker::{EventSink, SinkClosed, WorkerOptions},
 };
 
 use super::*;

@@ -15,7 +15,10 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use winddown::{FileJournal, Journal, PhaseKind, PhaseRecord};
+use winddown::{
+    FileJournal, PhaseKind,
+    journal::{Journal, PhaseRecord},
+};
 
 /// The program.
 pub(crate) const WORDCOUNT: &str = env!("CARGO_BIN_EXE_wordcount");

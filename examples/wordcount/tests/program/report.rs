@@ -5,7 +5,7 @@ use std::fs;
 use crate::records::altered;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use winddown::Journal;
+use winddown::journal::Journal;
 
 use crate::harness::{Case, End, contents, signal, wait};
 

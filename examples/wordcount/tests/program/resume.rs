@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, thread::sleep, time::Duration};
 
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
-use winddown::{PhaseKind, PhaseRecord};
+use winddown::{PhaseKind, journal::PhaseRecord};
 
 use crate::harness::{Case, Random, signal};
 

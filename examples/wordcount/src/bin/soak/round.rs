@@ -8,7 +8,10 @@ use std::{
 };
 
 use serde_json::Value;
-use winddown::{FileJournal, Journal, JournalError, PhaseKind, PhaseRecord};
+use winddown::{
+    FileJournal, PhaseKind,
+    journal::{Journal, JournalError, PhaseRecord},
+};
 use wordcount::JOB;
 
 use crate::{

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt};
 
 use serde_json::Value;
-use winddown::{PhaseKind, PhaseRecord, StopRequest};
+use winddown::{PhaseKind, StopRequest, journal::PhaseRecord};
 
 use crate::{plan::Kill, truth::Difference};
 
