@@ -18,7 +18,8 @@
 //! # An illegal step does not compile
 //!
 //! ```compile_fail,E0277
-//! use winddown::*;
+//! use winddown::prelude::*;
+//! use winddown::edge;
 //!
 //! async fn once_more<C: JobController, S: Scheduler>(stopped: Stopped<Checkpointed>, job: &mut JobContext<C, S>) {
 //!     edge::<Stopped<Checkpointed>, CheckpointStopping>(); // take another checkpoint of a job that has stopped
@@ -39,7 +40,7 @@
 //! A legal step is taken by a method of the phase that is left, and uses it up:
 //!
 //! ```
-//! use winddown::*;
+//! use winddown::prelude::*;
 //!
 //! async fn stop<C: JobController, S: Scheduler>(
 //!     job: &mut JobContext<C, S>,
@@ -57,21 +58,25 @@
 //!
 //! # Where to start
 //!
-//! - [`drive`]: one call from any phase to `Stopped`, with retries, a stated [`Policy`] and live [`Progress`].
+//! - [`drive()`]: one call from any phase to `Stopped`, with retries, a stated [`Policy`] and live [`Progress`].
 //! - [`JobContext::new`]: the only way to a [`Running`]. [`JobSender`] is how the world reaches the job: clone it to the API server, the
 //!   signal handler, the transport.
-//! - [`JobController`] and [`Scheduler`]: what you implement, or pick. [`ClusterController`] is a controller over any [`Transport`]; a job
+//! - [`JobController`] and [`Scheduler`]: what you implement, or pick. [`ClusterController`] is a controller over any [`Transport`](contracts::Transport); a job
 //!   without one is [`Detached`], and can only be stopped by force.
-//! - [`Stopped`]: what the end proves, by the type of its [`Evidence`].
+//! - [`Stopped`]: what the end proves, by the type of its [`Evidence`](machine::Evidence).
 //! - [`Limits`]: every bound, and [`Limits::worst_case`], which follows from them.
-//! - [`Journal`] and [`rehydrate`]: a controller that crashes during a shutdown is followed by one that finishes it.
+//! - [`Journal`](journal::Journal) and [`rehydrate`]: a controller that crashes during a shutdown is followed by one that finishes it.
 //! - [`model`]: what is known of a run, as a machine without I/O or clock.
+//!
+//! What a first program needs is at the root, and in [`prelude`]. The rest is in the module that it belongs to:
+//! [`contracts`] for the traits that connect a job to the world, [`machine`] for the phases and what follows them,
+//! `worker` for the tasks.
 //!
 //! # Features
 //!
 //! | feature | default | what it adds |
 //! |---|---|---|
-//! | `worker` | yes | the worker kit: tasks as async code |
+//! | `worker` | with `embedded` | the worker kit: tasks as async code |
 //! | `embedded` | yes | an in-process cluster: a transport and a scheduler |
 //! | `grpc` | no | workers in other processes, over gRPC |
 //! | `process` | no | a scheduler of workers that are child processes (Linux) |
@@ -95,7 +100,7 @@
 //! | I4 monotone | none < checkpoint < graceful < immediate < force; a weaker request never undoes a stronger one |
 //! | I5 bounded | no await without a deadline; the worst case is a formula of the limits |
 //! | I6 nothing lost | a failure gives the phase back; a stop request overtakes any backlog and is never dropped |
-//! | I7 write-ahead | with a [`Journal`], a phase's record is durable before its first effect, and [`rehydrate`] goes on after a crash |
+//! | I7 write-ahead | with a [`Journal`](journal::Journal), a phase's record is durable before its first effect, and [`rehydrate`] goes on after a crash |
 //! | I8 stop means stop | a job that was asked to stop is never restarted or reported running |
 //! | I9 independence | a slow, dead or refusing worker delays the order to no other |
 //! | I10 cancel safety | dropping a `run` future at any await loses nothing |

@@ -28,7 +28,7 @@ pub use phases::{
 };
 pub use progress::{Progress, ProgressReport};
 pub use reason::{Reason, ReasonKind};
-pub use record::{BoxJournal, DynJournal, Journal, JournalError, NoJournal, PhaseRecord, Write, may_write};
+pub(crate) use record::{BoxJournal, Journal, JournalError, PhaseRecord};
 pub use table::{
     AfterCheckpointStopping, AfterFinishing, AfterForce, AfterGraceful, AfterImmediate, AfterRecovering, AfterRunning,
     AnyPhase, EDGES, PhaseKind,

@@ -61,7 +61,7 @@ impl Journaling {
 }
 
 impl<C, S> JobContext<C, S> {
-    /// From now on the job is written down in `journal`. To go on without one, pass [`NoJournal`](crate::machine::NoJournal): an operator who must kill
+    /// From now on the job is written down in `journal`. To go on without one, pass [`NoJournal`](crate::journal::NoJournal): an operator who must kill
     /// a job while the journal is away may want that.
     pub fn set_journal(&mut self, journal: impl Journal + 'static) {
         self.journaling.journal = Some(Arc::new(journal));

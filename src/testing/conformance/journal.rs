@@ -30,7 +30,7 @@ pub trait JournalSubject: 'static {
     /// The journal as one more controller opens it, on the same place: with nothing shared that two processes would not share.
     fn open(&self) -> impl Future<Output = Self::Journal>;
 
-    /// Whether it keeps records at all. [`NoJournal`](crate::machine::NoJournal) says no; then only the rules that are about calls apply.
+    /// Whether it keeps records at all. [`NoJournal`](crate::journal::NoJournal) says no; then only the rules that are about calls apply.
     fn keeps_records(&self) -> bool {
         true
     }

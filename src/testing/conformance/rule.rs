@@ -6,7 +6,7 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Contract {
-    /// [`Journal`](crate::machine::Journal).
+    /// [`Journal`](crate::journal::Journal).
     Journal,
     /// [`Scheduler`](crate::contracts::Scheduler).
     Scheduler,
