@@ -15,7 +15,10 @@ use super::format::{decode, encode, key, refusal};
 use crate::{
     contracts::JobId,
     durable,
-    machine::{Journal, JournalError, PhaseRecord, Write, may_write},
+    machine::{
+        Journal, JournalError, PhaseRecord,
+        record::{Write, may_write},
+    },
 };
 
 const RECORD: &str = "record";

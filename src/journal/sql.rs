@@ -9,7 +9,10 @@ use crate::{
     contracts::JobId,
     durable,
     envelope::Mismatch,
-    machine::{Journal, JournalError, PhaseRecord, Write, may_write},
+    machine::{
+        Journal, JournalError, PhaseRecord,
+        record::{Write, may_write},
+    },
 };
 
 const CREATE: &str =

@@ -10,7 +10,10 @@ use super::{
 use crate::{
     contracts::{Command, Epoch, JobId, Manifest, RunId, StopRequest, StoreError},
     limits::Limits,
-    machine::{AnyStopped, JournalError, PhaseKind, PhaseRecord, Write, may_write},
+    machine::{
+        AnyStopped, JournalError, PhaseKind, PhaseRecord,
+        record::{Write, may_write},
+    },
 };
 
 /// How old the scheduler's last word may be, as the scenario's limits say. Virtual milliseconds.

@@ -8,7 +8,10 @@ use std::{
 use super::{lock, next_of};
 use crate::{
     contracts::JobId,
-    machine::{Journal, JournalError, PhaseKind, PhaseRecord, Write, may_write},
+    machine::{
+        Journal, JournalError, PhaseKind, PhaseRecord,
+        record::{Write, may_write},
+    },
 };
 
 /// How a journal answers a write.
