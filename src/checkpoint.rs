@@ -96,12 +96,12 @@ const ATTEMPTS: usize = 256;
 /// let store = ObjectStoreCheckpoints::local(folder.path())?;
 /// let job = JobId::new("word-count");
 ///
-/// let old = store.open_run(&job).await?.run;
+/// let old = store.open_run(&job).await?.run();
 /// let manifest = Manifest { job: job.clone(), run: old, epoch: Epoch::new(1), then_stop: true, tasks: vec![] };
 /// store.publish(&manifest).await?;
 ///
 /// let restored = store.open_run(&job).await?; // another controller takes over
-/// assert_eq!(restored.manifest, Some(manifest.clone()));
+/// assert_eq!(restored.manifest(), Some(&manifest));
 ///
 /// let late = Manifest { epoch: Epoch::new(2), ..manifest };
 /// assert!(matches!(store.publish(&late).await, Err(StoreError::Fenced { .. })));

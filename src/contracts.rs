@@ -22,7 +22,7 @@ pub use job_controller::{
 pub use open_run::{OpenRun, OpenRunError, OtherRun};
 pub use order::{Command, Order, TaskCommit, WorkerStopMode};
 pub use request::{ParseStopRequestError, StopRequest};
-pub use scheduler::{BoxScheduler, ConfirmedBy, DynScheduler, Scheduler, SchedulerError};
+pub use scheduler::{BoxScheduler, ConfirmedBy, DynScheduler, EndListener, Scheduler, SchedulerError};
 pub use status::{CheckpointStage, Count, FinalCheckpoint, RunFailure, RunStatus};
 pub use store::{BoxStore, CheckpointStore, DynCheckpointStore, Manifest, StoreError, TaskSnapshot};
 pub use topology::{Operator, Role, Topology, TopologyBuilder, TopologyError};

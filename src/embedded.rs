@@ -52,8 +52,7 @@ use self::{
     run::{Hosted, JobRuns},
 };
 use crate::{
-    contracts::{JobId, OpenRun, RunId, Scheduler, SchedulerError, TaskError, Topology, WorkerId},
-    mailbox::JobSender,
+    contracts::{EndListener, JobId, OpenRun, RunId, Scheduler, SchedulerError, TaskError, Topology, WorkerId},
     worker::{EventSink, Prepared, TaskContext, WorkerOptions, lock},
 };
 
@@ -160,7 +159,7 @@ impl Scheduler for EmbeddedCluster {
         Ok(alive)
     }
 
-    fn report_ends(&self, job: &JobId, run: RunId, to: JobSender) {
+    fn report_ends(&self, job: &JobId, run: RunId, to: Arc<dyn EndListener>) {
         for hosted in self.runs(job, Some(run)) {
             hosted.report_ends(&to);
         }

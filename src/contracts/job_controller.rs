@@ -208,7 +208,7 @@ impl<C: JobController> DynJobController for C {
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use std::sync::Arc;
-/// use winddown::{ClusterController, EmbeddedCluster, Immediate, JobContext, Mailbox, OpenRun, Policy, Role, RunId, Running, StopRequest, TaskOrder, Topology, WorkerId, contracts::{BoxController, BoxScheduler, WorkerStopMode}, drive, testing::scripted};
+/// use winddown::{ClusterController, EmbeddedCluster, Immediate, JobContext, Mailbox, OpenRun, Policy, Role, RunId, Running, StopRequest, TaskOrder, Topology, WorkerId, contracts::{BoxController, BoxScheduler, WorkerStopMode}, drive, testing::{self, scripted}};
 ///
 /// let embedded = EmbeddedCluster::default();
 /// let (words, mailbox) = (RunId::new(1), Mailbox::new(64));
@@ -217,14 +217,16 @@ impl<C: JobController> DynJobController for C {
 ///     while !matches!(ctx.order().await, TaskOrder::Stop(_)) {}
 ///     Ok(())
 /// })?;
-/// let clustered = ClusterController::builder(&OpenRun::without_store("words", words), topology, Arc::new(workers)).build();
+/// let clustered: BoxController =
+///     Box::new(ClusterController::builder(&OpenRun::without_store("words", words), topology, Arc::new(workers)).build());
 ///
-/// let stopped = scripted::ScriptedController::new(2);
-/// stopped.on(scripted::Told::Stop(WorkerStopMode::Immediate), std::time::Duration::ZERO, scripted::Does::Finish);
+/// let scripted = scripted::ScriptedController::new(2);
+/// scripted.on(scripted::Told::Stop(WorkerStopMode::Immediate), std::time::Duration::ZERO, scripted::Does::Finish);
+/// let scripted: BoxController = Box::new(scripted);
 ///
 /// let mut jobs: Vec<(JobContext<BoxController, BoxScheduler>, Running)> = vec![
-///     JobContext::builder(&OpenRun::without_store("words", words)).mailbox(mailbox).build(Box::new(clustered), Arc::new(embedded)),
-///     JobContext::new(&OpenRun::without_store("clicks", RunId::new(7)), Box::new(stopped), Arc::new(scripted::ScriptedScheduler::new([1, 2])))?,
+///     JobContext::builder(&OpenRun::without_store("words", words)).mailbox(mailbox).build(clustered, Arc::new(embedded))?,
+///     JobContext::new(&OpenRun::without_store("clicks", RunId::new(7)), scripted, Arc::new(testing::scripted::ScriptedScheduler::new([1, 2])))?,
 /// ];
 /// for (mut job, running) in jobs.drain(..) {
 ///     job.sender().request(StopRequest::Immediate)?;

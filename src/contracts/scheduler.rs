@@ -3,10 +3,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use super::{BoxError, BoxFuture};
-use crate::{
-    contracts::{JobId, RunId, WorkerId},
-    mailbox::JobSender,
-};
+use crate::contracts::{JobId, RunId, WorkerId};
 
 /// Runs the workers of jobs and kills them: a process manager, a cluster manager, or an in-process host.
 ///
@@ -65,7 +62,22 @@ pub trait Scheduler: Send + Sync {
     ///
     /// A scheduler that hears of ends only when it is asked has nothing to say: then silence is what tells. [`WorkerEnds`](crate::mailbox::WorkerEnds)
     /// does the remembering and the telling for one that does hear.
-    fn report_ends(&self, _job: &JobId, _run: RunId, _to: JobSender) {}
+    fn report_ends(&self, _job: &JobId, _run: RunId, _to: Arc<dyn EndListener>) {}
+}
+
+/// Who is told of the ends of workers by a [`Scheduler`]: a job, by its [`JobSender`](crate::mailbox::JobSender).
+pub trait EndListener: Send + Sync {
+    /// That worker is gone. It does not wait: where there is no room now, it is told later, on the runtime of the caller.
+    fn ended(&self, run: RunId, worker: WorkerId);
+
+    /// Whether nobody listens any more.
+    fn is_closed(&self) -> bool;
+
+    /// Waits until nobody listens any more.
+    ///
+    /// # Cancel safety
+    /// It only waits.
+    fn closed(&self) -> BoxFuture<'_, ()>;
 }
 
 /// On whose word workers are gone.
@@ -141,7 +153,7 @@ pub trait DynScheduler: Send + Sync {
     fn confirmed_by_dyn(&self, job: &JobId, run: Option<RunId>) -> ConfirmedBy;
 
     /// [`Scheduler::report_ends`].
-    fn report_ends_dyn(&self, job: &JobId, run: RunId, to: JobSender);
+    fn report_ends_dyn(&self, job: &JobId, run: RunId, to: Arc<dyn EndListener>);
 }
 
 impl<S: Scheduler> DynScheduler for S {
@@ -166,7 +178,7 @@ impl<S: Scheduler> DynScheduler for S {
         self.confirmed_by(job, run)
     }
 
-    fn report_ends_dyn(&self, job: &JobId, run: RunId, to: JobSender) {
+    fn report_ends_dyn(&self, job: &JobId, run: RunId, to: Arc<dyn EndListener>) {
         self.report_ends(job, run, to);
     }
 }
@@ -187,7 +199,7 @@ impl Scheduler for dyn DynScheduler {
         self.confirmed_by_dyn(job, run)
     }
 
-    fn report_ends(&self, job: &JobId, run: RunId, to: JobSender) {
+    fn report_ends(&self, job: &JobId, run: RunId, to: Arc<dyn EndListener>) {
         self.report_ends_dyn(job, run, to);
     }
 }
@@ -214,7 +226,7 @@ impl<S: Scheduler + ?Sized> Scheduler for Arc<S> {
         S::confirmed_by(self, job, run)
     }
 
-    fn report_ends(&self, job: &JobId, run: RunId, to: JobSender) {
+    fn report_ends(&self, job: &JobId, run: RunId, to: Arc<dyn EndListener>) {
         S::report_ends(self, job, run, to);
     }
 }

@@ -9,10 +9,7 @@ use super::{
     gate::{Gate, passable},
 };
 use crate::{
-    contracts::{
-        Event, JobId, OpenRun, Order, OrderError, OrderErrorKind, OtherRun, RunId, Transport, WorkerEvent, WorkerId,
-    },
-    mailbox::JobSender,
+    contracts::{EndListener, JobId, OpenRun, Order, OrderError, OrderErrorKind, OtherRun, RunId, Transport, WorkerId},
     worker::Worker,
 };
 
@@ -99,7 +96,7 @@ impl EmbeddedRun {
     }
 
     /// Tells `to` of each worker that is killed, until that job is gone itself. One that leaves says so for itself, after its last event.
-    pub(super) fn report_ends(&self, to: &JobSender) {
+    pub(super) fn report_ends(&self, to: &Arc<dyn EndListener>) {
         for (worker, hosted) in &self.inner.workers {
             let (run, worker, killed, to) = (self.inner.run, *worker, hosted.worker.killed(), to.clone());
             hosted.worker.runtime().spawn(async move {
@@ -108,8 +105,7 @@ impl EmbeddedRun {
                     is_killed = killed => is_killed,
                 };
                 if is_killed {
-                    // Nobody needs to know of it any more if the job is gone.
-                    let _ = to.event(WorkerEvent::new(run, worker, Event::WorkerFinished)).await;
+                    to.ended(run, worker);
                 }
             });
         }

@@ -27,8 +27,8 @@ use super::{
 };
 use crate::{
     clock::after,
-    contracts::{ConfirmedBy, JobId, RunId, Scheduler, SchedulerError, WorkerId},
-    mailbox::{JobSender, WorkerEnds},
+    contracts::{ConfirmedBy, EndListener, JobId, RunId, Scheduler, SchedulerError, WorkerId},
+    mailbox::WorkerEnds,
     worker_env::WorkerEnv,
 };
 
@@ -277,7 +277,7 @@ impl Scheduler for KubernetesScheduler {
     }
 
     /// It [follows](KubernetesScheduler::follow) the run's pods until the job is gone, on the runtime that it is called on.
-    fn report_ends(&self, job: &JobId, run: RunId, to: JobSender) {
+    fn report_ends(&self, job: &JobId, run: RunId, to: Arc<dyn EndListener>) {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             tracing::warn!(%job, %run, "the run is not told of the ends of its pods: expected a tokio runtime, got none");
             return;
@@ -290,7 +290,7 @@ impl Scheduler for KubernetesScheduler {
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Until the job is gone.
-async fn tell_ends(mut follower: Follower, job: JobId, run: RunId, to: JobSender) {
+async fn tell_ends(mut follower: Follower, job: JobId, run: RunId, to: Arc<dyn EndListener>) {
     let ends = WorkerEnds::default();
     ends.report_to(&job, run, to.clone());
     loop {

@@ -258,7 +258,7 @@ impl<C, S> JobContext<C, S> {
     where
         S: Scheduler,
     {
-        self.scheduler.report_ends(&self.id, self.run, self.sender());
+        self.scheduler.report_ends(&self.id, self.run, Arc::new(self.sender()));
     }
 
     /// The phase of a [`drive`](crate::drive::drive) or a `next` that was dropped before its end: go on with it.

@@ -20,7 +20,7 @@ use crate::{
 /// same within a [`VERSION`](Self::VERSION):
 ///
 /// ```
-/// /// use winddown::journal::PhaseRecord;
+/// use winddown::journal::PhaseRecord;
 ///
 /// let text = r#"{"job":"words","run":3,"revision":2,"phase":"checkpoint-stopping","requested":"checkpoint","final_epoch":7,
 ///     "last_complete":6,"killed_workers":false,"attempt":1,"at":"2026-01-01T00:00:00.000000000Z"}"#;
@@ -139,7 +139,7 @@ impl From<PhaseRecord> for Body {
 /// The time that is nearest to `at` and has a name. It is for people, and a clock that is far off is no reason not to write the record.
 fn nameable(at: SystemTime) -> SystemTime {
     let first = SystemTime::UNIX_EPOCH;
-    at.clamp(first, first + Duration::from_secs(LAST_SECOND))
+    at.clamp(first, first + Duration::new(LAST_SECOND, 999_999_999))
 }
 
 /// What is wrong with the parts of a record.

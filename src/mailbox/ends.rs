@@ -2,44 +2,52 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Mutex, MutexGuard, PoisonError},
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use super::{JobSender, TryEventError};
-use crate::contracts::{Event, JobId, RunId, WorkerEvent, WorkerId};
+use crate::contracts::{BoxFuture, EndListener, Event, JobId, RunId, WorkerEvent, WorkerId};
 
 /// What a scheduler needs for [`Scheduler::report_ends`](crate::contracts::Scheduler::report_ends): it remembers who of a job's newest run is
 /// gone, and tells the run, once and at once, as soon as that is there to be told.
 ///
 /// ```
+/// use std::sync::Arc;
 /// use winddown::{Mailbox, RunId, WorkerId, contracts::{Event, WorkerEvent}, mailbox::WorkerEnds};
 ///
 /// let (ends, mut mailbox) = (WorkerEnds::default(), Mailbox::new(8));
 /// let (job, run, worker) = ("words".into(), RunId::new(1), WorkerId::new(3));
 /// ends.gone(&job, run, worker); // before anybody listens
-/// ends.report_to(&job, run, mailbox.sender());
+/// ends.report_to(&job, run, Arc::new(mailbox.sender()));
 /// assert_eq!(mailbox.try_recv(), Some(WorkerEvent::new(run, worker, Event::WorkerFinished)));
 /// ```
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct WorkerEnds(Mutex<HashMap<JobId, Ends>>);
 
 /// The ends of one run.
-#[derive(Debug)]
 struct Ends {
     run: RunId,
     gone: BTreeSet<WorkerId>,
-    to: Option<JobSender>,
+    to: Option<Arc<dyn EndListener>>,
+}
+
+impl fmt::Debug for WorkerEnds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let jobs: Vec<_> = self.lock().keys().cloned().collect();
+        f.debug_struct("WorkerEnds").field("jobs", &jobs).finish_non_exhaustive()
+    }
 }
 
 impl WorkerEnds {
     /// The workers of `run` that are gone are told of to `to`, until its job is gone; those that have gone before too.
-    pub fn report_to(&self, job: &JobId, run: RunId, to: JobSender) {
+    pub fn report_to(&self, job: &JobId, run: RunId, to: Arc<dyn EndListener>) {
         let mut jobs = self.lock();
         // What nobody listens to any more is forgotten here, so that it does not pile up.
         jobs.retain(|_, ends| ends.to.as_ref().is_none_or(|to| !to.is_closed()));
         let Some(ends) = newest(&mut jobs, job, run) else { return };
         for worker in &ends.gone {
-            tell(&to, run, *worker);
+            to.ended(run, *worker);
         }
         ends.to = Some(to);
     }
@@ -53,7 +61,7 @@ impl WorkerEnds {
         if ends.gone.insert(worker)
             && let Some(to) = &ends.to
         {
-            tell(to, run, worker);
+            to.ended(run, worker);
         }
     }
 
@@ -72,12 +80,22 @@ fn newest<'a>(jobs: &'a mut HashMap<JobId, Ends>, job: &JobId, run: RunId) -> Op
     (ends.run == run).then_some(ends)
 }
 
-fn tell(to: &JobSender, run: RunId, worker: WorkerId) {
-    match to.try_event(WorkerEvent::new(run, worker, Event::WorkerFinished)) {
-        Ok(()) => tracing::debug!(%run, %worker, "the end of a worker was told to its run"),
-        // The run is over: nobody needs to know.
-        Err(TryEventError::Gone(_)) => {}
-        Err(TryEventError::Full(event)) => wait_for_room(to.clone(), event),
+impl EndListener for JobSender {
+    fn ended(&self, run: RunId, worker: WorkerId) {
+        match self.try_event(WorkerEvent::new(run, worker, Event::WorkerFinished)) {
+            Ok(()) => tracing::debug!(%run, %worker, "the end of a worker was told to its run"),
+            // The run is over: nobody needs to know.
+            Err(TryEventError::Gone(_)) => {}
+            Err(TryEventError::Full(event)) => wait_for_room(self.clone(), event),
+        }
+    }
+
+    fn is_closed(&self) -> bool {
+        Self::is_closed(self)
+    }
+
+    fn closed(&self) -> BoxFuture<'_, ()> {
+        Box::pin(Self::closed(self))
     }
 }
 

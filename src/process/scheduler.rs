@@ -34,8 +34,7 @@ use super::{
     watchdog::{Plan, START_SETTLES, Watchdog},
 };
 use crate::{
-    contracts::{JobId, RunId, Scheduler, SchedulerError, WorkerId},
-    mailbox::JobSender,
+    contracts::{EndListener, JobId, RunId, Scheduler, SchedulerError, WorkerId},
     worker_env::WorkerEnv,
 };
 
@@ -320,7 +319,7 @@ impl Scheduler for ProcessScheduler {
         Ok(workers)
     }
 
-    fn report_ends(&self, job: &JobId, run: RunId, to: JobSender) {
+    fn report_ends(&self, job: &JobId, run: RunId, to: Arc<dyn EndListener>) {
         self.shared.table.ends().report_to(job, run, to);
     }
 }

@@ -20,7 +20,7 @@
 //!     }
 //!
 //!     async fn write(&self, record: &PhaseRecord) -> Result<(), JournalError> {
-//!         self.0.lock().unwrap().insert(record.job.clone(), record.clone()); // without a look at what is there
+//!         self.0.lock().unwrap().insert(record.job().clone(), record.clone()); // without a look at what is there
 //!         Ok(())
 //!     }
 //! }

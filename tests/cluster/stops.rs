@@ -200,7 +200,7 @@ impl Bench {
     /// Runs until all input is consumed, and checks that every number is published.
     async fn finish(&self) {
         let receipt = self.run(None, (Fault::None, Duration::ZERO)).await;
-        assert_eq!(receipt.stopped().name(), "drained", "{receipt}");
+        assert_eq!(receipt.stopped().name(), "completed", "{receipt}");
         assert_eq!(self.world.published(), WORKERS * TOTAL);
     }
 }

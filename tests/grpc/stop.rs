@@ -177,7 +177,7 @@ async fn i11_a_worker_refuses_the_order_of_another_run_and_goes_on() {
 
 /// A source that has read its input says so, stays, and takes part in the final checkpoint of the end.
 #[tokio::test]
-async fn sources_that_end_are_drained_with_a_last_checkpoint() {
+async fn sources_that_end_complete_the_job_with_a_last_checkpoint() {
     let (bench, mut job, running) = Bench::new(2).await;
     for number in 1..=2 {
         let committed = bench.committed.clone();
@@ -192,8 +192,8 @@ async fn sources_that_end_are_drained_with_a_last_checkpoint() {
             .await;
     }
     let receipt = drive(running, &mut job, &Policy::give_back()).await.unwrap();
-    let AnyStopped::Drained(stopped) = &receipt.stopped() else { panic!("{:?}", receipt.stopped()) };
-    assert_eq!((stopped.evidence().last_epoch(), stopped.killed_workers()), (Some(FIRST), false));
+    let AnyStopped::Completed(stopped) = &receipt.stopped() else { panic!("{:?}", receipt.stopped()) };
+    assert_eq!((stopped.evidence().epoch(), stopped.killed_workers()), (FIRST, false));
     assert_eq!(bench.committed.all().len(), 2);
 }
 

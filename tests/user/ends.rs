@@ -69,7 +69,7 @@ async fn u9_ends_are_told_once_to_the_newest_run_also_of_those_that_were_gone_be
     let ends = WorkerEnds::default();
     let mut mailbox = Mailbox::new(8);
     ends.gone(&job, RUN, WorkerId::new(1));
-    ends.report_to(&job, RUN, mailbox.sender());
+    ends.report_to(&job, RUN, Arc::new(mailbox.sender()));
     ends.gone(&job, RUN, WorkerId::new(1));
     ends.gone(&job, RUN, WorkerId::new(2));
     ends.gone(&job, RunId::new(6), WorkerId::new(3));
@@ -83,7 +83,7 @@ async fn u9_ends_are_told_once_to_the_newest_run_also_of_those_that_were_gone_be
 async fn u9_a_full_mailbox_delays_the_telling_and_loses_nothing() {
     let ends = WorkerEnds::default();
     let mut mailbox = Mailbox::new(1);
-    ends.report_to(&"words".into(), RUN, mailbox.sender());
+    ends.report_to(&"words".into(), RUN, Arc::new(mailbox.sender()));
     for worker in 1..=3 {
         ends.gone(&"words".into(), RUN, WorkerId::new(worker));
     }

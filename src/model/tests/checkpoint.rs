@@ -32,7 +32,7 @@ fn i3_a_two_phase_commit_goes_through_publication_to_completion() {
     assert_eq!((manifest.run, manifest.epoch, manifest.then_stop), (RUN, epoch(1), true));
     assert_eq!(manifest.tasks.iter().map(|it| it.task).collect::<Vec<_>>(), all().collect::<Vec<_>>());
     assert!(manifest.tasks.iter().all(|it| !it.finished && it.snapshot == format!("{} at 1", it.task)));
-    assert_eq!(manifest.tasks[3].commit.as_deref(), Some(&b"task 1/1 commits 1"[..]));
+    assert_eq!(manifest.tasks[3].commit.as_deref(), Some(&b"1/1 commits 1"[..]));
     assert_eq!(manifest.tasks[1].commit, None);
     assert!(bench.commit(SINKS[1], 1).is_err());
     assert_eq!(bench.model.status().last_complete, None);
@@ -161,10 +161,10 @@ fn tasks_that_ended_before_a_checkpoint_are_carried_in_it() {
     assert_eq!(
         told,
         [
-            (&b"task 0/0 at 1"[..], false, true),
-            (b"task 0/1 at 2", false, false),
-            (b"task 1/0 at 1", false, true),
-            (b"task 1/1 at 2", false, false)
+            (&b"0/0 at 1"[..], false, true),
+            (b"0/1 at 2", false, false),
+            (b"1/0 at 1", false, true),
+            (b"1/1 at 2", false, false)
         ]
     );
 }

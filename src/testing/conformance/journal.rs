@@ -124,7 +124,7 @@ async fn refused(journal: &impl Journal, record: &PhaseRecord, there: &PhaseReco
         Err(JournalError::Conflict { wrote, found }) if *wrote == *record && *found == *there => {}
         other => {
             let expected = format!(
-                "a conflict of revision {} of {} with revision {} of {}",
+                "a conflict of revision {} of run {} with revision {} of run {}",
                 record.revision, record.run, there.revision, there.run
             );
             return Err(broken(expected, other).advise("decide with `winddown::journal::may_write`, on what is stored"));

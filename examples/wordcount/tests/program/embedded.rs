@@ -35,7 +35,7 @@ fn a_finished_job_has_the_exact_counts_and_stays_finished() {
     assert_eq!(report.as_object().unwrap().len(), keys.len());
     assert_eq!(
         (&report["run"], &report["evidence"], &report["input_done"]),
-        (&1.into(), &"drained".into(), &true.into())
+        (&1.into(), &"completed".into(), &true.into())
     );
     assert_eq!(report["input_lines_total"], case.lines());
     assert_eq!(report["input_lines_committed"], case.lines());
