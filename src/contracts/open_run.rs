@@ -137,7 +137,7 @@ pub enum OpenRunError {
     },
     /// The run would not be newer than the one that took it.
     #[error(
-        "expected a checkpoint of job `{job}` by a run before {run}, got one by {got}: give each run a higher number than every one before"
+        "expected a checkpoint of job `{job}` by a run before run {run}, got one by run {got}: give each run a higher number than every one before"
     )]
     NotOlder {
         /// The job.

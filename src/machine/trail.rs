@@ -14,7 +14,7 @@ pub struct Visit {
     pub phase: PhaseKind,
     /// When it was entered.
     pub entered: Instant,
-    // A reason in two parts takes less room: each job has seven of these.
+    // A reason in two parts takes less room: each job has six of these.
     kind: ReasonKind,
     about: Option<Arc<About>>,
 }
@@ -39,7 +39,7 @@ pub(super) struct Trail {
 }
 
 impl Trail {
-    const CAPACITY: usize = 7;
+    const CAPACITY: usize = 6;
 
     fn new(first: Visit) -> Self {
         Self { visits: std::array::from_fn(|_| first.clone()), len: 1 }
@@ -130,5 +130,21 @@ impl Phases {
     /// The same as a stream.
     pub fn into_stream(self) -> impl Stream<Item = Visit> + Send {
         stream::unfold(self, |mut phases| async move { phases.next().await.map(|visit| (visit, phases)) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Trail;
+    use crate::machine::{EDGES, PhaseKind};
+
+    fn longest_walk_from(phase: PhaseKind) -> usize {
+        let edges = EDGES.iter().filter(|edge| edge.from == phase);
+        1 + edges.map(|edge| longest_walk_from(edge.to)).max().unwrap_or(0)
+    }
+
+    #[test]
+    fn the_longest_walk_fits_exactly() {
+        assert_eq!(longest_walk_from(PhaseKind::Running), Trail::CAPACITY);
     }
 }

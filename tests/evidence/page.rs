@@ -18,6 +18,9 @@ fn walk(folder: &Path, found: &mut BTreeMap<String, [usize; 3]>) {
             walk(&path, found);
             continue;
         }
+        if path.extension().is_none_or(|ending| ending != "rs") {
+            continue;
+        }
         let calls = calls(&fs::read_to_string(&path).unwrap());
         if calls != [0; 3] {
             let name = path.strip_prefix(env!("CARGO_MANIFEST_DIR")).unwrap();

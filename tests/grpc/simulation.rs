@@ -227,31 +227,41 @@ fn a_partition_that_never_heals_ends_within_the_bounds() {
 #[test]
 fn a_worker_that_sends_no_pings_is_reached_again_after_a_partition() {
     let mut sim = simulation(1, ms(5), ms(50));
-    sim.host("plain", || async {
-        let slow = Slow { number: 1, answers: true, arrivals: Arrivals::default() };
-        let incoming = Box::pin(incoming(PORT).await);
-        Server::builder().add_service(WorkerGrpcServer::new(slow)).serve_with_incoming(incoming).await?;
-        Ok(())
+    let arrivals = Arrivals::default();
+    let arrived = Arc::clone(&arrivals);
+    sim.host("plain", move || {
+        let slow = Slow { number: 1, answers: true, arrivals: Arc::clone(&arrived) };
+        plain(slow)
     });
-    sim.client(CONTROLLER, async {
+    sim.client(CONTROLLER, async move {
         let transport = GrpcTransport::new(&OpenRun::without_store(JOB, RUN), topology(1)).connect_with(connect());
         transport.set_address(worker(1), &format!("plain:{PORT}"))?;
-        let stop = Order { run: RUN, command: Command::Stop(WorkerStopMode::Graceful) };
-        transport.send(worker(1), stop.clone()).await?;
+        let send = |epoch| {
+            let command = Command::Checkpoint { epoch: Epoch::new(epoch), then_stop: false };
+            transport.send(worker(1), Order { run: RUN, command })
+        };
+        let reached = |epoch| arrivals.lock().unwrap().contains_key(&epoch);
+        send(1).await?;
         turmoil::partition(CONTROLLER, "plain");
-        let error = transport.send(worker(1), stop.clone()).await.unwrap_err();
-        assert!(error.kind.is_retryable(), "{error}");
+        send(2).await?; // it may have arrived, so it is not repeated
         sleep(secs(12)).await;
         turmoil::repair(CONTROLLER, "plain");
         // The first may still meet the end of the old connection.
-        let first = transport.send(worker(1), stop.clone()).await;
-        first.or(transport.send(worker(1), stop).await)?;
+        let _ = send(3).await;
+        let _ = send(4).await;
+        assert!(reached(1) && !reached(2) && reached(4));
         Ok(())
     });
     sim.run().unwrap();
 }
 
-/// When each worker was told to stop, by number.
+async fn plain(slow: Slow) -> turmoil::Result {
+    let incoming = Box::pin(incoming(PORT).await);
+    Server::builder().add_service(WorkerGrpcServer::new(slow)).serve_with_incoming(incoming).await?;
+    Ok(())
+}
+
+/// When each worker was told to stop, by number; when a checkpoint arrived, by epoch.
 type Arrivals = Arc<Mutex<BTreeMap<u64, Duration>>>;
 
 /// A worker that takes 50 ms for an order, or never answers.
@@ -263,8 +273,9 @@ struct Slow {
 
 #[async_trait]
 impl WorkerGrpc for Slow {
-    async fn checkpoint(&self, _: Request<CheckpointReq>) -> Result<Response<CheckpointResp>, Status> {
-        Err(Status::unimplemented("no"))
+    async fn checkpoint(&self, request: Request<CheckpointReq>) -> Result<Response<CheckpointResp>, Status> {
+        self.arrivals.lock().unwrap().insert(request.get_ref().epoch, turmoil::sim_elapsed().unwrap());
+        Ok(Response::new(CheckpointResp {}))
     }
 
     async fn commit(&self, _: Request<CommitReq>) -> Result<Response<CommitResp>, Status> {

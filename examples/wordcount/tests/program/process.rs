@@ -45,7 +45,7 @@ fn kill_controller(mut controller: Child) {
 fn a_finished_job_has_the_exact_counts_and_starts_no_process_again() {
     let case = Case::new(300);
     let end = finish(&case, "");
-    assert_eq!(end.phases(), ["Running", "Finishing", "Stopping<Graceful>", "Stopped<Drained>"]);
+    assert_eq!(end.phases(), ["Running", "Finishing", "Stopped<Completed>"]);
     let before = contents(&case.state());
     let again = finish(&case, "");
     assert_eq!(again.report()["run"], 1, "no run is started for a job that is complete");
