@@ -168,6 +168,7 @@ macro_rules! cooperative {
             }
         }
 
+        #[diagnostic::do_not_recommend]
         impl Mode for $mode {
             type Exit = Exit;
 
@@ -328,6 +329,7 @@ impl<C: Send> Work<C> for Stopping<Force> {
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl Mode for Force {
     type Exit = NothingAlive;
 
