@@ -1,12 +1,7 @@
 //! One job, from its start to its receipt: `cargo run --example embedded --features object-store`.
 //! Ctrl-C stops it with a checkpoint, a second one at once, a third by force. Run it again: it counts on.
 use std::{error::Error, sync::Arc, time::Duration};
-use winddown::{
-    Barrier, ClusterController, EmbeddedCluster, JobContext, Mailbox, ObjectStoreCheckpoints, Policy, Role,
-    StopRequest, TaskContext, TaskOrder, Topology, WorkerId,
-    contracts::{CheckpointStore, TaskError},
-    drive,
-};
+use winddown::{EmbeddedCluster, Mailbox, ObjectStoreCheckpoints, contracts::TaskError, prelude::*};
 
 /// A task: it counts, and its snapshot is where it has got to.
 async fn count(mut ctx: TaskContext) -> Result<(), TaskError> {

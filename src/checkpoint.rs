@@ -88,7 +88,7 @@ const ATTEMPTS: usize = 256;
 /// share one store. See the [module](self) for how it is done, and why it is safe.
 ///
 /// ```
-/// use winddown::{Epoch, JobId, ObjectStoreCheckpoints, contracts::{CheckpointStore, Manifest, StoreError}};
+/// use winddown::{ObjectStoreCheckpoints, contracts::{Manifest, StoreError}, prelude::*};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {

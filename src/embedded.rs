@@ -5,7 +5,10 @@
 //!
 //! ```
 //! use tokio::sync::mpsc;
-//! use winddown::{EmbeddedCluster, Graceful, OpenRun, Role, RunId, TaskContext, TaskOrder, Topology, WorkerId, contracts::{Command, Event, Order, TaskError, WorkerEvent, WorkerStopMode}, worker::{EventSink, SinkClosed, WorkerOptions}};
+//! use winddown::prelude::*;
+//! use winddown::EmbeddedCluster;
+//! use winddown::contracts::{Command, Event, Order, TaskError, WorkerEvent, WorkerStopMode};
+//! use winddown::worker::{EventSink, SinkClosed, WorkerOptions};
 //!
 //! struct Events(mpsc::Sender<WorkerEvent>);
 //!

@@ -3,7 +3,7 @@
 //!
 //! ```no_run
 //! use k8s_openapi::api::core::v1::PodTemplateSpec;
-//! use winddown::{KubernetesScheduler, OpenRun, RunId, Scheduler, WorkerId, kubernetes::{WorkerEnv, client}};
+//! use winddown::{KubernetesScheduler, kubernetes::{WorkerEnv, client}, prelude::*};
 //!
 //! # async fn control(template: &str) -> Result<(), Box<dyn std::error::Error>> {
 //! // From KUBECONFIG, ~/.kube/config, or the service account of the pod that this runs in.

@@ -130,7 +130,6 @@ pub mod limits;
 pub mod machine;
 pub mod mailbox;
 pub mod model;
-pub mod prelude;
 #[cfg(all(feature = "process", target_os = "linux"))]
 pub mod process;
 #[cfg(feature = "testing")]
@@ -168,6 +167,29 @@ pub use kubernetes::KubernetesScheduler;
 pub use process::ProcessScheduler;
 #[cfg(feature = "worker")]
 pub use worker::{Barrier, TaskContext, TaskOrder};
+
+/// What most programs that stop jobs name, for `use winddown::prelude::*`.
+///
+/// It holds the traits whose methods you call, what follows each phase, and the names at the crate root
+/// that seldom mean something else in a program. The rest is named by its module.
+pub mod prelude {
+    pub use crate::{
+        AnyPhase, AnyStopped, CheckpointStopping, Checkpointed, ClusterController, Completed, Detached, Drained, Epoch,
+        Finishing, Force, Graceful, Halted, Immediate, JobContext, JobController, JobId, JobSender, Killed, Limits,
+        OpenRun, PhaseKind, Policy, Receipt, Recovering, Role, RunId, Running, Scheduler, StepError, StepFailed,
+        StopRequest, Stopped, Stopping, TaskId, Topology, WorkerId,
+        contracts::{CheckpointStore, Transport},
+        drive::drive,
+        journal::Journal,
+        machine::{
+            AfterCheckpointStopping, AfterFinishing, AfterForce, AfterGraceful, AfterImmediate, AfterRecovering,
+            AfterRunning, Evidence, NothingToReplay,
+        },
+    };
+
+    #[cfg(feature = "worker")]
+    pub use crate::worker::{Barrier, TaskContext, TaskOrder};
+}
 
 // The README's examples run as doctests, where the features they use are on.
 #[cfg(all(doctest, feature = "embedded", feature = "object-store"))]

@@ -16,7 +16,7 @@
 //!
 //! ```
 //! use std::{sync::Arc, time::{Duration, Instant}};
-//! use winddown::{Epoch, Role, RunId, TaskId, Topology, WorkerId, contracts::{CheckpointStart, Event, FinalCheckpoint, WorkerEvent}};
+//! use winddown::{contracts::{CheckpointStart, Event, FinalCheckpoint, WorkerEvent}, prelude::*};
 //! use winddown::model::{Action, RunModel};
 //!
 //! let (run, worker, task) = (RunId::new(1), WorkerId::new(7), TaskId::new(0, 0));

@@ -19,7 +19,9 @@
 //! ```
 //! use std::{collections::BTreeMap, sync::{Arc, Mutex}};
 //! use tokio::{runtime::Handle, sync::mpsc};
-//! use winddown::{Epoch, Role, RunId, TaskContext, TaskId, TaskOrder, WorkerId, contracts::{Command, Event, Order, TaskCommit, TaskError, WorkerEvent}, worker::{EventSink, SinkClosed, TaskSpec, Worker, WorkerOptions, WorkerSpec}};
+//! use winddown::prelude::*;
+//! use winddown::contracts::{Command, Event, Order, TaskCommit, TaskError, WorkerEvent};
+//! use winddown::worker::{EventSink, SinkClosed, TaskSpec, Worker, WorkerOptions, WorkerSpec};
 //!
 //! /// What the world sees: per checkpoint, up to which number has been counted.
 //! type Published = Arc<Mutex<BTreeMap<u64, u64>>>;

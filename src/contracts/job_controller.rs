@@ -208,7 +208,10 @@ impl<C: JobController> DynJobController for C {
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use std::sync::Arc;
-/// use winddown::{ClusterController, EmbeddedCluster, Immediate, JobContext, Mailbox, OpenRun, Policy, Role, RunId, Running, StopRequest, TaskOrder, Topology, WorkerId, contracts::{BoxController, BoxScheduler, WorkerStopMode}, drive, testing::{self, scripted}};
+/// use winddown::prelude::*;
+/// use winddown::{EmbeddedCluster, Mailbox};
+/// use winddown::contracts::{BoxController, BoxScheduler, WorkerStopMode};
+/// use winddown::testing::{scripted, self};
 ///
 /// let embedded = EmbeddedCluster::default();
 /// let (words, mailbox) = (RunId::new(1), Mailbox::new(64));

@@ -15,7 +15,7 @@ use crate::{
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// use winddown::{drive, Detached, JobContext, OpenRun, Policy, RunId, drive::ReceiptReport, testing::scripted::ScriptedScheduler};
+/// use winddown::{drive::ReceiptReport, testing::scripted::ScriptedScheduler, prelude::*};
 ///
 /// let (mut job, running) = JobContext::new(&OpenRun::without_store("words", RunId::new(1)), Detached, ScriptedScheduler::new([1]))?;
 /// let report = drive(running, &mut job, &Policy::escalate()).await?.report();

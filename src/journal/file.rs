@@ -49,7 +49,7 @@ const LOCK_EVERY: Duration = Duration::from_millis(5);
 /// Cheap to clone. All I/O is done on tokio's threads for blocking work.
 ///
 /// ```
-/// use winddown::{Detached, FileJournal, JobContext, OpenRun, RunId, journal::Journal, machine::AfterForce};
+/// use winddown::{FileJournal, prelude::*};
 /// # use winddown::{JobId, Scheduler, WorkerId, contracts::SchedulerError};
 /// # struct Nothing;
 /// # impl Scheduler for Nothing {

@@ -233,7 +233,7 @@ impl<C, S> JobContext<C, S> {
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// use winddown::{Detached, JobContext, OpenRun, Policy, RunId, drive, testing::scripted::ScriptedScheduler};
+    /// use winddown::{testing::scripted::ScriptedScheduler, prelude::*};
     ///
     /// let open = OpenRun::without_store("words", RunId::new(1));
     /// let (mut job, running) = JobContext::new(&open, Detached, ScriptedScheduler::new([1]))?;

@@ -8,7 +8,9 @@
 //!
 //! ```
 //! use std::{collections::HashMap, sync::{Arc, Mutex}};
-//! use winddown::{JobId, journal::{Journal, JournalError, PhaseRecord}, testing::conformance::{Hook, JournalSubject, Rule, self}};
+//! use winddown::prelude::*;
+//! use winddown::journal::{JournalError, PhaseRecord};
+//! use winddown::testing::conformance::{Hook, JournalSubject, Rule, self};
 //!
 //! /// Records in a database. (This one is in memory, so that the example is short.)
 //! #[derive(Clone, Default)]

@@ -48,7 +48,7 @@ use crate::contracts::{
 ///
 /// ```
 /// use std::sync::Arc;
-/// use winddown::{ClusterController, Limits, OpenRun, Role, RunId, Topology, WorkerId, grpc::GrpcTransport};
+/// use winddown::{grpc::GrpcTransport, prelude::*};
 ///
 /// let (open, worker) = (OpenRun::without_store("words", RunId::new(1)), WorkerId::new(1));
 /// let topology = Arc::new(Topology::builder().operator("source", Role::Source, [worker]).build()?);
