@@ -211,25 +211,27 @@ impl<C: JobController> DynJobController for C {
 /// use winddown::prelude::*;
 /// use winddown::{EmbeddedCluster, Mailbox};
 /// use winddown::contracts::{BoxController, BoxScheduler, WorkerStopMode};
-/// use winddown::testing::{scripted, self};
+/// use winddown::testing::scripted::{Does, ScriptedController, ScriptedScheduler, Told};
 ///
 /// let embedded = EmbeddedCluster::default();
-/// let (words, mailbox) = (RunId::new(1), Mailbox::new(64));
+/// let (open, mailbox) = (OpenRun::without_store("words", RunId::new(1)), Mailbox::new(64));
 /// let topology = Topology::builder().operator("source", Role::Source, [WorkerId::new(1)]).build()?;
-/// let workers = embedded.start(&OpenRun::without_store("words".into(), words), &topology, mailbox.sender(), |mut ctx| async move {
+/// let workers = embedded.start(&open, &topology, mailbox.sender(), |mut ctx| async move {
 ///     while !matches!(ctx.order().await, TaskOrder::Stop(_)) {}
 ///     Ok(())
 /// })?;
 /// let clustered: BoxController =
-///     Box::new(ClusterController::builder(&OpenRun::without_store("words", words), topology, Arc::new(workers)).build());
+///     Box::new(ClusterController::builder(&open, topology, Arc::new(workers)).build());
 ///
-/// let scripted = scripted::ScriptedController::new(2);
-/// scripted.on(scripted::Told::Stop(WorkerStopMode::Immediate), std::time::Duration::ZERO, scripted::Does::Finish);
+/// let scripted = ScriptedController::new(2);
+/// scripted.on(Told::Stop(WorkerStopMode::Immediate), std::time::Duration::ZERO, Does::Finish);
 /// let scripted: BoxController = Box::new(scripted);
 ///
+/// let hosts: [BoxScheduler; 2] = [Arc::new(embedded), Arc::new(ScriptedScheduler::new([1, 2]))];
+/// let [embedded, away] = hosts;
 /// let mut jobs: Vec<(JobContext<BoxController, BoxScheduler>, Running)> = vec![
-///     JobContext::builder(&OpenRun::without_store("words", words)).mailbox(mailbox).build(clustered, Arc::new(embedded))?,
-///     JobContext::new(&OpenRun::without_store("clicks", RunId::new(7)), scripted, Arc::new(testing::scripted::ScriptedScheduler::new([1, 2])))?,
+///     JobContext::builder(&open).mailbox(mailbox).build(clustered, embedded)?,
+///     JobContext::new(&OpenRun::without_store("clicks", RunId::new(7)), scripted, away)?,
 /// ];
 /// for (mut job, running) in jobs.drain(..) {
 ///     job.sender().request(StopRequest::Immediate)?;

@@ -40,7 +40,7 @@ fn finds(mistake: Mistake, invariants: &[&str]) {
 }
 
 fn explorer<S: Subject>(subject: S) -> Explorer<S> {
-    Explorer::of(subject).schedules(20_000).depth(2).threads(1).stop_early()
+    Explorer::of(subject).schedules(60_000).depth(2).threads(1).stop_early()
 }
 
 macro_rules! finds {

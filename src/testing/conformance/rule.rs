@@ -71,20 +71,20 @@ macro_rules! rules {
 
 rules! {
     Journal {
-        JournalStartsEmpty "journal.starts-empty" "Journal::load", "a job that was never written has no record";
-        JournalKeepsAll "journal.keeps-all" "Journal", "a record is loaded as it was written, in every field and by every controller";
-        JournalDurable "journal.durable" "Journal", "a record whose write was `Ok` survives a crash of everything, whole";
-        JournalAtomic "journal.atomic" "Journal", "a reader sees the record before or the record after, at any moment";
-        JournalCompareAndSet "journal.compare-and-set" "Journal::write", "a record that is not the next of its run is a conflict, and changes nothing";
-        JournalOneWriter "journal.one-writer" "Journal", "of many controllers that write one revision at once, one wins, and the others are told of the conflict";
-        JournalNewerRun "journal.newer-run" "Journal", "the first record of a newer run replaces that of an older one, and no later record does";
-        JournalFencing "journal.fencing" "Journal", "a record of an older run is a conflict, and changes nothing";
-        JournalWriteAgain "journal.write-again" "Journal::write", "writing the same record again is `Ok`, by any controller";
-        JournalCancelSafe "journal.cancel-safe" "Journal::write", "after a write that was dropped midway the same record may be written again";
-        JournalDamage "journal.damage" "Journal::load", "a record that is not what was written is `Corrupt`, and is never passed over";
-        JournalNewerVersion "journal.newer-version" "Journal::load", "a record of a newer version is `NewerVersion`, and is never passed over";
-        JournalKeepsDamage "journal.keeps-damage" "Journal", "a record that can't be read is not overwritten";
-        JournalJobsApart "journal.jobs-apart" "Journal", "each job has a record of its own, whatever its name";
+        JournalStartsEmpty "journal.starts-empty" "journal::Journal::load", "a job that was never written has no record";
+        JournalKeepsAll "journal.keeps-all" "journal::Journal", "a record is loaded as it was written, in every field and by every controller";
+        JournalDurable "journal.durable" "journal::Journal", "a record whose write was `Ok` survives a crash of everything, whole";
+        JournalAtomic "journal.atomic" "journal::Journal", "a reader sees the record before or the record after, at any moment";
+        JournalCompareAndSet "journal.compare-and-set" "journal::Journal::write", "a record that is not the next of its run is a conflict, and changes nothing";
+        JournalOneWriter "journal.one-writer" "journal::Journal", "of many controllers that write one revision at once, one wins, and the others are told of the conflict";
+        JournalNewerRun "journal.newer-run" "journal::Journal", "the first record of a newer run replaces that of an older one, and no later record does";
+        JournalFencing "journal.fencing" "journal::Journal", "a record of an older run is a conflict, and changes nothing";
+        JournalWriteAgain "journal.write-again" "journal::Journal::write", "writing the same record again is `Ok`, by any controller";
+        JournalCancelSafe "journal.cancel-safe" "journal::Journal::write", "after a write that was dropped midway the same record may be written again";
+        JournalDamage "journal.damage" "journal::Journal::load", "a record that is not what was written is `Corrupt`, and is never passed over";
+        JournalNewerVersion "journal.newer-version" "journal::Journal::load", "a record of a newer version is `NewerVersion`, and is never passed over";
+        JournalKeepsDamage "journal.keeps-damage" "journal::Journal", "a record that can't be read is not overwritten";
+        JournalJobsApart "journal.jobs-apart" "journal::Journal", "each job has a record of its own, whatever its name";
     }
     Scheduler {
         SchedulerListsAlive "scheduler.lists-alive" "Scheduler::workers_for_job", "every worker of the run that is alive is listed, and no worker of another run or job";
@@ -102,21 +102,21 @@ rules! {
         SchedulerCancelSafe "scheduler.cancel-safe" "Scheduler", "a stop may be dropped at any point, and the same call made again";
     }
     Store {
-        StoreStartsEmpty "store.starts-empty" "CheckpointStore", "a job that was never published has no checkpoint";
-        StoreRunsGrow "store.runs-grow" "CheckpointStore::open_run", "each opened run is higher than every run that the store has seen";
-        StoreOneRunEach "store.one-run-each" "CheckpointStore::open_run", "a run is given to one controller, also when many ask at once";
-        StoreKeepsAll "store.keeps-all" "CheckpointStore", "a manifest is read as it was published, in every field and by every controller";
-        StoreDurable "store.durable" "CheckpointStore", "a manifest whose publication was `Ok` survives a crash of everything, whole";
-        StoreAtomic "store.atomic" "CheckpointStore", "a reader sees the whole manifest or the one before, at any moment";
-        StorePutIfAbsent "store.put-if-absent" "CheckpointStore::publish", "an epoch is never overwritten: another manifest of it is a conflict";
-        StoreOnePublisher "store.one-publisher" "CheckpointStore::publish", "of two controllers with one run number, one publishes an epoch, and the other is told of the conflict";
-        StorePublishAgain "store.publish-again" "CheckpointStore::publish", "publishing the same manifest again is `Ok`, by any controller";
-        StoreStaleEpoch "store.stale-epoch" "CheckpointStore::publish", "an epoch below the last published one is `StaleEpoch`, and changes nothing";
-        StoreFencing "store.fencing" "CheckpointStore", "once a newer run is opened, every publication by an older one is `Fenced`, for ever";
-        StoreHandover "store.handover" "CheckpointStore", "a manifest whose publication was `Ok` is what the next run starts from, also when both happen at once";
-        StoreDamage "store.damage" "CheckpointStore", "a half-written or damaged manifest is `Damaged`, and is never passed over";
-        StoreCancelSafe "store.cancel-safe" "CheckpointStore", "a call may be dropped midway, and the same call made again";
-        StoreJobsApart "store.jobs-apart" "CheckpointStore", "each job has runs and checkpoints of its own, whatever its name";
+        StoreStartsEmpty "store.starts-empty" "contracts::CheckpointStore", "a job that was never published has no checkpoint";
+        StoreRunsGrow "store.runs-grow" "contracts::CheckpointStore::open_run", "each opened run is higher than every run that the store has seen";
+        StoreOneRunEach "store.one-run-each" "contracts::CheckpointStore::open_run", "a run is given to one controller, also when many ask at once";
+        StoreKeepsAll "store.keeps-all" "contracts::CheckpointStore", "a manifest is read as it was published, in every field and by every controller";
+        StoreDurable "store.durable" "contracts::CheckpointStore", "a manifest whose publication was `Ok` survives a crash of everything, whole";
+        StoreAtomic "store.atomic" "contracts::CheckpointStore", "a reader sees the whole manifest or the one before, at any moment";
+        StorePutIfAbsent "store.put-if-absent" "contracts::CheckpointStore::publish", "an epoch is never overwritten: another manifest of it is a conflict";
+        StoreOnePublisher "store.one-publisher" "contracts::CheckpointStore::publish", "of two controllers with one run number, one publishes an epoch, and the other is told of the conflict";
+        StorePublishAgain "store.publish-again" "contracts::CheckpointStore::publish", "publishing the same manifest again is `Ok`, by any controller";
+        StoreStaleEpoch "store.stale-epoch" "contracts::CheckpointStore::publish", "an epoch below the last published one is `StaleEpoch`, and changes nothing";
+        StoreFencing "store.fencing" "contracts::CheckpointStore", "once a newer run is opened, every publication by an older one is `Fenced`, for ever";
+        StoreHandover "store.handover" "contracts::CheckpointStore", "a manifest whose publication was `Ok` is what the next run starts from, also when both happen at once";
+        StoreDamage "store.damage" "contracts::CheckpointStore", "a half-written or damaged manifest is `Damaged`, and is never passed over";
+        StoreCancelSafe "store.cancel-safe" "contracts::CheckpointStore", "a call may be dropped midway, and the same call made again";
+        StoreJobsApart "store.jobs-apart" "contracts::CheckpointStore", "each job has runs and checkpoints of its own, whatever its name";
     }
     Controller {
         ControllerForeignRun "controller.foreign-run" "JobController", "an event of another run is rejected, and changes nothing";
@@ -144,13 +144,13 @@ rules! {
         ControllerLostWorker "controller.lost-worker" "JobController::check_health", "a worker that has been silent for too long is lost, and one that speaks is not";
     }
     Transport {
-        TransportTakesIn "transport.takes-in" "Transport", "an order whose sending was `Ok` has been taken in by its worker, which carries it out";
+        TransportTakesIn "transport.takes-in" "contracts::Transport", "an order whose sending was `Ok` has been taken in by its worker, which carries it out";
         TransportAnswersAgain "transport.answers-again" "Order", "a repeated order for a checkpoint that is done is answered again, events included";
         TransportForeignRun "transport.foreign-run" "Order", "an order of another run is rejected, and changes nothing";
-        TransportUnknownWorker "transport.unknown-worker" "Transport::send", "an order to a worker that the run does not have is an error, and reaches nobody";
+        TransportUnknownWorker "transport.unknown-worker" "contracts::Transport::send", "an order to a worker that the run does not have is an error, and reaches nobody";
         TransportEnded "transport.ended" "Command", "a worker whose tasks have all ended answers a stop as if it had just stopped them, or says `NotRunning`";
-        TransportIndependence "transport.independence" "Transport", "a worker that does not answer delays no other";
-        TransportCancelSafe "transport.cancel-safe" "Transport::send", "a sending may be dropped at any point, and the order sent again";
+        TransportIndependence "transport.independence" "contracts::Transport", "a worker that does not answer delays no other";
+        TransportCancelSafe "transport.cancel-safe" "contracts::Transport::send", "a sending may be dropped at any point, and the order sent again";
     }
 }
 

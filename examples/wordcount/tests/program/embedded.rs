@@ -40,7 +40,7 @@ fn a_finished_job_has_the_exact_counts_and_stays_finished() {
     assert_eq!(report["input_lines_total"], case.lines());
     assert_eq!(report["input_lines_committed"], case.lines());
     assert_eq!(report["workers_left"], 0);
-    assert_eq!(first.phases(), ["Running", "Finishing", "Stopping<Graceful>", "Stopped<Drained>"]);
+    assert_eq!(first.phases(), ["Running", "Finishing", "Stopped<Completed>"]);
     assert!(report["phases"][0]["ms"].is_u64() && report["elapsed_ms"].is_u64() && report["epoch"].is_u64());
     case.assert_exact();
 
