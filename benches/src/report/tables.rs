@@ -104,8 +104,11 @@ fn sick_worker(it: &Measured<super::data::SickWorker>) -> String {
         row("winddown, one never answers".to_owned(), &result.sick),
         row(format!("one after the other, one never answers, {limit} ms per call"), &result.sequential),
     ];
-    let head =
-        [&format!("{} workers", number_of(result.workers)), "last arrival at the others, ms", "compared with all healthy"];
+    let head = [
+        &format!("{} workers", number_of(result.workers)),
+        "last arrival at the others, ms",
+        "compared with all healthy",
+    ];
     let table = with(it, &head, rows);
     format!("{table}\nMedian of the ratios of neighbouring repetitions: {:.3} ×.\n", result.ratio)
 }
@@ -160,7 +163,8 @@ fn memory(it: &Measured<super::data::Memory>) -> String {
     });
     let mut text = with(it, &head, rows);
     let (jobs, grpc_jobs) = (number_of(result.jobs), number_of(result.grpc_jobs));
-    let _ = writeln!(text, "\nMeasured with {jobs} jobs; over gRPC with {grpc_jobs}, because each needs two open files.");
+    let _ =
+        writeln!(text, "\nMeasured with {jobs} jobs; over gRPC with {grpc_jobs}, because each needs two open files.");
     text += "\n| future | bytes |\n|---|---|\n";
     for (name, size) in &result.futures {
         let _ = writeln!(text, "| `{name}` | {} |", number_of(*size));
