@@ -31,7 +31,8 @@ pub struct Finishing {
 #[derive(Clone, Debug)]
 enum Exit {
     Stopped(Completed, NothingAlive),
-    /// To the graceful stop: there is no final checkpoint, and what has been read flows to the end.
+    /// To the graceful stop: there is no final checkpoint, and what has been read is processed to
+    /// the end.
     Drain(Reason),
     Immediate(Reason),
     Force(Reason),
@@ -55,9 +56,10 @@ impl Mint for Finishing {
 }
 
 impl Finishing {
-    /// Takes the final checkpoint, waits for every task to finish, releases the workers and verifies that none is left. Where no checkpoint can
-    /// be taken (no store, say) the tasks drain. A failure of the run and the deadline are decisions (the job is stopped at once, or by force
-    /// where a worker is lost), not errors.
+    /// Takes the final checkpoint, waits for every task to finish, releases the workers and
+    /// verifies that none is left. If no checkpoint can be taken (for example without a store), the
+    /// tasks drain. A failure of the run and the deadline are not errors but decisions: the job is
+    /// stopped at once, or by force if a worker is lost.
     ///
     /// # Errors
     /// - A retryable [`StepError::Controller`]: an order or the manifest failed. Run it again, or [`give_up`](Self::give_up).
@@ -65,7 +67,7 @@ impl Finishing {
     /// - [`StepError::WrongJob`]: the job is not in this phase.
     ///
     /// # Cancel safety
-    /// Safe: call it again to go on.
+    /// Safe: call it again to continue.
     pub async fn run<C: JobController, S: Scheduler>(&mut self, job: &mut JobContext<C, S>) -> Result<(), StepError> {
         self.decide(job).await.map(drop)
     }
@@ -96,7 +98,8 @@ impl Finishing {
             }
             Ok(Final::Request(force @ StopRequest::Force)) => Exit::Force(force.into()),
             Ok(Final::Request(request)) => Exit::Immediate(request.into()),
-            // There is nothing to commit with, and nothing to wait for: what has been read flows to the end.
+            // Nothing can be committed, so there is nothing to wait for: what has been read is
+            // processed to the end.
             Err(StepError::Controller(error @ ControllerError::NoCheckpoint(_))) => Exit::Drain(Reason::from(&error)),
             Err(failure) if failure.is_retryable() => return Err(failure),
             Err(failure) => {
@@ -119,7 +122,7 @@ impl Finishing {
         Ok(Exit::Stopped(completed, self.releasing.end(gone, PhaseKind::StoppedCompleted, job).await?))
     }
 
-    /// The same for the step: what an earlier call has proven of the workers is asked again.
+    /// The same for the step: it asks again about workers that an earlier call found to be gone.
     async fn decide_at_last<C: JobController, S: Scheduler>(
         &mut self,
         job: &mut JobContext<C, S>,
@@ -132,7 +135,8 @@ impl Finishing {
         Ok(exit)
     }
 
-    /// The final checkpoint, once it is complete and every task has finished; what is left then is to release the workers.
+    /// The final checkpoint, once it is complete and every task has finished; then only the workers
+    /// remain to be released.
     pub fn complete(&self) -> Option<Epoch> {
         self.proven.as_ref().map(Completed::epoch)
     }
@@ -140,10 +144,10 @@ impl Finishing {
     /// Runs, then steps.
     ///
     /// # Errors
-    /// As [`run`](Self::run); the phase comes back in [`StepFailed`].
+    /// As for [`run`](Self::run); [`StepFailed`] holds the phase.
     ///
     /// # Cancel safety
-    /// Safe: if it is dropped, the phase is kept in the job; [`JobContext::take_parked`] gives it back.
+    /// Safe: if it is dropped, the phase stays in the job; [`JobContext::take_parked`] returns it.
     pub fn next<C: JobController, S: Scheduler>(
         self,
         job: &mut JobContext<C, S>,
@@ -156,7 +160,7 @@ impl Finishing {
         }
     }
 
-    /// The step right after [`run`](Self::run): nothing has come in between. A phase that has not decided comes back.
+    /// The step right after [`run`](Self::run): nothing can happen in between. An undecided phase is returned.
     pub(crate) fn proceed<C: JobController, S>(mut self, job: &mut JobContext<C, S>) -> Result<AfterFinishing, Self> {
         match self.decided.take() {
             Some(exit) => Ok(self.step(exit, job)),
@@ -187,7 +191,7 @@ impl Finishing {
         }
     }
 
-    /// Gives the final checkpoint up, and stops the tasks where they are.
+    /// Gives up the final checkpoint, and stops the tasks where they are.
     ///
     /// # Errors
     /// [`StepError::WrongJob`] when the job is not in this phase.
@@ -198,7 +202,7 @@ impl Finishing {
         step_to(self, job)
     }
 
-    /// Has the scheduler kill the workers. It needs no controller.
+    /// Makes the scheduler kill the workers. It needs no controller.
     ///
     /// # Errors
     /// [`StepError::WrongJob`] when the job is not in this phase.

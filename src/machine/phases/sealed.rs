@@ -1,4 +1,5 @@
-//! What keeps phases unforgeable (invariant I1): downstream crates can neither name these traits nor make their arguments.
+//! The traits that keep phases unforgeable (invariant I1): downstream crates can't name them or
+//! construct their arguments.
 
 use std::time::Duration;
 
@@ -6,14 +7,14 @@ use tokio::time::Instant;
 
 use crate::limits::Limits;
 
-/// How a phase is made, given the proof that its edge asks for.
+/// Makes a phase, given the proof that its edge requires.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a phase of the shutdown machine, and no phase can be added to it from outside",
     label = "a phase is reached by a legal transition, and cannot be invented",
     note = "docs/transitions.md lists the phases and every legal step"
 )]
 pub trait Mint: Sized {
-    /// What must be shown to enter the phase: nothing for most, evidence for `Stopped`.
+    /// The proof that the phase requires: nothing for most, evidence for `Stopped`.
     type Proof;
 
     /// Makes the phase.
@@ -22,7 +23,7 @@ pub trait Mint: Sized {
     /// When and for which job the phase was entered.
     fn entry(&self) -> &Entry;
 
-    /// How long the phase may take; `None` where it bounds itself otherwise, or waits for a user.
+    /// How long the phase may take; `None` if it is bounded in another way, or waits for a user.
     fn budget(_limits: &Limits) -> Option<Duration> {
         None
     }
@@ -44,11 +45,11 @@ impl Mode for crate::machine::Graceful {}
 impl Mode for crate::machine::Immediate {}
 impl Mode for crate::machine::Force {}
 
-/// Needed to call hidden methods of public traits, so that nobody else can.
+/// Required to call hidden methods of public traits, so that only this crate can.
 #[derive(Clone, Copy, Debug)]
 pub struct Token;
 
-/// A phase's memory of its entry.
+/// What a phase remembers about its entry.
 #[derive(Clone, Copy, Debug)]
 pub struct Entry {
     pub(crate) identity: u64,
@@ -57,13 +58,13 @@ pub struct Entry {
 }
 
 impl Entry {
-    // Of every transition, in code that is compiled in the user's crate.
+    // Part of every transition, in code that is compiled in the user's crate.
     #[inline]
     pub(crate) fn new(identity: u64, since: Instant, budget: Option<Duration>) -> Self {
         Self { identity, since, deadline: budget.and_then(|budget| since.checked_add(budget)) }
     }
 
-    /// How long the phase was given in all.
+    /// The total time limit of the phase.
     pub(crate) fn budget(&self) -> Duration {
         self.deadline.map_or(Duration::MAX, |deadline| deadline - self.since)
     }

@@ -16,7 +16,7 @@ use crate::{
 /// The job has stopped: the scheduler, asked after the last stop order, listed no worker of the run (invariant I2). `E` is the evidence
 /// of how it stopped. Terminal: there is no `next`.
 ///
-/// A function that resumes a job exactly where it stopped takes `Stopped<Checkpointed>`, and can't be called with less:
+/// A function that resumes a job exactly where it stopped can require `Stopped<Checkpointed>`:
 ///
 /// ```compile_fail
 /// use winddown::{Checkpointed, Epoch, Killed, Stopped};
@@ -40,7 +40,7 @@ pub struct Gone {
 }
 
 impl NothingAlive {
-    /// The proof, with the names of what is not alive.
+    /// The proof, with the job and run that it is about.
     pub(super) fn witness<C, S>(self, job: &JobContext<C, S>) -> Gone {
         Gone { job: job.id.clone(), run: job.run, forced: self.forced(), confirmed_by: self.confirmed_by() }
     }
@@ -84,7 +84,7 @@ impl<E: Evidence> Stopped<E> {
         self.gone.forced
     }
 
-    /// On whose word nothing is alive.
+    /// Who confirmed that nothing is alive.
     pub fn confirmed_by(&self) -> ConfirmedBy {
         self.gone.confirmed_by
     }
@@ -119,7 +119,7 @@ macro_rules! evidence {
         pub struct $name($inner);
 
         impl $name {
-            /// For the one operation that has proven it.
+            /// For the operation that has proven it.
             pub(super) const fn proven(inner: $inner) -> Self {
                 Self(inner)
             }
@@ -139,8 +139,8 @@ evidence! {
     /// The job has read all its input and ended by itself: its final checkpoint is durable and holds every task of the run, every commit was
     /// acknowledged, and every task finished (invariant I3). Nothing is left to replay, nor to resume.
     Completed(Epoch);
-    /// Everything that was read has flowed to the end, and every task finished. What was not committed by the last complete
-    /// checkpoint is replayed.
+    /// Everything that was read was processed to the end, and every task finished. What the last
+    /// complete checkpoint did not commit is replayed.
     Drained(Option<Epoch>);
     /// Every task stopped where it was. The next run replays from the last complete checkpoint.
     Halted(Option<Epoch>);
@@ -162,7 +162,8 @@ impl Completed {
     }
 }
 
-/// Evidence that leaves nothing to replay: everything that was read is committed, once. Sealed.
+/// Evidence that leaves nothing to replay: everything that was read is committed exactly once.
+/// Sealed.
 ///
 /// ```
 /// use winddown::{Epoch, NothingToReplay, Stopped};
@@ -211,7 +212,7 @@ impl Halted {
 }
 
 impl Killed {
-    /// On whose word the workers are gone.
+    /// Who confirmed that the workers are gone.
     pub const fn confirmed_by(&self) -> ConfirmedBy {
         self.0
     }
@@ -224,7 +225,7 @@ pub enum AnyStopped {
     Checkpointed(Stopped<Checkpointed>),
     /// By itself, with a complete final checkpoint.
     Completed(Stopped<Completed>),
-    /// After everything that was read had flowed to the end.
+    /// After everything that was read had been processed.
     Drained(Stopped<Drained>),
     /// Where the tasks were.
     Halted(Stopped<Halted>),
@@ -244,7 +245,7 @@ impl AnyStopped {
         }
     }
 
-    /// One word for the evidence: `checkpointed`, `completed`, `drained`, `halted` or `killed`.
+    /// The evidence as a word: `checkpointed`, `completed`, `drained`, `halted` or `killed`.
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Checkpointed(_) => "checkpointed",
@@ -255,7 +256,8 @@ impl AnyStopped {
         }
     }
 
-    /// The last complete checkpoint that this stop knows of; `None` after a kill, where only the store knows.
+    /// The last complete checkpoint that this stop knows of; `None` after a kill, when only the
+    /// store knows.
     pub const fn epoch(&self) -> Option<Epoch> {
         match self {
             Self::Checkpointed(stopped) => Some(stopped.evidence.0),
@@ -277,7 +279,7 @@ impl AnyStopped {
         }
     }
 
-    /// The final checkpoint, where nothing is left to replay: [`NothingToReplay`] as a value.
+    /// The final checkpoint, if nothing is left to replay: [`NothingToReplay`] as a value.
     pub const fn nothing_to_replay(&self) -> Option<Epoch> {
         match self {
             Self::Checkpointed(stopped) => Some(stopped.evidence.0),
@@ -286,7 +288,7 @@ impl AnyStopped {
         }
     }
 
-    /// On whose word nothing is alive.
+    /// Who confirmed that nothing is alive.
     pub const fn confirmed_by(&self) -> ConfirmedBy {
         match self {
             Self::Checkpointed(stopped) => stopped.gone.confirmed_by,
