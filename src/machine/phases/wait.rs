@@ -27,7 +27,8 @@ pub(crate) enum News {
 /// go unnoticed in a flood; stop requests are checked before each message.
 const BATCH: usize = 64;
 
-/// Waits until the run's status may have changed, a request stronger than `level` is made, or the deadline has passed.
+/// Waits until the run's status may have changed, a request stronger than `level` is made, or the
+/// deadline has passed.
 ///
 /// Cancel safe (invariant I10): a message is handled as soon as it is taken out, and the
 /// controller's work is cancel safe by contract.
@@ -135,8 +136,11 @@ pub(crate) struct HealthWatch {
 }
 
 /// Checks for silent workers when it is due, and returns when the next check is due.
-    ///
-    /// A heartbeat may be among the waiting messages, so those that were waiting when the check became due are handled first: only these, or a flood would hide silent workers. Senders may also have been held back while the phase was not waiting for news, so after a break they get time to deliver their messages.
+///
+/// A heartbeat may be among the waiting messages, so those that were waiting when the check became
+/// due are handled first: only these, or a flood would hide silent workers. Senders may also have
+/// been held back while the phase was not waiting for news, so after a break they get time to
+/// deliver their messages.
 fn look_at_health<C: JobController, S>(job: &mut JobContext<C, S>, now: Instant) -> Instant {
     let every = job.limits.health_every.max(MOMENT);
     let JobContext { controller, mailbox, health, .. } = job;
