@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Checks the crate as a user gets it: what is in the package, that it builds alone, and that the README's first example
+"""Checks the crate as users get it: the files of the package, that it builds alone, and that the README's first example
 works with the dependencies that the README names.
 
-It needs no more than what a build needs, and works below `target/`.
+It needs only what a build needs, and writes only to `target/`.
 """
 
 import os
@@ -19,10 +19,10 @@ import tomllib
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TARGET = ROOT / "target" / "package"
-# How long the example may take to say something or to stop. It takes less than a second of it.
+# How long the example may take to print something or to stop. It needs less than a second.
 PATIENCE = 60
 
-# What a user has no use for. A package grows by itself; this makes somebody decide.
+# Files that users do not need. They enter a package unnoticed; this check forces a decision.
 UNWANTED = re.compile(r"^(\.ci|\.github|benches|deploy|scripts|tests|ui-tests|examples/wordcount)/|^docs/performance/data\.json$")
 WANTED = ["Cargo.toml", "README.md", "CHANGELOG.md", "LICENSE-APACHE", "LICENSE-MIT", "src/lib.rs", "examples/embedded.rs"]
 AT_MOST_BYTES = 1_000_000
@@ -38,7 +38,7 @@ def cargo(*arguments: str, folder: pathlib.Path = ROOT) -> str:
 
 def packaged(version: str) -> pathlib.Path:
     """Packs the crate, and unpacks it again."""
-    # Packed from the files as they are, committed or not. What `--verify` would build is built below, with less.
+    # Packs the working tree, committed or not. The build below replaces that of `--verify`, and does less.
     subprocess.run(
         ["cargo", "package", "--locked", "-p", "winddown", "--allow-dirty", "--no-verify", "--quiet"], cwd=ROOT, check=True
     )
@@ -48,7 +48,7 @@ def packaged(version: str) -> pathlib.Path:
         names = [name.split("/", 1)[1] for name in file.getnames()]
         folder = TARGET / "unpacked"
         shutil.rmtree(folder, ignore_errors=True)
-        # Python 3.11 knows the filter in its later releases alone; later versions of Python ask for one.
+        # Only later releases of Python 3.11 have the filter; newer versions require one.
         file.extractall(folder, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
     print(f"{len(names)} files, {size:,} bytes packed")
     problems = [f"{name}: no user needs it; see `include` in Cargo.toml" for name in names if UNWANTED.search(name)]
@@ -82,7 +82,7 @@ def downstream(crate: pathlib.Path) -> pathlib.Path:
     manifest = '[package]\nname = "downstream"\nversion = "0.0.0"\nedition = "2024"\n\n[workspace]\n\n[dependencies]\n'
     (folder / "Cargo.toml").write_text(manifest + "".join(lines))
     (folder / "src" / "main.rs").write_text(first_block("rust", readme))
-    # The versions that are tested here; a user gets newer ones.
+    # The versions that are tested here; users get newer ones.
     shutil.copy(ROOT / "Cargo.lock", folder / "Cargo.lock")
     cargo("build", "--quiet", folder=folder)
     return ROOT / "target" / "debug" / "downstream"
@@ -120,7 +120,7 @@ def run(program: pathlib.Path, folder: pathlib.Path) -> tuple[int, int]:
     try:
         said = wait_for("counting from", output, process)
         wait_for_handler(process)
-        time.sleep(0.5)  # Lets it count; no matter how far.
+        time.sleep(0.5)  # Lets it count for a moment.
         process.send_signal(signal.SIGINT)
         code = process.wait(timeout=PATIENCE)
     finally:

@@ -1,8 +1,8 @@
-# What the scripts of this folder share; sourced by them, with the repository as the current folder afterwards.
+# Shared by the scripts of this folder, which source it. Afterwards the repository is the current folder.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-# Nobody reads the debug information of a CI build, and nothing is built twice in it.
+# A CI build needs no debug information, and builds nothing twice.
 export CARGO_INCREMENTAL=0
 export CARGO_PROFILE_DEV_DEBUG=line-tables-only
 export CARGO_PROFILE_TEST_DEBUG=line-tables-only

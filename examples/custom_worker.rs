@@ -1,5 +1,6 @@
-//! The smallest worker and controller of one's own: `cargo run --features grpc,object-store --example custom_worker`. It starts
-//! itself again as the worker, in a second process, lets it count for a second, and stops it with a final checkpoint.
+//! A minimal worker and controller: `cargo run --features grpc,object-store --example custom_worker`. The program
+//! starts itself again as the worker in a second process, lets it count for a second, and stops it with a final
+//! checkpoint.
 #![allow(clippy::wildcard_imports, reason = "short")]
 use std::{error::Error, future::pending, sync::Arc, sync::Mutex, time::Duration};
 
@@ -15,7 +16,7 @@ use winddown::{
 
 type Outcome = Result<(), Box<dyn Error>>;
 
-/// Both processes must agree on these. In real life the run comes from `CheckpointStore::open_run`.
+/// Both processes must agree on these. In production the run comes from `CheckpointStore::open_run`.
 const JOB: &str = "counting";
 const RUN: RunId = RunId::new(1);
 const WORKER: WorkerId = WorkerId::new(1);
@@ -33,13 +34,13 @@ async fn main() -> Outcome {
     }
 }
 
-/// A task: it does its work, and looks for orders between two pieces of it.
+/// A task: it checks for orders between two pieces of work.
 async fn count(mut ctx: TaskContext) -> Result<(), TaskError> {
     let mut counted: u64 = 0;
     loop {
         tokio::select! {
             order = ctx.order() => match order {
-                // Give the state where you stand. There is nothing to commit here, so the final checkpoint ends the task.
+                // Report the current state. There is nothing to commit, so the final checkpoint ends the task.
                 TaskOrder::Checkpoint(barrier) => {
                     ctx.events().checkpointed(barrier.epoch, counted.to_string().into(), None).await?;
                     if barrier.then_stop {
@@ -54,16 +55,16 @@ async fn count(mut ctx: TaskContext) -> Result<(), TaskError> {
     }
 }
 
-/// The worker's process: serve the task until the controller releases it, or has been gone for too long.
+/// The worker process: serves the task until the controller releases it, or is unreachable for too long.
 async fn worker(controller: String) -> Outcome {
     let spec = WorkerSpec { run: RUN, worker: WORKER, tasks: vec![TaskSpec::new(TaskId::new(0, 0), Role::Source)] };
-    let listener = TcpListener::bind("127.0.0.1:0").await?; // where it takes orders; it tells the controller when it registers
+    let listener = TcpListener::bind("127.0.0.1:0").await?; // for orders; the worker sends the address when it registers
     let departure = GrpcWorker::new(JOB, spec, topology()?, controller).serve(listener, count).await?;
     println!("worker: {departure:?}");
     Ok(())
 }
 
-/// A scheduler of one process. It is asked who is alive before anything is called stopped.
+/// A scheduler of one process. Before a job counts as stopped, it is asked for live workers.
 struct OneProcess(Mutex<Child>);
 
 impl Scheduler for OneProcess {
@@ -79,14 +80,14 @@ impl Scheduler for OneProcess {
     }
 }
 
-/// The controller's process.
+/// The controller process.
 async fn controller() -> Outcome {
-    let listener = TcpListener::bind("127.0.0.1:0").await?; // where workers report
+    let listener = TcpListener::bind("127.0.0.1:0").await?; // for the workers' reports
     let worker =
         Process::new(std::env::current_exe()?).arg(listener.local_addr()?.to_string()).kill_on_drop(true).spawn()?;
     let folder = tempfile::tempdir()?; // where checkpoints become durable
     let store = Arc::new(ObjectStoreCheckpoints::local(folder.path())?);
-    let open = store.open_run(&JOB.into()).await?; // the run's number, and what it starts from; fences out older controllers
+    let open = store.open_run(&JOB.into()).await?; // the run's number and its starting point; fences older controllers
 
     let transport = Arc::new(GrpcTransport::new(&open, topology()?)); // carries orders to the workers
     let cluster = ClusterController::builder(&open, topology()?, Arc::clone(&transport)).store(store).build();

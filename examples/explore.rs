@@ -1,9 +1,10 @@
-//! Explores what can go wrong in a shutdown: every outcome of every collaborator, every order of messages, every stop request, a crash at
-//! every step, on the real phases.
+//! Explores what can go wrong in a shutdown, on the real phases: every outcome of every collaborator, every
+//! order of messages, every stop request, and a crash at every step.
 //!
 //! `cargo run --release --all-features --example explore -- [--schedules N] [--depth D] [--seed S] [--replay LINE] [--report text|json]`
 //!
-//! The exit code is 1 if an invariant was violated, if an edge of the machine was not taken, or if something that can happen did not.
+//! The exit code is 1 if an invariant was violated, if an edge of the machine was never taken, or if something
+//! that can happen never did.
 
 use std::process::ExitCode;
 
@@ -13,19 +14,19 @@ use winddown::testing::explore::{Explorer, Report};
 #[derive(Parser)]
 #[command(about = "Explores what can go wrong in a shutdown, on the real phases and a paused clock")]
 struct Options {
-    /// How many distinct schedules are run.
+    /// Number of distinct schedules to run.
     #[arg(long, default_value_t = 1_000_000)]
     schedules: u64,
-    /// Up to how many deviations from the default every schedule is run, before it goes on at random.
+    /// Up to this many deviations from the default, all schedules are run; beyond that, random ones.
     #[arg(long, default_value_t = 2)]
     depth: u32,
-    /// The order in which schedules are run, and which random ones.
+    /// Seed for the order of the schedules and the random ones.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Runs one schedule again, as a violation names it.
+    /// Replays one schedule, given by the line that a violation prints.
     #[arg(long, value_name = "LINE")]
     replay: Option<String>,
-    /// What is printed; with `json`, the last line is one object.
+    /// Format of the report; with `json`, the last line is one object.
     #[arg(long, value_enum, default_value_t = Form::Text)]
     report: Form,
 }

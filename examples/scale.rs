@@ -1,5 +1,6 @@
-//! The controller's share of a shutdown at sizes that no test machine has workers for: the real phases, model, fan-out and checkpoint store, and
-//! workers that answer at once from this process, without sockets. `docs/scale.md` says what the figures mean.
+//! Measures the controller's share of a shutdown at sizes that are too large for test machines: the real phases,
+//! model, fan-out and checkpoint store, with workers in this process that answer at once, without sockets.
+//! `docs/scale.md` explains the figures.
 //!
 //! ```sh
 //! # 10,000 workers and 1,000,000 tasks in one job; then 100,000 jobs
@@ -32,12 +33,12 @@ use winddown::{
 
 type Failure = Box<dyn std::error::Error>;
 
-/// Workers that do at once whatever they are told, and the scheduler that runs them.
+/// Workers that obey every order at once, and the scheduler that runs them.
 #[derive(Clone)]
 struct Workers {
     /// The tasks of each worker, by its number less one.
     tasks: Arc<[Vec<TaskId>]>,
-    /// The operator whose tasks have something to commit.
+    /// The operator whose tasks have data to commit.
     sink: u32,
     events: mpsc::UnboundedSender<WorkerEvent>,
     orders: Arc<AtomicU64>,
@@ -58,7 +59,7 @@ impl Workers {
     }
 
     fn say(&self, run: RunId, worker: WorkerId, event: Event) {
-        // Nobody listens any more when the job is over.
+        // When the job is over, the receiver is gone.
         let _ = self.events.send(WorkerEvent::new(run, worker, event));
     }
 }
@@ -187,8 +188,8 @@ fn topology(workers: u64, tasks: u64) -> Result<Arc<Topology>, Failure> {
     Ok(Arc::new(builder.build()?))
 }
 
-/// These workers have no heartbeat, and nothing is measured in which one is lost: only the claims of 100,000 jobs take longer than a worker may be
-/// silent for.
+/// These workers send no heartbeats, and none is ever lost. But the claims of 100,000 jobs take longer than a
+/// worker may be silent.
 fn patient() -> Limits {
     let hour = Duration::from_secs(3600);
     Limits { heartbeat: hour, final_checkpoint: hour, release: hour, ..Limits::default() }

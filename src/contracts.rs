@@ -1,6 +1,7 @@
-//! What winddown asks of the world around it, as traits without any I/O of their own:
-//! a [`JobController`] that talks to the workers of one run, a [`Scheduler`] that runs and kills them, a [`Transport`]
-//! that carries one order to one worker, and a [`CheckpointStore`] that makes a checkpoint's manifest durable.
+//! The traits that connect winddown to its environment, without any I/O of their own: a
+//! [`JobController`] talks to the workers of one run, a [`Scheduler`] runs and kills them, a
+//! [`Transport`] delivers one order to one worker, and a [`CheckpointStore`] makes a checkpoint's
+//! manifest durable.
 
 mod event;
 mod ids;
@@ -34,5 +35,5 @@ pub(crate) use open_run::TakenUp;
 /// A boxed future, as the dyn-safe forms of the contracts return it.
 pub type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// The error of somebody else's code, as the contracts carry it.
+/// An error of user code, as the contracts pass it on.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync + 'static>;

@@ -1,12 +1,12 @@
-//! Every bound that a shutdown keeps, in one place (invariant I5).
+//! All limits of a shutdown (invariant I5).
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// How long each part of a shutdown may take, and how often it is tried.
+/// How long each part of a shutdown may take, and how often it is retried.
 ///
-/// Durations are written as text in configuration files (`"90s"`, `"10m"`, `"1h 30m"`).
+/// In configuration files, durations are text (`"90s"`, `"10m"`, `"1h 30m"`).
 ///
 /// ```
 /// use std::time::Duration;
@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// How long the job may stay in `Running` before it is stopped at once; no end if it is absent.
+    /// How long the job may stay in `Running` before it is stopped at once; no limit if absent.
     #[serde(with = "optional_duration_text")]
     pub ttl: Option<Duration>,
     /// `CheckpointStopping` and `Finishing`: from entry until the final checkpoint is complete and every task has
@@ -39,31 +39,32 @@ pub struct Limits {
     /// One attempt to kill a run's workers, until the scheduler lists none. 30 s.
     #[serde(with = "duration_text")]
     pub kill: Duration,
-    /// How often the scheduler is asked whether workers are left. 50 ms.
+    /// The time between two queries to the scheduler for remaining workers. 50 ms.
     #[serde(with = "duration_text")]
     pub verify_every: Duration,
     /// One order to one worker, from sending to answer. 5 s.
     #[serde(with = "duration_text")]
     pub order: Duration,
-    /// One write of a phase's record into the journal. 5 s.
+    /// One write of a phase's record to the journal. 5 s.
     #[serde(with = "duration_text")]
     pub journal: Duration,
-    /// Silence after which a worker is lost. 30 s.
+    /// The silence after which a worker counts as lost. 30 s.
     #[serde(with = "duration_text")]
     pub heartbeat: Duration,
-    /// How often heartbeats are looked at. 1 s.
+    /// The time between two checks of the heartbeats. 1 s.
     #[serde(with = "duration_text")]
     pub health_every: Duration,
-    /// Time between the ends and starts of periodic checkpoints while the job runs; none are taken if it is absent. 10 s.
+    /// The time from the end of a periodic checkpoint to the start of the next; none are taken if
+    /// absent. 10 s.
     #[serde(with = "optional_duration_text")]
     pub checkpoint_every: Option<Duration>,
-    /// How often the start or the monitoring of the final checkpoint is tried again. 10.
+    /// How often the start or the monitoring of the final checkpoint is retried. 10.
     pub checkpoint_retries: u32,
-    /// How often one order to one worker is tried again. 10.
+    /// How often one order to one worker is retried. 10.
     pub order_retries: u32,
-    /// How often a write into the journal is tried again. 10.
+    /// How often a write to the journal is retried. 10.
     pub journal_retries: u32,
-    /// How often a kill by the scheduler is tried again. 20.
+    /// How often a kill by the scheduler is retried. 20.
     pub scheduler_retries: u32,
     /// The wait before the first retry. It doubles each time, up to `backoff_max`; each wait is lengthened by a random
     /// share of itself (jitter). 500 ms.
@@ -72,7 +73,7 @@ pub struct Limits {
     /// The longest wait before a retry, without jitter. 1 min.
     #[serde(with = "duration_text")]
     pub backoff_max: Duration,
-    /// How many worker messages wait in a job's mailbox before senders are held back. 1024.
+    /// How many worker messages a job's mailbox holds before senders have to wait. 1024.
     pub mailbox_capacity: u32,
 }
 
@@ -140,7 +141,7 @@ pub(crate) mod optional_duration_text {
     #[derive(Serialize, Deserialize)]
     struct Text(#[serde(with = "super::duration_text")] Duration);
 
-    // The signature is what serde's `with` asks for.
+    // serde's `with` requires this signature.
     #[allow(clippy::ref_option)]
     pub(crate) fn serialize<S: Serializer>(value: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
         value.map(Text).serialize(serializer)

@@ -1,7 +1,7 @@
-//! The typed machine: which phases there are, and which step from one to another is legal.
+//! The typed machine: the phases, and the legal steps between them.
 //!
 //! Everything here comes from the one table in `src/machine/table.rs`: the proof traits, the successor enums, [`PhaseKind`],
-//! [`EDGES`], and by way of a test the generated pages under `docs/`.
+//! [`EDGES`], and, through a test, the generated pages in `docs/`.
 
 #[macro_use]
 mod define;
@@ -42,16 +42,18 @@ use self::phases::{HealthWatch, sealed};
 
 /// A phase of a shutdown. Each is a type of its own; this trait is sealed.
 ///
-/// A value of a phase exists only because its edge was taken (invariant I1): phases have no public constructor, no public
-/// field and no `Deserialize` that could be called.
+/// A value of a phase exists only if its edge was taken (invariant I1): phases have no public
+/// constructor, no public fields and no usable `Deserialize`.
 pub trait Phase: sealed::Mint + Into<AnyPhase> + Send + 'static {
     /// The phase as a value.
     const KIND: PhaseKind;
 }
 
-/// Proof that the machine has an edge from phase `From` to this phase. Sealed: it is implemented by the table alone.
+/// Proof that the machine has an edge from phase `From` to this phase. Sealed: only the table
+/// implements it.
 ///
-/// The bound sits on the *target* of the step, so that the compiler can say one sentence about the step:
+/// The bound is on the *target* of the step, so that the compiler's message is one sentence about
+/// the step:
 ///
 /// ```compile_fail
 /// use winddown::{CheckpointStopping, Checkpointed, Stopped, edge};
@@ -72,9 +74,9 @@ pub trait SuccessorOf<From: Phase>: Phase + sealed::EdgeFrom<From> {
 /// A legal step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Edge {
-    /// The phase that is left.
+    /// The phase that the step leaves.
     pub from: PhaseKind,
-    /// The phase that is entered.
+    /// The phase that the step enters.
     pub to: PhaseKind,
     /// When.
     pub when: &'static str,
@@ -109,7 +111,8 @@ impl PhaseKind {
         EDGES.iter().any(|edge| edge.from == self && edge.to == to)
     }
 
-    /// The strongest stop request that the phase already fulfils; a stronger one makes it give way (invariant I4).
+    /// The strongest stop request that the phase already fulfils; it yields to a stronger one
+    /// (invariant I4).
     pub const fn fulfils(self) -> Option<crate::contracts::StopRequest> {
         use crate::contracts::StopRequest;
         match self {
@@ -122,7 +125,7 @@ impl PhaseKind {
     }
 }
 
-/// A word that is no phase's tag.
+/// A text that is not the tag of any phase.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected a phase's tag (`running`, `stopping-force` and so on; docs/transitions.md lists them), got `{0}`")]
 pub struct ParsePhaseKindError(String);

@@ -1,5 +1,6 @@
-//! The two lanes into a job. Worker messages are bounded, and a full lane holds their senders back. Stop requests have a lane
-//! of their own that has room for one (the strongest), is never full, and is read first: no backlog of messages delays it.
+//! The two lanes into a job. The lane of worker messages is bounded; senders wait while it is full.
+//! Stop requests have their own lane, which holds the strongest one, is never full, and is read
+//! first, so no backlog of messages delays it.
 
 mod ends;
 mod lane;
@@ -18,15 +19,15 @@ pub use self::ends::WorkerEnds;
 use self::lane::Lane;
 use crate::contracts::{StopRequest, WorkerEvent};
 
-/// What can be sent to a job in one type, for a control plane that has a single stream of messages.
+/// All messages to a job in one type, for a control plane with a single stream of messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum JobMessage {
-    /// A worker says something.
+    /// An event of a worker.
     Worker(WorkerEvent),
-    /// The job's configuration has changed. `None` asks for nothing, and takes nothing back.
+    /// The job's configuration has changed. `None` requests nothing, and withdraws nothing.
     ConfigUpdate {
-        /// How the job is to be stopped.
+        /// How the job should be stopped.
         stop_mode: Option<StopRequest>,
     },
 }
@@ -43,12 +44,13 @@ struct Lanes {
     events: Lane,
 }
 
-/// The job's context is gone: it stopped, or was dropped. The message comes to nothing.
+/// The job's context is gone: the job has stopped, or the context was dropped. The message has no
+/// effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the job is gone: its context was dropped, so nobody reads its messages any more")]
 pub struct JobGone;
 
-/// Why an event was not taken in by [`JobSender::try_event`]; it holds the event.
+/// Why [`JobSender::try_event`] did not accept an event; it holds the event.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TryEventError {
     /// The lane is full: wait, or use [`JobSender::event`].
@@ -59,12 +61,12 @@ pub enum TryEventError {
     Gone(#[from] JobGone),
 }
 
-/// What became of a stop request.
+/// The result of a stop request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Requested {
-    /// It is the strongest so far, and now in force.
+    /// It is the strongest so far, and now in effect.
     InForce,
-    /// An equal or stronger one is in force, so it changes nothing.
+    /// An equal or stronger one is in effect, so it changes nothing.
     AlreadyStronger(StopRequest),
 }
 
@@ -83,7 +85,7 @@ impl RequestLane {
     async fn above(&self, level: Option<StopRequest>) -> StopRequest {
         let mut changed = pin!(self.changed.notified());
         loop {
-            // It listens before it looks: a request between the look and the wait is not missed.
+            // Subscribe before the check, so that a request between check and wait is not missed.
             changed.as_mut().enable();
             if let Some(request) = self.strongest().filter(|request| Some(*request) > level) {
                 return request;
@@ -95,7 +97,8 @@ impl RequestLane {
 }
 
 impl JobSender {
-    /// Asks for a stop. It never waits, is never dropped, and is never overwritten by a weaker request.
+    /// Requests a stop. It never waits, is never dropped, and is never overwritten by a weaker
+    /// request.
     ///
     /// # Errors
     /// [`JobGone`] when the job's context was dropped.
@@ -120,7 +123,7 @@ impl JobSender {
         self.lanes.requests.strongest()
     }
 
-    /// Whether the job's context is gone, so that nobody reads what is sent.
+    /// Whether the job's context is gone, so that messages are no longer read.
     pub fn is_closed(&self) -> bool {
         self.lanes.events.is_closed()
     }
@@ -133,7 +136,7 @@ impl JobSender {
         let requests = &self.lanes.requests;
         let mut changed = pin!(requests.changed.notified());
         loop {
-            // It listens before it looks: an end between the look and the wait is not missed.
+            // Subscribe before the check, so that an end between check and wait is not missed.
             changed.as_mut().enable();
             if self.is_closed() {
                 return;
@@ -143,7 +146,7 @@ impl JobSender {
         }
     }
 
-    /// Passes on what a worker says; waits while the lane is full (back-pressure).
+    /// Sends an event of a worker; waits while the lane is full (back-pressure).
     ///
     /// # Errors
     /// [`JobGone`] when the job's context was dropped.
@@ -154,7 +157,7 @@ impl JobSender {
         self.lanes.events.send(event).await
     }
 
-    /// Passes on what a worker says, if there is room.
+    /// Sends an event of a worker if there is room.
     ///
     /// # Errors
     /// [`TryEventError`] gives the event back when the lane is full.
@@ -162,7 +165,7 @@ impl JobSender {
         self.lanes.events.try_send(event)
     }
 
-    /// Sends either kind of message by its own lane.
+    /// Sends either kind of message through its lane.
     ///
     /// # Errors
     /// [`JobGone`] when the job's context was dropped.
@@ -187,7 +190,8 @@ pub enum Incoming {
     Worker(WorkerEvent),
 }
 
-/// The receiving side. It is part of the job's context; make one yourself only where senders must exist before the context.
+/// The receiving side. It is part of the job's context; create one yourself only if senders must
+/// exist before the context.
 #[derive(Debug)]
 pub struct Mailbox {
     sender: JobSender,
@@ -213,7 +217,7 @@ impl Mailbox {
         self.sender.requested()
     }
 
-    /// The request in force, if it is stronger than `level`.
+    /// The request in effect, if it is stronger than `level`.
     pub fn stronger_than(&self, level: Option<StopRequest>) -> Option<StopRequest> {
         self.requested().filter(|request| Some(*request) > level)
     }
@@ -221,7 +225,7 @@ impl Mailbox {
     /// Waits for a stop request stronger than `level`.
     ///
     /// # Cancel safety
-    /// Safe: a request stays in force, and is seen by the next call.
+    /// Safe: a request stays in effect, and the next call sees it.
     pub async fn request_above(&self, level: Option<StopRequest>) -> StopRequest {
         self.sender.lanes.requests.above(level).await
     }

@@ -1,4 +1,4 @@
-//! What a worker tells its controller.
+//! Events: what a worker reports to its controller.
 
 use std::sync::Arc;
 
@@ -11,26 +11,27 @@ use crate::contracts::{Epoch, RunId, TaskId, WorkerId};
 pub struct WorkerEvent {
     /// The run that the worker belongs to. A controller of another run rejects the event (invariant I11).
     pub run: RunId,
-    /// The worker that speaks.
+    /// The worker that reports.
     pub worker: WorkerId,
-    /// What it says.
+    /// The event.
     pub event: Event,
 }
 
 impl WorkerEvent {
-    /// `worker` of `run` says `event`.
+    /// An event of `worker` in `run`.
     pub const fn new(run: RunId, worker: WorkerId, event: Event) -> Self {
         Self { run, worker, event }
     }
 }
 
-/// What a worker can say.
+/// The events that a worker can report.
 ///
 /// Every event may arrive twice, late or out of order; the model absorbs or rejects it, and counts it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
-    /// "I am alive." Every accepted event counts as a sign of life; this one says nothing else.
+    /// The worker is alive. Every accepted event counts as a sign of life; this one has no other
+    /// content.
     Heartbeat,
     /// A source has read its whole input and has sent its last record; it stays alive for the final checkpoint.
     SourceExhausted {
@@ -45,13 +46,14 @@ pub enum Event {
         epoch: Epoch,
         /// Where or what the state is, opaque to winddown: it goes into the manifest and comes back on restore.
         snapshot: Bytes,
-        /// What the second phase needs, if the task has something to commit once the checkpoint is durable. It covers
-        /// everything that the task has not committed, what it gave for earlier checkpoints included: those may have been
-        /// abandoned, and are never committed then.
+        /// The data for the second phase, if the task has something to commit once the checkpoint
+        /// is durable. It covers everything that the task has not committed, including its data for
+        /// earlier checkpoints: those may have been given up, and are then never committed.
         commit: Option<Bytes>,
     },
-    /// The same from a task whose operator commits as a whole: from the first of these on, every subtask of the operator has to
-    /// carry out the commit of `epoch`, also one that gave nothing for it. The checkpoint is complete once each of them has.
+    /// The same from a task whose operator commits as a whole: from the first such event on, every
+    /// subtask of the operator must carry out the commit of `epoch`, even one without data for it.
+    /// The checkpoint is complete once each of them has.
     OperatorPreCommitted {
         /// The task.
         task: TaskId,
@@ -59,8 +61,8 @@ pub enum Event {
         epoch: Epoch,
         /// As in [`CheckpointCompleted`](Self::CheckpointCompleted).
         snapshot: Bytes,
-        /// What the second phase needs of this task; empty if that is nothing. What it gave for earlier checkpoints need not be in
-        /// it: one that is given up before it is committed is a failure of the run
+        /// This task's data for the second phase; may be empty. It need not cover earlier
+        /// checkpoints: one that is given up before it is committed is a failure of the run
         /// ([`RunFailure::PreCommitLost`](crate::contracts::RunFailure::PreCommitLost)).
         commit: Bytes,
     },
@@ -71,32 +73,32 @@ pub enum Event {
         /// The checkpoint.
         epoch: Epoch,
     },
-    /// A task has ended well: it holds no input, and says nothing after this.
+    /// A task has finished successfully: it holds no input, and reports nothing after this.
     TaskFinished {
         /// The task.
         task: TaskId,
     },
-    /// A task has ended badly.
+    /// A task has failed.
     TaskFailed {
         /// The task.
         task: TaskId,
         /// Why.
         error: TaskError,
     },
-    /// A task has ended well, and with it that subtask of every operator that it is
+    /// A task has finished successfully, and with it that subtask of every operator that it is
     /// [chained](crate::contracts::TopologyBuilder::chain) with.
     ChainFinished {
         /// The subtask of any operator of the chain.
         task: TaskId,
     },
-    /// The same, badly: one failure, whatever the chain's length.
+    /// The same for a failure: one failure, whatever the length of the chain.
     ChainFailed {
         /// The subtask of the operator that failed, or of any other of the chain.
         task: TaskId,
         /// Why.
         error: TaskError,
     },
-    /// Something went wrong that ends nothing: a record that could not be read, say. It is told, and counted
+    /// An error that ends nothing, such as an unreadable record. It is logged and counted
     /// ([`RunStatus::nonfatal_errors`](crate::contracts::RunStatus::nonfatal_errors)).
     NonfatalError {
         /// The task, if that is known.
@@ -104,7 +106,7 @@ pub enum Event {
         /// What.
         error: TaskError,
     },
-    /// The worker could not begin its work: its tasks will never run.
+    /// The worker could not start its work: its tasks will never run.
     WorkerFailed {
         /// Why.
         error: TaskError,
@@ -119,17 +121,17 @@ pub enum Event {
 pub struct TaskError {
     /// For people.
     pub message: Arc<str>,
-    /// Whether the task's author expects another run to get past it.
+    /// Whether the task's author expects another run to succeed.
     pub retryable: bool,
 }
 
 impl TaskError {
-    /// A failure that another run may get past.
+    /// A failure that another run may not have.
     pub fn retryable(message: impl Into<Arc<str>>) -> Self {
         Self { message: message.into(), retryable: true }
     }
 
-    /// A failure that every run will meet again.
+    /// A failure that every run will have.
     pub fn fatal(message: impl Into<Arc<str>>) -> Self {
         Self { message: message.into(), retryable: false }
     }

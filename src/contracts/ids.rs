@@ -1,6 +1,7 @@
-//! The names of things: a job, one run of it, a worker, a task, a checkpoint's number.
+//! Identifiers: of a job, one run of it, a worker, a task, and a checkpoint.
 //!
-//! They print bare (`7`, `0/3`), so that they can be fields of a log and parts of a file name; a sentence puts the noun in.
+//! They print bare (`7`, `0/3`), so that they can be log fields and parts of file names; a sentence
+//! adds the noun.
 
 use std::{fmt, sync::Arc};
 
@@ -89,8 +90,8 @@ macro_rules! number {
 }
 
 number!(
-    /// One execution of a job. It grows with every execution, and is the fencing generation: a message, worker or
-    /// controller of another run changes nothing (invariant I11).
+    /// One execution of a job. The number grows with every execution, and is the fencing
+    /// generation: a message, worker or controller of another run changes nothing (invariant I11).
     RunId
 );
 number!(

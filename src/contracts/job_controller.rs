@@ -1,4 +1,4 @@
-//! Who talks to the workers of one run.
+//! The contract of a job controller, which talks to the workers of one run.
 
 use std::time::Instant;
 
@@ -7,25 +7,27 @@ use super::{
 };
 use crate::contracts::{Epoch, RunId, TaskId, WorkerId};
 
-/// Talks to the workers of one run, and keeps the books of it.
+/// Talks to the workers of one run, and tracks its state.
 ///
-/// [`ClusterController`](crate::cluster::ClusterController) implements it over any [`Transport`](super::Transport); implement it
-/// yourself if your control plane already keeps its own books.
+/// [`ClusterController`](crate::cluster::ClusterController) implements it over any
+/// [`Transport`](super::Transport); implement it yourself if your control plane already tracks its
+/// own state.
 ///
 /// The methods come in four kinds, as in a protocol implementation without I/O:
 ///
 /// - **getters**: [`status`](Self::status), [`failure`](Self::failure). They cost the same at any number of tasks: a phase
 ///   calls them on every message.
-/// - **handle**: [`handle`](Self::handle) takes an event in, [`check_health`](Self::check_health) looks at heartbeats.
-/// - **commands**: `begin_…` states what is wanted. They return at once, send nothing themselves, and are idempotent: the
-///   same command again sends again what has failed or was never answered, and nothing else.
+/// - **handle**: [`handle`](Self::handle) accepts an event, [`check_health`](Self::check_health)
+///   checks heartbeats.
+/// - **commands**: `begin_…` states the goal. They return at once, send nothing themselves, and are
+///   idempotent: a repeated command only resends orders that failed or were never answered.
 /// - **poll**: [`progress`](Self::progress) does the sending, publishing and waiting.
 ///
 /// # What an implementer must keep
 /// - Events of another run, of unknown workers and tasks, and duplicates change nothing (invariant I11).
 /// - [`RunStatus::final_checkpoint`] is `Complete` only when the manifest is durable, holds every task of the run, and all
-///   commits are acknowledged (invariant I3): `Stopped<Checkpointed>` rests on it.
-/// - A worker's order waits for no other worker (invariant I9).
+///   commits are acknowledged (invariant I3): `Stopped<Checkpointed>` depends on it.
+/// - The order to a worker does not wait for any other worker (invariant I9).
 ///
 /// `testing::conformance::controller` (feature `testing`) checks this, and what the methods below say.
 #[diagnostic::on_unimplemented(
@@ -34,55 +36,59 @@ use crate::contracts::{Epoch, RunId, TaskId, WorkerId};
     note = "a job without a controller (`Detached`) can only be stopped by force: `phase.force(&mut job)?`, then `Stopping<Force>::next`"
 )]
 pub trait JobController: Send {
-    /// Whether it controls that run: asked when a job's context is built. A controller that was made for one run says so with
-    /// [`OpenRun::check`]; one that does not know has nothing to say.
+    /// Checks that it controls that run; called when a job's context is built. A controller that
+    /// was made for one run uses [`OpenRun::check`]; the default accepts every run.
     ///
     /// # Errors
-    /// [`OtherRun`] when it was made for another one.
+    /// [`OtherRun`] if it was made for another one.
     fn is_for(&self, _open: &OpenRun) -> Result<(), OtherRun> {
         Ok(())
     }
 
-    /// What is known of the run.
+    /// What is known about the run.
     fn status(&self) -> RunStatus;
 
     /// The first failure of the run, if there has been one. It stays; [`RunStatus::failures`] counts.
     fn failure(&self) -> Option<&RunFailure>;
 
-    /// The newest failure of the run: what a stop that cleans up after the first one gives up for. The first one, where no other is kept.
+    /// The newest failure of the run: the reason why a stop that cleans up after the first one
+    /// gives up. By default the first one.
     fn latest_failure(&self) -> Option<&RunFailure> {
         self.failure()
     }
 
-    /// The workers that the run still waits for, in the order of their ids: those that [`RunStatus::workers_left`] counts. It is asked when a phase
-    /// gives up, so that whoever reads the log knows on whom it waited; a controller that does not know says none.
+    /// The workers that the run still waits for, ordered by id: those that
+    /// [`RunStatus::workers_left`] counts. It is called when a phase gives up, so that the log
+    /// names the workers it waited for. A controller that does not know returns none.
     fn waits_for(&self) -> Vec<WorkerId> {
         Vec::new()
     }
 
-    /// The workers that no order can reach although a task of theirs has not ended: those that [`RunStatus::workers_lost`] counts. For the log too.
+    /// The workers that no order can reach although a task of theirs has not ended: those that
+    /// [`RunStatus::workers_lost`] counts. Also for the log.
     fn lost_workers(&self) -> Vec<WorkerId> {
         Vec::new()
     }
 
-    /// Whether a worker is gone, so that no order reaches all tasks any more. The first failure need not say so: that a task
-    /// can't reach its neighbour is often noticed before the worker's silence.
+    /// Whether a worker is gone, so that no order reaches all tasks any more. The first failure
+    /// need not show it: a task that cannot reach its neighbour is often noticed before the
+    /// worker's silence.
     fn has_lost_worker(&self) -> bool {
         self.status().workers_lost > 0 || self.failure().is_some_and(RunFailure::is_lost_worker)
     }
 
-    /// Takes in what a worker says. `now` is the time of arrival.
+    /// Handles an event of a worker. `now` is the time of its arrival.
     ///
     /// # Errors
     /// [`Rejection`] says why the event changed nothing.
     fn handle(&mut self, event: WorkerEvent, now: Instant) -> Result<Applied, Rejection>;
 
-    /// Looks for workers that have been silent for too long. A phase calls it only when no message is waiting, so that a
-    /// backlog is never taken for silence.
+    /// Looks for workers that have been silent for too long. A phase calls it only when no message
+    /// is waiting, so that a backlog is never mistaken for silence.
     fn check_health(&mut self, now: Instant);
 
-    /// Starts a checkpoint; `then_stop` makes it the final one. From the first call on, no periodic checkpoint is started
-    /// any more if `then_stop` is set.
+    /// Starts a checkpoint; `then_stop` makes it the final one. If `then_stop` is set, no periodic
+    /// checkpoint is started after this call.
     ///
     /// # Errors
     /// [`ControllerError`] when no checkpoint can be started.
@@ -95,15 +101,18 @@ pub trait JobController: Send {
     /// Tells every worker that the run is over and that it may leave.
     fn begin_release(&mut self);
 
-    /// Sends what is to be sent, publishes what is to be published, takes periodic checkpoints when they are due; returns
-    /// when [`status`](Self::status) may have changed, and stays pending when there is nothing to do.
+    /// Sends pending orders, publishes pending manifests, and takes periodic checkpoints when they
+    /// are due. It returns when [`status`](Self::status) may have changed, and stays pending when
+    /// there is nothing to do.
     ///
     /// # Errors
-    /// [`ControllerError`] when an order or a manifest failed for good, after the retries of its own. It is returned once.
+    /// [`ControllerError`] when an order or a manifest has failed after all of its retries. Each
+    /// failure is returned once.
     ///
     /// # Cancel safety
-    /// The implementer makes it so: phases drop this future whenever a message or a stop request arrives, and call again.
-    /// Work under way must not start over each time, or a stream of messages would starve it.
+    /// Implementations must be cancel safe: phases drop this future whenever a message or a stop
+    /// request arrives, and call it again. Work in progress must not start over each time, or a
+    /// stream of messages would starve it.
     fn progress(&mut self) -> impl Future<Output = Result<(), ControllerError>> + Send;
 }
 
@@ -202,8 +211,8 @@ impl<C: JobController> DynJobController for C {
 
 /// Any controller, chosen at run time: `let controller: BoxController = Box::new(my_controller);`
 ///
-/// Jobs with controllers and schedulers of different types are of one type with it and [`BoxScheduler`](super::BoxScheduler). Each call of
-/// [`progress`](JobController::progress) allocates.
+/// With it and [`BoxScheduler`](super::BoxScheduler), jobs with different controllers and
+/// schedulers have the same type. Each call of [`progress`](JobController::progress) allocates.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -297,14 +306,14 @@ impl JobController for BoxController {
     }
 }
 
-/// What became of a command to start a checkpoint.
+/// The result of a command to start a checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CheckpointStart {
     /// It has been started.
     Started(Epoch),
-    /// The final one is in flight or complete already; failed orders go out again.
+    /// The final one is already in flight or complete; failed orders are sent again.
     AlreadyStarted(Epoch),
-    /// Another one is in flight: ask again when it has ended.
+    /// Another one is in flight: try again when it has ended.
     Busy(Epoch),
 }
 
@@ -313,7 +322,7 @@ pub enum CheckpointStart {
 pub enum Applied {
     /// Something new.
     Changed,
-    /// It was known already: a repeated or late event.
+    /// Nothing new: a repeated or late event.
     Duplicate,
 }
 
@@ -342,10 +351,10 @@ pub enum Rejection {
         task: TaskId,
         /// Where it is placed.
         expected: WorkerId,
-        /// Who spoke.
+        /// The worker that reported.
         got: WorkerId,
     },
-    /// It speaks of a checkpoint that was never started.
+    /// It refers to a checkpoint that was never started.
     #[error("expected an epoch up to {}, got {got}: no such checkpoint was started", newest.unwrap_or_default())]
     FutureEpoch {
         /// The newest checkpoint that was started.
@@ -361,31 +370,31 @@ pub enum Rejection {
         /// The epoch.
         epoch: Epoch,
     },
-    /// A task that has ended speaks again with something new.
+    /// A task that has ended reports something new.
     #[error("task {0} has ended and can't report anything new")]
     TaskEnded(TaskId),
-    /// A task that reads no input of its own says that it has read all of it.
+    /// A task that is no source reports that it has read all of its input.
     #[error("task {0} is no source, but reported that it has read its whole input")]
     NotASource(TaskId),
 }
 
-/// Why a controller could not do what it was told.
+/// Why a controller could not carry out a command.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ControllerError {
-    /// Some workers did not take an order, after all retries.
+    /// Some workers did not accept an order after all retries.
     #[error(transparent)]
     Orders(Box<OrderReport>),
     /// The manifest could not be made durable.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The checkpoint can't be started or completed in the state that the run is in.
+    /// The checkpoint can't be started or completed in the current state of the run.
     #[error("no checkpoint is possible: {0}")]
     NoCheckpoint(String),
     /// The run has failed.
     #[error(transparent)]
     Run(#[from] RunFailure),
-    /// A user's own controller says so.
+    /// An error of a user's own controller.
     #[error("the job controller failed: {0}")]
     Other(BoxError),
 }
@@ -396,7 +405,7 @@ impl ControllerError {
         matches!(self, Self::Store(StoreError::Fenced { .. }))
     }
 
-    /// Whether the same command may succeed when it is given again.
+    /// Whether the same command may succeed when it is repeated.
     pub const fn is_retryable(&self) -> bool {
         match self {
             Self::Orders(_) | Self::Other(_) => true,
@@ -406,20 +415,20 @@ impl ControllerError {
     }
 }
 
-/// The controller of a job that has none: its controller is gone, or never was.
+/// The controller of a job without one: it is gone, or never existed.
 ///
-/// On a `JobContext<Detached, S>` only `Stopping<Force>::next` compiles: nobody is there who could tell the workers
-/// anything, so the scheduler kills them.
+/// On a `JobContext<Detached, S>` only `Stopping<Force>::next` compiles: nothing can send orders to
+/// the workers, so the scheduler kills them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Detached;
 
-/// What a job's context may be built with: a controller, or none.
+/// What a job's context can be built with: a controller, or [`Detached`].
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a job controller, so no job can be built with it",
     label = "expected a `JobController`, or `Detached` for a job that nobody controls"
 )]
 pub trait Attach {
-    /// Whether it is for that run.
+    /// Checks that it is for that run.
     fn attaches(&self, open: &OpenRun) -> Result<(), OtherRun>;
 }
 

@@ -1,14 +1,16 @@
-//! One value for everything that a run is made from: its names, and where it starts.
+//! One value from which everything of a run is built: its names and its starting point.
 
 use std::{fmt, sync::Arc};
 
 use super::{Epoch, JobId, Manifest, RunId};
 
-/// A run of a job: whose it is, which one, and what it starts from. Cheap to clone.
+/// A run of a job: the job, the run's number, and the checkpoint that it starts from. Cheap to
+/// clone.
 ///
-/// [`CheckpointStore::open_run`](super::CheckpointStore::open_run) gives it, and everything of the run is made from it: the workers, the
-/// controller, the job's context. So no name is said twice, and the checkpoint that the run starts from can't be forgotten on the way.
-/// After a crash [`Rehydrated::open`](crate::drive::Rehydrated::open) gives it for the run that is taken up.
+/// [`CheckpointStore::open_run`](super::CheckpointStore::open_run) returns it, and everything of
+/// the run is built from it: the workers, the controller, and the job's context. So no name is
+/// given twice, and the starting checkpoint can't be forgotten. After a crash,
+/// [`Rehydrated::open`](crate::drive::Rehydrated::open) returns it for the continued run.
 #[derive(Clone)]
 pub struct OpenRun {
     inner: Arc<Inner>,
@@ -21,7 +23,7 @@ struct Inner {
     taken_up: Option<TakenUp>,
 }
 
-/// What is known of the controllers that drove this run before.
+/// What is known about the previous controllers of this run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TakenUp {
     pub(crate) final_epoch: Option<Epoch>,
@@ -30,10 +32,11 @@ pub(crate) struct TakenUp {
 }
 
 impl OpenRun {
-    /// For who implements a [`CheckpointStore`](super::CheckpointStore): run `run` of `job`, which starts from `manifest`.
+    /// For implementations of [`CheckpointStore`](super::CheckpointStore): run `run` of `job`,
+    /// which starts from `manifest`.
     ///
     /// # Errors
-    /// [`OpenRunError`] when the manifest is another job's, or of a run that is not older.
+    /// [`OpenRunError`] if the manifest belongs to another job, or to a run that is not older.
     pub fn new(job: impl Into<JobId>, run: RunId, manifest: Option<Manifest>) -> Result<Self, OpenRunError> {
         let job = job.into();
         if let Some(manifest) = &manifest {
@@ -47,12 +50,13 @@ impl OpenRun {
         Ok(Self { inner: Arc::new(Inner { job, run, manifest, taken_up: None }) })
     }
 
-    /// A run of a job that has no checkpoint store, and so starts from nothing. Nobody but you sees to it that the number grows.
+    /// A run of a job without a checkpoint store, which starts from nothing. You must ensure that
+    /// the number grows.
     pub fn without_store(job: impl Into<JobId>, run: RunId) -> Self {
         Self { inner: Arc::new(Inner { job: job.into(), run, manifest: None, taken_up: None }) }
     }
 
-    /// A run that a controller before this one has driven; it may have taken `manifest` itself.
+    /// A run that a previous controller has driven; it may have taken `manifest` itself.
     pub(crate) fn taken_up(job: JobId, run: RunId, manifest: Option<Manifest>, taken_up: TakenUp) -> Self {
         Self { inner: Arc::new(Inner { job, run, manifest, taken_up: Some(taken_up) }) }
     }
@@ -67,33 +71,35 @@ impl OpenRun {
         self.inner.run
     }
 
-    /// The checkpoint that the run starts from: the last complete one. In a run that was taken up it may be one of the run's own.
+    /// The checkpoint that the run starts from: the last complete one. After a crash it may be one
+    /// of the run's own.
     pub fn manifest(&self) -> Option<&Manifest> {
         self.inner.manifest.as_ref()
     }
 
-    /// The last complete checkpoint; the run's own come after it.
+    /// The last complete checkpoint; the run's own checkpoints come after it.
     pub fn last_complete(&self) -> Option<Epoch> {
         let known = self.inner.taken_up.and_then(|taken_up| taken_up.last_complete);
         known.max(self.manifest().map(|manifest| manifest.epoch))
     }
 
-    /// The final checkpoint that a controller before this one has started in this run. There is at most one final epoch in a run, so the new
-    /// controller goes on under this number.
+    /// The final checkpoint that a previous controller has started in this run. A run has at most
+    /// one final epoch, so the new controller continues with this number.
     pub fn final_epoch(&self) -> Option<Epoch> {
         self.inner.taken_up.and_then(|taken_up| taken_up.final_epoch)
     }
 
-    /// The new controller's epochs come after this one: controllers before it may have ordered checkpoints up to it, and a worker that has the
-    /// number of another checkpoint refuses the order, or takes it for an old one.
+    /// The new controller's epochs come after this one: previous controllers may have ordered
+    /// checkpoints up to it, and a worker that knows the number from another checkpoint refuses the
+    /// order, or takes it for an old one.
     pub fn epochs_after(&self) -> Option<Epoch> {
         self.inner.taken_up.map(|taken_up| taken_up.epochs_after).max(self.last_complete())
     }
 
-    /// Whether something that is for `run` of `job` is for this one.
+    /// Checks that something made for `run` of `job` belongs to this run.
     ///
     /// # Errors
-    /// [`OtherRun`] says whose it is.
+    /// [`OtherRun`] names the run that it belongs to.
     pub fn check(&self, job: &JobId, run: RunId) -> Result<(), OtherRun> {
         if self.job() == job && self.run() == run {
             return Ok(());
@@ -127,7 +133,7 @@ impl fmt::Debug for OpenRun {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenRunError {
-    /// It is another job's.
+    /// It belongs to another job.
     #[error("expected a checkpoint of job `{expected}`, got one of job `{got}`: look at how checkpoints are stored")]
     OtherJob {
         /// The job.
@@ -135,7 +141,7 @@ pub enum OpenRunError {
         /// The job of the checkpoint.
         got: JobId,
     },
-    /// The run would not be newer than the one that took it.
+    /// The run would not be newer than the one that took the checkpoint.
     #[error(
         "expected a checkpoint of job `{job}` by a run before run {run}, got one by run {got}: give each run a higher number than every one before"
     )]
@@ -149,7 +155,7 @@ pub enum OpenRunError {
     },
 }
 
-/// Something that is for another job or run was given to this one.
+/// Something that was made for another job or run was given to this one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "expected something for {} of job `{}`, got one for {} of job `{}`: make everything of a run from one `OpenRun`",

@@ -1,4 +1,4 @@
-//! What a controller tells its workers.
+//! Orders: what a controller sends to its workers.
 
 use std::sync::Arc;
 
@@ -6,10 +6,10 @@ use bytes::Bytes;
 
 use crate::contracts::{Epoch, RunId, TaskId};
 
-/// How workers are told to stop.
+/// How workers are ordered to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum WorkerStopMode {
-    /// Sources stop reading; what has been read flows through to the end; then every task finishes.
+    /// Sources stop reading, what has been read is processed to the end, then every task finishes.
     Graceful,
     /// Every task stops where it is.
     Immediate,
@@ -17,17 +17,18 @@ pub enum WorkerStopMode {
 
 /// An order to one worker.
 ///
-/// An order is idempotent: the same order again has no second effect, and a repeated order for an epoch that is already
-/// done is answered again, events included, since the first answer may have been lost.
+/// Orders are idempotent: repeating one has no further effect. A repeated order for an epoch that
+/// is already done is answered again, including its events, because the first answer may have been
+/// lost.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Order {
-    /// The run that is meant. A worker of another run refuses the order (invariant I11).
+    /// The run that it is for. A worker of another run refuses the order (invariant I11).
     pub run: RunId,
-    /// What is to be done.
+    /// The command.
     pub command: Command,
 }
 
-/// What a worker can be told.
+/// The commands to a worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Command {
@@ -35,21 +36,23 @@ pub enum Command {
     Checkpoint {
         /// The checkpoint.
         epoch: Epoch,
-        /// The final one: after it (and after its commit, where there is one) every task finishes.
+        /// The final one: after it (and after its commit, if there is one) every task finishes.
         then_stop: bool,
     },
     /// The checkpoint is durable: carry out the second phase of the two-phase commit.
     Commit {
         /// The checkpoint.
         epoch: Epoch,
-        /// The tasks of this worker that have something to commit, and what they gave with their snapshot. Where an operator commits
-        /// as a whole ([`Event::OperatorPreCommitted`](crate::contracts::Event::OperatorPreCommitted)), all of its subtasks, those on other
-        /// workers too: in some sinks the first subtask commits for all the others.
+        /// The tasks of this worker that have something to commit, with their commit data. If an
+        /// operator commits as a whole
+        /// ([`Event::OperatorPreCommitted`](crate::contracts::Event::OperatorPreCommitted)), these are all of
+        /// its subtasks, including those on other workers: in some sinks the first subtask commits
+        /// for all others.
         tasks: Arc<[TaskCommit]>,
     },
     /// Stop the tasks. A worker whose tasks have all ended answers as if it had just stopped them.
     Stop(WorkerStopMode),
-    /// The run is over: the worker may leave.
+    /// The run is over; the worker may leave.
     Release,
 }
 
@@ -72,6 +75,6 @@ impl Command {
 pub struct TaskCommit {
     /// The task.
     pub task: TaskId,
-    /// What it gave with its snapshot.
+    /// The commit data that it reported with its snapshot.
     pub data: Bytes,
 }

@@ -1,4 +1,4 @@
-//! Who runs and kills the workers.
+//! The contract of a scheduler, which runs and kills the workers.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -8,25 +8,27 @@ use crate::contracts::{JobId, RunId, WorkerId};
 /// Runs the workers of jobs and kills them: a process manager, a cluster manager, or an in-process host.
 ///
 /// # What an implementer must keep
-/// - **Idempotence.** Stopping what is already stopped, or a run never heard of, is `Ok(())`.
+/// - **Idempotence.** Stopping a stopped run or an unknown run is `Ok(())`.
 /// - **Fencing.** With `run = Some(r)` no worker of another run is touched; `None` means every run of the job.
-/// - **Alive.** [`workers_for_job`](Self::workers_for_job) lists a worker until it provably runs no more code: a process
-///   that is not yet reaped, a pod that is terminating, a task that was aborted but has not yet ended are *alive*.
-///   A worker that can't be asked about is listed, or the call is an error; it is never left out.
-/// - **Force.** `force = true` ends workers that do not cooperate, and children of theirs.
-///   `force = false` asks them to leave, and may kill after a grace period of its own.
-/// - Dropping a future at any point is safe: the same call will be made again.
+/// - **Alive.** [`workers_for_job`](Self::workers_for_job) lists a worker until it provably runs no
+///   more code: an unreaped process, a terminating pod, and an aborted task that has not yet ended
+///   are *alive*. If the state of a worker is unknown, it is listed, or the call is an error; it is
+///   never omitted.
+/// - **Force.** `force = true` ends workers that do not cooperate, and their children.
+///   `force = false` asks them to leave, and may kill them after its own grace period.
+/// - Dropping a future at any point is safe: the same call will be repeated.
 ///
 /// `testing::conformance::scheduler` (feature `testing`) checks this.
 pub trait Scheduler: Send + Sync {
-    /// Stops the workers of a job's run (of all its runs for `None`). It may return before they are gone: whether they are
-    /// is always asked of [`workers_for_job`](Self::workers_for_job) afterwards (invariant I2).
+    /// Stops the workers of a job's run (of all its runs for `None`). It may return before they are
+    /// gone: [`workers_for_job`](Self::workers_for_job) is always called afterwards to find out
+    /// (invariant I2).
     ///
     /// # Errors
-    /// [`SchedulerError`] when the order could not be given; it says whether a retry is worth it.
+    /// [`SchedulerError`] if the order could not be given; it says whether a retry is worthwhile.
     ///
     /// # Cancel safety
-    /// The implementer makes it so: see above.
+    /// Implementations must be cancel safe: see above.
     fn stop_workers(
         &self,
         job: &JobId,
@@ -37,7 +39,7 @@ pub trait Scheduler: Send + Sync {
     /// The workers of a job's run (of all its runs for `None`) that are alive.
     ///
     /// # Errors
-    /// [`SchedulerError`] when it can't be known. "Not known" is never an empty list.
+    /// [`SchedulerError`] if this can't be found out. "Not known" is never an empty list.
     ///
     /// # Cancel safety
     /// It only reads.
@@ -47,17 +49,20 @@ pub trait Scheduler: Send + Sync {
         run: Option<RunId>,
     ) -> impl Future<Output = Result<Vec<WorkerId>, SchedulerError>> + Send;
 
-    /// On whose word the workers of that run (of all runs for `None`) are listed no more. It is asked when
-    /// [`workers_for_job`](Self::workers_for_job) has just listed none, and goes into the evidence.
+    /// Who confirmed that the workers of that run (of all runs for `None`) are gone. It is called
+    /// when [`workers_for_job`](Self::workers_for_job) has just listed none, and goes into the
+    /// evidence.
     ///
-    /// A scheduler that keeps the rule *alive* above to the letter has nothing to add. One that may have to drop a worker from its list
-    /// while the worker's machine is out of reach says so here; where it does not know, it says the weaker.
+    /// A scheduler that always keeps the rule *alive* above need not implement it. One that may
+    /// have to drop a worker from its list while the worker's machine is unreachable reports that
+    /// here; if it does not know, it returns the weaker value.
     fn confirmed_by(&self, _job: &JobId, _run: Option<RunId>) -> ConfirmedBy {
         ConfirmedBy::Host
     }
 
-    /// From now on, and for as long as the job is there, says [`Event::WorkerFinished`](crate::contracts::Event::WorkerFinished) to `to` for every
-    /// worker of that run that is gone, whatever ended it; those that have gone before are told of as well. See
+    /// From now on, as long as the job exists, sends
+    /// [`Event::WorkerFinished`](crate::contracts::Event::WorkerFinished) to `to` for every worker
+    /// of that run that is gone, whatever ended it, including those that were gone before. See
     /// [`JobContext::hear_of_ends`](crate::machine::JobContext::hear_of_ends), which calls it.
     ///
     /// A scheduler that hears of ends only when it is asked has nothing to say: then silence is what tells. [`WorkerEnds`](crate::mailbox::WorkerEnds)
@@ -80,19 +85,20 @@ pub trait EndListener: Send + Sync {
     fn closed(&self) -> BoxFuture<'_, ()>;
 }
 
-/// On whose word workers are gone.
+/// Who confirmed that workers are gone.
 ///
-/// It decides nothing about data: a worker that lives on unseen is fenced, and can commit nothing (invariant I11). It tells an operator
-/// whether something may still burn a machine's time, or hold a lock that winddown does not know of.
+/// This does not affect data: a worker that is still running unseen is fenced, and can commit
+/// nothing (invariant I11). It tells an operator whether a worker may still use a machine's time,
+/// or hold a lock that winddown does not know of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum ConfirmedBy {
-    /// On the word of what ran them: the kernel that reaped the process, the runtime that dropped the task, the node that saw its containers
-    /// end.
+    /// The host that ran them: the kernel that reaped the process, the runtime that dropped the
+    /// task, or the node that saw its containers end.
     Host,
-    /// On the word of the scheduler's records alone: they were removed, and the host has not said that it has ended what they stood for. It
-    /// may be out of reach, and the worker alive on it.
+    /// Only the scheduler's records: they were removed, but the host has not confirmed the end of
+    /// the workers. It may be unreachable, with the worker still alive on it.
     Records,
 }
 
@@ -105,14 +111,14 @@ impl fmt::Display for ConfirmedBy {
     }
 }
 
-/// Why a scheduler could not do what it was asked.
+/// Why a scheduler's call failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SchedulerError {
-    /// It may work later.
+    /// A temporary failure: the call may succeed later.
     #[error("the scheduler can't now: {0}")]
     Unavailable(BoxError),
-    /// It will never work as asked, for example for lack of a permission.
+    /// The call will never succeed, for example because a permission is missing.
     #[error("the scheduler refuses: {0}")]
     Refused(BoxError),
     /// It did not answer in time.

@@ -1,4 +1,4 @@
-//! What a controller knows of its run, as the phases read it.
+//! What a controller knows about its run, as the phases read it.
 
 use std::{fmt, time::Duration};
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::TaskError;
 use crate::contracts::{Epoch, TaskId, WorkerId};
 
-/// So many of so many.
+/// A count out of a total.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Count {
     /// How many are done.
@@ -34,11 +34,11 @@ impl fmt::Display for Count {
     }
 }
 
-/// Where the checkpoint in flight stands.
+/// The stage of the checkpoint in flight.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum CheckpointStage {
-    /// None is in flight.
+    /// No checkpoint is in flight.
     #[default]
     Idle,
     /// Tasks are snapshotting: the first phase of the two-phase commit.
@@ -53,11 +53,12 @@ pub enum CheckpointStage {
         /// The checkpoint.
         epoch: Epoch,
     },
-    /// The manifest is durable; commits are out: the second phase of the two-phase commit.
+    /// The manifest is durable, and commit orders are sent: the second phase of the two-phase
+    /// commit.
     Committing {
         /// The checkpoint.
         epoch: Epoch,
-        /// Tasks that have committed, of all that have something to commit.
+        /// Tasks that have committed, of all with something to commit.
         acks: Count,
     },
 }
@@ -72,7 +73,7 @@ impl CheckpointStage {
     }
 }
 
-/// Where the final checkpoint (the one after which every task finishes) stands.
+/// The stage of the final checkpoint (the one after which every task finishes).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FinalCheckpoint {
@@ -85,18 +86,21 @@ pub enum FinalCheckpoint {
     Complete(Epoch),
 }
 
-/// A controller's knowledge of its run, in figures. Reading it costs the same at any number of tasks.
+/// A controller's knowledge of its run, in numbers. Reading it costs the same for any number of
+/// tasks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct RunStatus {
-    /// Tasks that have ended well, of all.
+    /// Tasks that have finished successfully, of all.
     pub tasks: Count,
     /// Tasks that have failed.
     pub tasks_failed: u32,
     /// Source tasks that have read their whole input or have ended, of all.
     pub sources: Count,
-    /// Workers that are still expected to speak: not finished, and at least one task has not ended.
+    /// Workers that are still expected to report: not finished, with at least one task that has not
+    /// ended.
     pub workers_left: u32,
-    /// Workers that no order can reach although a task of theirs has not ended: silent for too long, or gone before time.
+    /// Workers that no order can reach although a task of theirs has not ended: silent for too
+    /// long, or gone too early.
     pub workers_lost: u32,
     /// Workers of the run.
     pub workers: u32,
@@ -104,23 +108,24 @@ pub struct RunStatus {
     pub checkpoint: CheckpointStage,
     /// The final checkpoint.
     pub final_checkpoint: FinalCheckpoint,
-    /// The last complete checkpoint of the job, those of earlier runs included.
+    /// The last complete checkpoint of the job, including those of earlier runs.
     pub last_complete: Option<Epoch>,
-    /// Orders sent, or about to be sent, and not yet answered.
+    /// Orders that are sent or about to be sent, and not yet answered.
     pub orders_outstanding: u32,
     /// How many failures ([`RunFailure`]) there have been.
     pub failures: u32,
-    /// How many errors were reported that end nothing ([`Event::NonfatalError`](crate::contracts::Event::NonfatalError)).
+    /// How many nonfatal errors were reported
+    /// ([`Event::NonfatalError`](crate::contracts::Event::NonfatalError)).
     pub nonfatal_errors: u32,
 }
 
 impl RunStatus {
-    /// Every task has ended well.
+    /// Every task has finished successfully.
     pub const fn all_finished(&self) -> bool {
         self.tasks.is_all()
     }
 
-    /// No task runs any more: each has ended well or failed.
+    /// No task is running any more: each has finished or failed.
     pub const fn all_ended(&self) -> bool {
         self.tasks.done.saturating_add(self.tasks_failed) >= self.tasks.total
     }
@@ -131,11 +136,11 @@ impl RunStatus {
     }
 }
 
-/// Why a run can't go on as it is.
+/// Why a run can't continue.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RunFailure {
-    /// A task ended badly.
+    /// A task failed.
     #[error("task {task} on worker {worker} failed: {error}")]
     TaskFailed {
         /// The task.
@@ -169,8 +174,9 @@ pub enum RunFailure {
         /// Why.
         error: TaskError,
     },
-    /// A checkpoint was given up for which an operator that commits as a whole had pre-committed. Such an operator may not give what it
-    /// left uncommitted again, so a later checkpoint would pass over it. A new run from the last complete checkpoint makes it anew.
+    /// A checkpoint was given up after an operator that commits as a whole had pre-committed for
+    /// it. Such an operator may not report its uncommitted data again, so a later checkpoint would
+    /// skip it. A new run from the last complete checkpoint produces it again.
     #[error(
         "epoch {epoch} was given up with something pre-committed that no later checkpoint of this run covers: \
          start a new run from the last complete checkpoint"
@@ -179,7 +185,8 @@ pub enum RunFailure {
         /// The checkpoint.
         epoch: Epoch,
     },
-    /// A task ended during the final checkpoint without giving its state, so that the checkpoint can't hold it.
+    /// A task ended during the final checkpoint without reporting its state, so the checkpoint
+    /// can't contain it.
     #[error(
         "task {task} finished during the final checkpoint (epoch {epoch}) without a snapshot, so the checkpoint can't be complete"
     )]
@@ -189,7 +196,7 @@ pub enum RunFailure {
         /// The final checkpoint.
         epoch: Epoch,
     },
-    /// A task ended, without having been told to stop, before it had committed what it gave with a snapshot.
+    /// A task ended without a stop order, before it had committed the data of its snapshot.
     #[error(
         "task {task} finished with something left to commit (the newest checkpoint is epoch {epoch}), so its output is incomplete"
     )]
@@ -202,7 +209,7 @@ pub enum RunFailure {
 }
 
 impl RunFailure {
-    /// Whether a worker is gone, so that an order to it is of no use.
+    /// Whether a worker is gone, so that an order to it is useless.
     pub const fn is_lost_worker(&self) -> bool {
         matches!(self, Self::WorkerLost { .. } | Self::WorkerLeft { .. })
     }

@@ -1,4 +1,4 @@
-//! Where the manifest of a checkpoint becomes durable.
+//! The contract of a checkpoint store, which makes manifests durable.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{BoxError, BoxFuture, OpenRun, OpenRunError};
 use crate::contracts::{Epoch, JobId, RunId, TaskId};
 
-/// The record that makes a checkpoint: whoever has it can start a new run from it.
+/// The record of a checkpoint, from which a new run can start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Manifest {
     /// The job.
@@ -29,34 +29,40 @@ pub struct TaskSnapshot {
     pub task: TaskId,
     /// Where or what its state is, opaque to winddown.
     pub snapshot: Bytes,
-    /// What it commits once the manifest is durable. After a crash the next run commits it again, so a commit is
-    /// idempotent.
+    /// The data that it commits once the manifest is durable. After a crash the next run commits it
+    /// again, so commits are idempotent.
     pub commit: Option<Bytes>,
-    /// The task had ended before the checkpoint began; `snapshot` is the last state it gave (empty if it gave none).
+    /// The task had ended before the checkpoint began; `snapshot` is the last state that it
+    /// reported (empty if none).
     pub finished: bool,
 }
 
-/// Makes manifests durable, and fences out controllers of older runs.
+/// Makes manifests durable, and fences controllers of older runs.
 ///
 /// # What an implementer must keep
-/// - [`publish`](Self::publish) returns `Ok` only when the manifest survives a crash of everything, whole.
-/// - It is atomic: a reader sees the whole manifest or none. It is put-if-absent: an epoch is never overwritten.
+/// - [`publish`](Self::publish) returns `Ok` only when the complete manifest survives a crash of
+///   everything.
+/// - It is atomic: a reader sees the complete manifest or none. It is put-if-absent: an epoch is
+///   never overwritten.
 /// - It is idempotent: publishing the same manifest again is `Ok`.
-/// - After [`open_run`](Self::open_run) has given a new run to one controller, `publish` by any older run is
-///   [`StoreError::Fenced`], for ever (invariant I11).
-/// - A half-written or damaged manifest is [`StoreError::Damaged`], never a complete one, and never passed over.
-/// - Each job has runs and checkpoints of its own, whatever its name.
+/// - After [`open_run`](Self::open_run) has given a new run to a controller, `publish` by any older
+///   run fails with [`StoreError::Fenced`] forever (invariant I11).
+/// - A half-written or damaged manifest is [`StoreError::Damaged`]; it is never treated as
+///   complete, and never skipped.
+/// - Each job has its own runs and checkpoints, whatever its name.
 ///
 /// `testing::conformance::store` (feature `testing`) checks this.
 pub trait CheckpointStore: Send + Sync {
-    /// Claims the next run of `job`: one more than the highest that the store has seen, and the last complete checkpoint of any earlier run
-    /// ([`OpenRun::new`]). Everything of the run is made from what this gives.
+    /// Claims the next run of `job`: its number is one more than the highest that the store has
+    /// seen, and it starts from the last complete checkpoint of any earlier run ([`OpenRun::new`]).
+    /// Everything of the run is built from the result.
     ///
     /// # Errors
     /// [`StoreError::Damaged`] when the last manifest can't be trusted; others when the store can't be used.
     ///
     /// # Cancel safety
-    /// A dropped call may have claimed a run that nobody uses; the next call claims the one after it.
+    /// A dropped call may have claimed a run that is never used; the next call claims the one after
+    /// it.
     fn open_run(&self, job: &JobId) -> impl Future<Output = Result<OpenRun, StoreError>> + Send;
 
     /// Makes `manifest` durable.
@@ -79,11 +85,11 @@ pub trait CheckpointStore: Send + Sync {
     fn latest(&self, job: &JobId) -> impl Future<Output = Result<Option<Manifest>, StoreError>> + Send;
 }
 
-/// Why a checkpoint store could not do what it was asked.
+/// Why a call of a checkpoint store failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// The store can't be used now.
+    /// The store is temporarily unavailable.
     #[error("the checkpoint store can't now: {0}")]
     Unavailable(BoxError),
     /// A newer run has opened the store: this controller is stale, and must stop acting for the job.
@@ -126,17 +132,17 @@ pub enum StoreError {
         /// The run that published it.
         by: RunId,
     },
-    /// The last checkpoint is none that this run can start from.
+    /// This run cannot start from the last checkpoint.
     #[error(transparent)]
     Misplaced(#[from] OpenRunError),
-    /// An object is not what was written.
+    /// The content of an object is not what was written.
     #[error("`{path}` is damaged: expected {expected}, got {got}; restore it from a copy, or start over without it")]
     Damaged {
         /// Where it is.
         path: String,
-        /// What a sound object has.
+        /// What an intact object contains.
         expected: String,
-        /// What this one has.
+        /// What this one contains.
         got: String,
     },
 }

@@ -1,4 +1,4 @@
-//! What a run consists of: its operators, their subtasks, and the worker that each subtask is placed on.
+//! The topology of a run: its operators, their subtasks, and the worker of each subtask.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -10,14 +10,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::contracts::{TaskId, WorkerId};
 
-/// What an operator does in the dataflow, as far as a shutdown needs to know it.
+/// The role of an operator in the dataflow, as far as it matters for a shutdown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Role {
     /// Reads the input. Checkpoint barriers and graceful stops start here.
     Source,
-    /// Everything else: it meets barriers and the end of the stream in its own input.
+    /// Any other operator: barriers and the end of the stream arrive in its input.
     Inner,
 }
 
@@ -36,7 +36,7 @@ impl Operator {
         &self.name
     }
 
-    /// What it does in the dataflow.
+    /// Its role in the dataflow.
     pub fn role(&self) -> Role {
         self.role
     }
@@ -68,8 +68,9 @@ impl Operator {
 /// # Ok::<(), winddown::contracts::TopologyError>(())
 /// ```
 ///
-/// An engine that chains operators gives each *node* of its graph an id, and starts and ends its subtasks as a whole, while each
-/// operator of the chain has a state of its own. [`TopologyBuilder::chain`] says so:
+/// An engine that chains operators gives each *node* of its graph an id, and starts and ends the
+/// node's subtasks as a whole, while each operator of the chain has its own state. Use
+/// [`TopologyBuilder::chain`] for that:
 ///
 /// ```
 /// use winddown::{Role, Topology, WorkerId};
@@ -94,7 +95,7 @@ pub struct Topology {
     nodes: HashMap<u32, Range<u32>>,
 }
 
-/// A topology that no run can have.
+/// Why a topology is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TopologyError {
@@ -107,7 +108,7 @@ pub enum TopologyError {
         /// The operator's name.
         operator: Arc<str>,
     },
-    /// Two operators have one name.
+    /// Two operators have the same name.
     #[error("expected operator names to be distinct, got `{operator}` twice: rename one")]
     DuplicateOperator {
         /// The name.
@@ -119,7 +120,7 @@ pub enum TopologyError {
         /// The node's id.
         node: u32,
     },
-    /// Two nodes have one id.
+    /// Two nodes have the same id.
     #[error(
         "expected node ids to be distinct, got {node} twice: an operator that is added by itself takes its own index for a node id"
     )]
@@ -130,11 +131,11 @@ pub enum TopologyError {
     /// More tasks or workers than can be numbered.
     #[error("expected at most {limit} {what}, got {got}: split the job")]
     TooLarge {
-        /// What there is too much of.
+        /// What exceeds the limit.
         what: &'static str,
-        /// The most there may be.
+        /// The limit.
         limit: usize,
-        /// How many there were.
+        /// The actual number.
         got: usize,
     },
 }
@@ -147,7 +148,7 @@ pub struct TopologyBuilder {
 
 #[derive(Clone, Debug)]
 struct Node {
-    /// Its operator's index if it has none of its own.
+    /// The index of its operator, unless it has its own id.
     id: Option<u32>,
     role: Role,
     operators: Vec<Arc<str>>,
@@ -169,9 +170,10 @@ impl TopologyBuilder {
         self
     }
 
-    /// Adds the operators of one node of an engine's graph, which run chained in one task: the *i*-th subtasks of all of them run on
-    /// the *i*-th worker of `placement`, and begin and end together. `node` is the engine's id of it; ids may have gaps. `role` is that
-    /// of the first operator; the others read what it gives, and are [`Inner`](Role::Inner).
+    /// Adds the operators of one node of an engine's graph, which run chained in one task: the
+    /// *i*-th subtasks of all of them run on the *i*-th worker of `placement`, and start and end
+    /// together. `node` is the engine's id of the node; ids may have gaps. `role` is the role of
+    /// the first operator; the others read its output, and are [`Inner`](Role::Inner).
     #[must_use]
     pub fn chain<N: Into<Arc<str>>>(
         mut self,
@@ -188,7 +190,7 @@ impl TopologyBuilder {
     /// The topology.
     ///
     /// # Errors
-    /// [`TopologyError`] says which operator or node is at fault and what was expected.
+    /// [`TopologyError`] names the operator or node, and what was expected.
     pub fn build(self) -> Result<Topology, TopologyError> {
         let mut workers = Vec::new();
         let mut index: HashMap<WorkerId, u32> = HashMap::new();
@@ -238,15 +240,16 @@ impl TopologyBuilder {
     }
 }
 
-/// More than a `u32` can number is refused in the end.
+/// More than a `u32` can number is refused in `build`.
 fn number(of: usize) -> u32 {
     u32::try_from(of).unwrap_or(u32::MAX)
 }
 
 impl Topology {
-    /// The most tasks that a run may have.
+    /// The maximum number of tasks of a run.
     pub const MAX_TASKS: usize = u32::MAX as usize;
-    /// The most workers that a run may have: a task's slot in the model keeps its worker in 24 bits.
+    /// The maximum number of workers of a run: a task's slot in the model keeps its worker in 24
+    /// bits.
     pub const MAX_WORKERS: usize = (1 << 24) - 1;
 
     /// Starts an empty topology.
@@ -303,7 +306,8 @@ impl Topology {
     }
 }
 
-/// A topology as it is written down; to read it is to build it anew, with every check of [`TopologyBuilder::build`].
+/// The serialised form of a topology. Reading it builds the topology again, with every check of
+/// [`TopologyBuilder::build`].
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Written {
@@ -317,7 +321,7 @@ struct WrittenOperator {
     role: Role,
     /// The worker of each subtask.
     placement: Vec<WorkerId>,
-    /// The id of its node, where that is not its index.
+    /// The id of its node, if that is not its index.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     node: Option<u32>,
     /// The operators that run in one task with it.

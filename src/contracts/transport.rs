@@ -1,34 +1,37 @@
-//! How one order reaches one worker, and what is said when it does not.
+//! The contract of a transport, which delivers one order to one worker, and its errors.
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use super::{BoxFuture, OpenRun, Order, OtherRun};
 use crate::contracts::WorkerId;
 
-/// Carries an order to one worker: in-process, over gRPC, or by a user's own means.
+/// Delivers an order to one worker: in-process, over gRPC, or in a way of your own.
 ///
 /// [`ClusterController`](crate::cluster::ClusterController) does fan-out, deadlines and retries over any transport.
 ///
 /// # What an implementer must keep
-/// - `Ok(())` means that the worker has taken the order in, not that it has been carried out: that is told by events.
+/// - `Ok(())` means that the worker has accepted the order, not that it has been carried out;
+///   events report that.
 /// - Calls for different workers are independent: a slow or dead one delays no other (invariant I9).
-/// - Dropping the future is safe at any point; the order may or may not have arrived, and will be sent again.
+/// - Dropping the future is safe at any point; the order may or may not have arrived, and is sent
+///   again.
 /// - A worker that is not running any more answers a stop order with [`OrderErrorKind::NotRunning`].
-/// - An order to a worker that the run does not have is an error, and reaches nobody.
+/// - An order to a worker that the run does not have is an error, and reaches no worker.
 ///
-/// `testing::conformance::transport` (feature `testing`) checks this, and what [`Order`] demands of the workers behind it.
+/// `testing::conformance::transport` (feature `testing`) checks this, and the requirements of
+/// [`Order`] on its workers.
 pub trait Transport: Send + Sync + 'static {
     /// Sends `order` to `worker` and waits for its answer.
     ///
     /// # Errors
-    /// [`OrderError`] when the worker could not be reached, refused, or is not running.
+    /// [`OrderError`] if the worker could not be reached, refused the order, or is not running.
     ///
     /// # Cancel safety
-    /// The implementer makes it so: see above.
+    /// Implementations must be cancel safe: see above.
     fn send(&self, worker: WorkerId, order: Order) -> impl Future<Output = Result<(), OrderError>> + Send;
 
-    /// Whether it leads to the workers of that run. A transport that was made for one run says so with [`OpenRun::check`]; one that does
-    /// not know has nothing to say.
+    /// Checks that it leads to the workers of that run. A transport that was made for one run uses
+    /// [`OpenRun::check`]; the default accepts every run.
     ///
     /// # Errors
     /// [`OtherRun`] when it was made for another one.
@@ -70,7 +73,8 @@ impl<T: Transport> DynTransport for T {
 
 /// Any transport, chosen at run time: `let transport: BoxTransport = Arc::new(my_transport);`
 ///
-/// [`ClusterController::builder`](crate::cluster::ClusterController::builder) takes it as it is, and makes a `ClusterController<dyn DynTransport>`.
+/// [`ClusterController::builder`](crate::cluster::ClusterController::builder) accepts it, and
+/// builds a `ClusterController<dyn DynTransport>`.
 pub type BoxTransport = Arc<dyn DynTransport>;
 
 impl Transport for dyn DynTransport {
@@ -99,7 +103,7 @@ impl OrderError {
         Self { kind, message: message.into() }
     }
 
-    /// No answer within the time given to one order.
+    /// No answer within the time limit of one order.
     pub fn timed_out(after: Duration) -> Self {
         Self::new(OrderErrorKind::TimedOut, format!("no answer within {}", crate::text::rounded(after)))
     }
@@ -113,11 +117,12 @@ pub enum OrderErrorKind {
     Unreachable,
     /// The worker did not answer in time. Worth a retry.
     TimedOut,
-    /// The worker runs no task of this run any more. To a stop order this means "already stopped, verify".
+    /// The worker is running no task of this run any more. As an answer to a stop order, this means
+    /// "already stopped, verify".
     NotRunning,
-    /// The worker answered that it could not. Worth a retry.
+    /// The worker answered that it could not accept the order. Worth a retry.
     Refused,
-    /// The worker will never take this order: it belongs to another run, or the order makes no sense to it.
+    /// The worker will never accept this order: it belongs to another run, or the order is invalid.
     Rejected,
 }
 
@@ -140,14 +145,14 @@ impl fmt::Display for OrderErrorKind {
     }
 }
 
-/// What became of an order that went to many workers: who did not take it, and why.
+/// The failures of an order to many workers: which workers did not accept it, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OrderReport {
-    /// What was ordered, as [`Command::name`](super::Command::name) says it.
+    /// The command's [name](super::Command::name).
     pub order: &'static str,
     /// How many workers it went to.
     pub workers: usize,
-    /// The workers that did not take it, in the order of their ids, with the last error of each.
+    /// The workers that did not accept it, ordered by id, with the last error of each.
     pub failures: Vec<(WorkerId, OrderError)>,
 }
 

@@ -15,7 +15,7 @@ use crate::{
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// use winddown::{drive::ReceiptReport, testing::scripted::ScriptedScheduler, prelude::*};
+/// use winddown::{drive::ReceiptReport, prelude::*, testing::scripted::ScriptedScheduler};
 ///
 /// let (mut job, running) = JobContext::new(&OpenRun::without_store("words", RunId::new(1)), Detached, ScriptedScheduler::new([1]))?;
 /// let report = drive(running, &mut job, &Policy::escalate()).await?.report();

@@ -1,4 +1,4 @@
-//! The context of one job: what every phase needs, and the memory of the walk so far.
+//! The context of one job: what every phase needs, and the phases so far.
 
 use std::{
     fmt,
@@ -28,8 +28,9 @@ use crate::{
 
 /// One job under shutdown control: its names, controller, scheduler, mailbox and limits.
 ///
-/// [`JobContext::new`] gives the only [`Running`] of the job; from there every other phase is reached by an edge. The context
-/// knows which phase the job is in, so a phase used with the wrong job is an error and not a wrong step.
+/// [`JobContext::new`] returns the only [`Running`] of the job; every other phase is reached from
+/// there by edges. The context knows which phase the job is in, so using a phase with the wrong job
+/// is an error and not a wrong step.
 pub struct JobContext<C, S> {
     pub(crate) id: JobId,
     pub(crate) run: RunId,
@@ -37,7 +38,7 @@ pub struct JobContext<C, S> {
     pub(crate) scheduler: S,
     pub(crate) mailbox: Mailbox,
     pub(crate) limits: Arc<Limits>,
-    /// Boxed, as it is seldom there.
+    /// Boxed, because it is rarely present.
     pub(crate) parked: Option<Box<AnyPhase>>,
     pub(crate) health: HealthWatch,
     pub(super) journaling: Journaling,
@@ -48,7 +49,7 @@ pub struct JobContext<C, S> {
     live: Live,
 }
 
-/// Collects what a [`JobContext`] is made of.
+/// Builds a [`JobContext`].
 #[must_use = "call `build` to get the job and its `Running` phase"]
 pub struct JobBuilder {
     open: OpenRun,
@@ -65,19 +66,20 @@ impl fmt::Debug for JobBuilder {
 }
 
 impl JobBuilder {
-    /// Other limits than the default ones. Share one `Arc` among many jobs.
+    /// Sets other limits than the default ones. Many jobs can share one `Arc`.
     pub fn limits(mut self, limits: impl Into<Arc<Limits>>) -> Self {
         self.limits = limits.into();
         self
     }
 
-    /// A mailbox made before, where senders had to exist before the controller.
+    /// Sets an existing mailbox, for senders that must exist before the controller.
     pub fn mailbox(mut self, mailbox: Mailbox) -> Self {
         self.mailbox = Some(mailbox);
         self
     }
 
-    /// Where each phase is written down before it acts. Without one, a shutdown is forgotten when its controller crashes.
+    /// Sets the journal, which records each phase before it acts. Without one, a shutdown is
+    /// forgotten when its controller crashes.
     pub fn journal(mut self, journal: impl Journal + 'static) -> Self {
         self.journal = Some(Arc::new(journal));
         self
@@ -88,9 +90,10 @@ impl JobBuilder {
         self
     }
 
-    /// For tests: this context stands for one in another process or another world, so it may live beside another one of the same run.
+    /// For tests: this context stands for one in another process, so it may exist at the same time
+    /// as another one of the same run.
     ///
-    /// Tests of one program share a process. Give each a job of its own name, or say this.
+    /// The tests of a program share a process. Give each its own job name, or call this.
     pub fn simulated(mut self) -> Self {
         self.is_simulated = true;
         self
@@ -105,7 +108,7 @@ impl JobBuilder {
         self.build_after(None, Location::caller(), controller, scheduler)
     }
 
-    /// The same, where a controller before this one has written `last` into the journal.
+    /// The same if a previous controller has written `last` to the journal.
     pub(crate) fn build_after<C: Attach, S>(
         self,
         last: Option<&PhaseRecord>,
@@ -138,16 +141,16 @@ impl JobBuilder {
     }
 }
 
-/// Identities are never reused within a process, so a phase can't be taken for another job's.
+/// Identities are never reused in a process, so a phase can't be mistaken for another job's.
 fn new_identity() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 impl JobContext<Detached, ()> {
-    /// Starts to put the job of a run together, with limits, a mailbox or a journal of your own.
+    /// Starts to build the job of a run, with your own limits, mailbox or journal.
     pub fn builder(open: &OpenRun) -> JobBuilder {
-        // One for all jobs that are content with them.
+        // Shared by all jobs with the default limits.
         static DEFAULT: LazyLock<Arc<Limits>> = LazyLock::new(Arc::default);
         let (open, limits) = (open.clone(), Arc::clone(&DEFAULT));
         JobBuilder { open, limits, mailbox: None, journal: None, is_simulated: false }
@@ -197,7 +200,7 @@ impl<C, S> JobContext<C, S> {
         self.trail.phase()
     }
 
-    /// The phases walked so far, the current one last.
+    /// The phases so far, the current one last.
     pub fn walked(&self) -> &[Visit] {
         self.trail.visits()
     }
@@ -207,33 +210,35 @@ impl<C, S> JobContext<C, S> {
         self.mailbox.requested()
     }
 
-    /// Whether another run of the job may be started once this one has stopped: only if nobody asked for a stop
-    /// (invariant I8), and no newer run or other controller has taken the job over (invariant I11).
+    /// Whether another run of the job may be started once this one has stopped: only if no stop was
+    /// requested (invariant I8), and no newer run or other controller has taken the job over
+    /// (invariant I11).
     pub fn may_restart(&self) -> bool {
         self.requested().is_none() && !self.superseded
     }
 
-    /// Another controller drives the job from now on.
+    /// Marks that another controller drives the job from now on.
     pub(crate) fn note_superseded(&mut self) {
         self.superseded = true;
     }
 
-    /// A way to send stop requests and worker messages to the job.
+    /// A sender of stop requests and worker messages to the job.
     pub fn sender(&self) -> JobSender {
         self.mailbox.sender()
     }
 
-    /// Live progress: the newest phase and the newest figures. A receiver that is slow misses what was in between;
-    /// [`phases`](Self::phases) misses no phase.
+    /// Live progress: the newest phase and the newest figures. A slow receiver misses intermediate
+    /// values; [`phases`](Self::phases) skips no phase.
     pub fn progress(&self) -> watch::Receiver<Progress> {
         self.progress.subscribe()
     }
 
-    /// Every phase that the job enters, those before this call included, with the reason of each. None is skipped, whatever the reader's pace.
+    /// Every phase that the job enters, including those before this call, each with its reason.
+    /// None is skipped, however slow the reader is.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// use winddown::{testing::scripted::ScriptedScheduler, prelude::*};
+    /// use winddown::{prelude::*, testing::scripted::ScriptedScheduler};
     ///
     /// let open = OpenRun::without_store("words", RunId::new(1));
     /// let (mut job, running) = JobContext::new(&open, Detached, ScriptedScheduler::new([1]))?;
@@ -249,11 +254,13 @@ impl<C, S> JobContext<C, S> {
         self.trail.follow()
     }
 
-    /// Has the scheduler tell this job at once when a worker of its run is gone, whatever ended it. Without this line, a worker that dies is missed
-    /// when its heartbeats have failed to come for as long as [`Limits::heartbeat`].
+    /// Makes the scheduler notify this job at once when a worker of its run is gone, whatever ended
+    /// it. Without this call, a dead worker is noticed only when no heartbeat has arrived for
+    /// [`Limits::heartbeat`].
     ///
-    /// It is told as [`Event::WorkerFinished`](crate::contracts::Event::WorkerFinished): after a worker's last word it changes nothing, and before
-    /// it the run has failed. Workers that have gone before this call are told of as well.
+    /// The notification is [`Event::WorkerFinished`](crate::contracts::Event::WorkerFinished): it
+    /// changes nothing after the worker's own last report, and is a failure of the run before that.
+    /// Workers that were gone before this call are also reported.
     pub fn hear_of_ends(&self)
     where
         S: Scheduler,
@@ -261,18 +268,20 @@ impl<C, S> JobContext<C, S> {
         self.scheduler.report_ends(&self.id, self.run, Arc::new(self.sender()));
     }
 
-    /// The phase of a [`drive`](crate::drive::drive) or a `next` that was dropped before its end: go on with it.
+    /// The phase of a [`drive`](crate::drive::drive) or a `next` that was dropped before its end;
+    /// continue with it.
     pub fn take_parked(&mut self) -> Option<AnyPhase> {
         self.parked.take().map(|phase| *phase)
     }
 
-    /// The same job without its controller, which is handed back. What is left is to kill the workers. A parked phase goes along.
+    /// Separates the job from its controller, and returns both. What remains is to kill the
+    /// workers. A parked phase stays with the job.
     pub fn detach(self) -> (JobContext<Detached, S>, C) {
         self.replace_controller(Detached)
     }
 
-    /// Has the scheduler kill the workers, whatever has become of the phase: for a job whose phase was dropped. A phase of it that is still
-    /// somewhere can't be used any more.
+    /// Goes to `Stopping<Force>`, for a job whose phase was lost. An existing phase value of the
+    /// job can't be used any more.
     ///
     /// # Errors
     /// The job itself, if it has stopped already.
@@ -288,7 +297,7 @@ impl<C, S> JobContext<C, S> {
         self.parked = None;
         self.identity = new_identity();
         let entry = Entry::new(self.identity, Instant::now(), None);
-        // Every phase that is not the end has an edge to force, unless it is force.
+        // Every nonterminal phase except force itself has an edge to force.
         if from != PhaseKind::StoppingForce {
             let reason = Reason::from(StopRequest::Force);
             self.log_step(from, PhaseKind::StoppingForce, &reason);
@@ -346,7 +355,7 @@ impl<C, S> JobContext<C, S> {
         StepError::WrongJob(WrongJob { job: self.id.clone(), job_phase: self.phase(), used, same_job })
     }
 
-    /// Takes an edge, for this reason. The only way to a phase other than the first.
+    /// Takes an edge for this reason. This is the only way to a phase other than the first.
     pub(crate) fn enter<F: Phase, T: SuccessorOf<F>>(
         &mut self,
         from: F,
@@ -357,7 +366,7 @@ impl<C, S> JobContext<C, S> {
         self.enter_within(from, proof, reason.into(), budget)
     }
 
-    /// The same with another budget than the phase's own.
+    /// The same with a different budget than the phase's own.
     #[allow(clippy::needless_pass_by_value, reason = "the phase that is left must not be usable any more")]
     pub(crate) fn enter_within<F: Phase, T: SuccessorOf<F>>(
         &mut self,
@@ -385,7 +394,8 @@ impl<C, S> JobContext<C, S> {
         });
     }
 
-    /// An escalation is a warning: somebody asked for a milder stop. Nothing is put into words unless somebody listens.
+    /// An escalation is a warning, because a milder stop was requested. Texts are formatted only if
+    /// a subscriber wants them.
     #[inline]
     fn log_step(&self, from: PhaseKind, to: PhaseKind, reason: &Reason) {
         macro_rules! say {
@@ -405,7 +415,7 @@ impl<C, S> JobContext<C, S> {
         }
     }
 
-    /// Why a worker counts as lost: the failure that says so, or the fact alone.
+    /// Why a worker counts as lost: the failure that shows it, or just the fact.
     pub(crate) fn why_lost(&self) -> Reason
     where
         C: JobController,
@@ -423,7 +433,8 @@ impl<C, S> JobContext<C, S> {
         Reason::of(failure, || self.controller.waits_for())
     }
 
-    /// Lets watchers see the newest figures. It costs a comparison when nothing changed, less when nobody watches.
+    /// Publishes the newest figures. It costs a comparison if nothing changed, and less without
+    /// watchers.
     pub(crate) fn publish_status(&mut self)
     where
         C: JobController,
@@ -465,7 +476,7 @@ impl<C, S> JobContext<C, S> {
         self.progress.change(change);
     }
 
-    /// What is known of the run.
+    /// What is known about the run.
     pub fn status(&self) -> RunStatus
     where
         C: JobController,
@@ -478,7 +489,7 @@ impl<C, S> JobContext<C, S> {
     }
 }
 
-/// Whether a step gives a final checkpoint up.
+/// Whether a step gives up a final checkpoint.
 fn loses_checkpoint(from: PhaseKind, to: PhaseKind) -> bool {
     matches!(from, PhaseKind::Finishing | PhaseKind::CheckpointStopping)
         && matches!(to, PhaseKind::StoppingImmediate | PhaseKind::StoppingForce)

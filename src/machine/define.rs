@@ -1,4 +1,4 @@
-//! Turns the table into types. Nothing about any particular phase is written here.
+//! Turns the table into types. Nothing here is specific to a phase.
 
 macro_rules! machine {
     (
@@ -7,7 +7,8 @@ macro_rules! machine {
     ) => {
         /// A phase as a value: for progress, records and logs. It proves nothing.
         ///
-        /// Exhaustive: a new phase is a breaking change, and should be one for whoever matches on it.
+        /// Exhaustive: a new phase is a breaking change, because code that matches on it has to
+        /// handle it.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
         pub enum PhaseKind { $( $(#[$doc])* #[serde(rename = $tag)] $kind, )+ }
 
@@ -15,12 +16,12 @@ macro_rules! machine {
             /// Every phase.
             pub const ALL: &'static [Self] = &[$( Self::$kind, )+];
 
-            /// The phase's type, as it is written in code.
+            /// The phase's type, as written in code.
             pub const fn name(self) -> &'static str {
                 match self { $( Self::$kind => $name, )+ }
             }
 
-            /// A name that stays the same for ever, for records and metrics.
+            /// A name that never changes, for records and metrics.
             pub const fn tag(self) -> &'static str {
                 match self { $( Self::$kind => $tag, )+ }
             }
@@ -34,8 +35,8 @@ macro_rules! machine {
             }
         }
 
-        /// Any phase, for code that walks the machine at run time, as [`drive`](crate::drive::drive) does. Exhaustive, like
-        /// [`PhaseKind`].
+        /// Any phase, for code that drives the machine at run time, as
+        /// [`drive`](crate::drive::drive) does. Exhaustive, like [`PhaseKind`].
         #[derive(Debug)]
         #[must_use = "a phase that is dropped is a shutdown that nobody finishes"]
         pub enum AnyPhase { $( $(#[$doc])* $kind($phase), )+ }

@@ -8,7 +8,8 @@ use crate::{
     text::shortened,
 };
 
-/// A step that was not taken, and the phase that it started from: go on with it, try again, or escalate.
+/// A step that was not taken, with the phase that it started from: continue with it, try again, or
+/// escalate.
 #[derive(Debug)]
 #[must_use = "it holds the phase: take it with `into_phase`, or the shutdown is lost"]
 pub struct StepFailed<P> {
@@ -25,7 +26,7 @@ impl<P> StepFailed<P> {
         StepFailed { phase: change(self.phase), failure: self.failure }
     }
 
-    /// The phase, to go on with.
+    /// The phase, to continue with.
     pub fn into_phase(self) -> P {
         self.phase
     }
@@ -58,16 +59,16 @@ impl<P: Phase + fmt::Debug> Error for StepFailed<P> {}
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StepError {
-    /// The controller could not do its part.
+    /// An error of the controller.
     #[error(transparent)]
     Controller(#[from] ControllerError),
     /// The run itself failed: a task, or a worker.
     #[error(transparent)]
     Run(#[from] RunFailure),
-    /// The scheduler could not do its part.
+    /// An error of the scheduler.
     #[error(transparent)]
     Scheduler(#[from] SchedulerError),
-    /// What the phase is about to do could not be written down, so it has not been done (invariant I7).
+    /// What the phase was about to do could not be recorded, so it was not done (invariant I7).
     #[error(transparent)]
     Journal(#[from] JournalError),
     /// The phase's budget is spent.
@@ -80,16 +81,17 @@ pub enum StepError {
         phase: PhaseKind,
         /// How long it was given.
         budget: Duration,
-        /// How far it came.
+        /// How far it got.
         status: RunStatus,
     },
-    /// The scheduler had listed no worker, and lists some when it is asked once more before the job is called stopped.
+    /// The scheduler had listed no worker, but listed some when it was asked again just before
+    /// `Stopped`.
     #[error(
         "expected no worker to be alive any more, but {} appeared after the last had gone; run the phase again, which kills them",
         shortened(workers.iter())
     )]
     Appeared {
-        /// Who has appeared.
+        /// The workers that have appeared.
         workers: Vec<WorkerId>,
     },
     /// The scheduler still lists workers after they were killed.
@@ -98,9 +100,9 @@ pub enum StepError {
         crate::text::rounded(*after), workers.len(), shortened(workers.iter())
     )]
     StillAlive {
-        /// Who is alive.
+        /// The workers that are alive.
         workers: Vec<WorkerId>,
-        /// How long the kill was given.
+        /// The time limit of the kill.
         after: Duration,
     },
     /// The phase was used with a job that is not in it.
@@ -129,7 +131,7 @@ impl StepError {
         }
     }
 
-    /// Whether it is the killing of workers that failed, and not the stopping of tasks.
+    /// Whether killing the workers failed, as opposed to stopping the tasks.
     pub(crate) fn is_schedulers(&self) -> bool {
         matches!(self, Self::Scheduler(_) | Self::StillAlive { .. } | Self::Appeared { .. })
     }

@@ -1,18 +1,19 @@
-//! A phase while its `next` is under way: dropped, that future leaves the phase in the job (invariants I6, I10).
+//! Keeps a phase while its `next` is running: if that future is dropped, the phase stays in the job
+//! (invariants I6, I10).
 
 use crate::machine::{JobContext, Phase};
 
-/// Holds the phase, and puts it into the job if it is dropped with it.
+/// Holds the phase, and puts it into the job when dropped.
 pub(crate) struct Held<'a, P: Phase, C, S> {
     phase: Option<P>,
     pub(crate) job: &'a mut JobContext<C, S>,
 }
 
-/// [`Held::take`] is the only way out, and uses it up.
+/// [`Held::take`] is the only way out, and consumes it.
 const HELD: &str = "the phase is held until it is taken, which is the last that is done with the guard";
 
 impl<'a, P: Phase, C, S> Held<'a, P, C, S> {
-    // Of every transition, in code that is compiled in the user's crate.
+    // Part of every transition, in code that is compiled in the user's crate.
     #[inline]
     pub(crate) fn new(phase: P, job: &'a mut JobContext<C, S>) -> Self {
         Self { phase: Some(phase), job }
@@ -24,7 +25,7 @@ impl<'a, P: Phase, C, S> Held<'a, P, C, S> {
         (self.phase.as_mut().expect(HELD), self.job)
     }
 
-    /// The phase, which is not put into the job any more.
+    /// The phase, which is then no longer put into the job.
     #[inline]
     pub(crate) fn take(&mut self) -> P {
         self.phase.take().expect(HELD)
@@ -34,7 +35,7 @@ impl<'a, P: Phase, C, S> Held<'a, P, C, S> {
 impl<P: Phase, C, S> Drop for Held<'_, P, C, S> {
     fn drop(&mut self) {
         if let Some(phase) = self.phase.take() {
-            // A phase that is another job's says so when it is used.
+            // A phase of another job is an error when it is used.
             self.job.parked = Some(Box::new(phase.into()));
         }
     }

@@ -1,4 +1,4 @@
-//! Writing down what a job is about to do, before it does it (invariant I7).
+//! Records what a job is about to do before it does it (invariant I7).
 
 use std::{sync::Arc, time::SystemTime};
 
@@ -10,18 +10,19 @@ use crate::{
     machine::{BoxJournal, Journal, JournalError, NothingAlive, PhaseKind, PhaseRecord},
 };
 
-/// The job's journal, and what has been written into it.
+/// The job's journal, and what has been written to it.
 pub(crate) struct Journaling {
     journal: Option<BoxJournal>,
     revision: u64,
     attempt: u32,
     said: Option<Said>,
     facts: Facts,
-    /// A record whose write was not seen to end. It is written again, the same, before any other: the first write may have arrived.
+    /// A record whose write has not been confirmed. The same record is written again before any
+    /// other, because the first write may have arrived.
     pending: Option<Box<PhaseRecord>>,
 }
 
-/// What a record says; it is written only when this is new.
+/// The content of a record; a record is written only if this has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Said {
     phase: PhaseKind,
@@ -41,7 +42,7 @@ impl Said {
     }
 }
 
-/// What is known beside the phase. It outlives the controller that knew it.
+/// What is known besides the phase. It outlives the controller that knew it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Facts {
     final_epoch: Option<Epoch>,
@@ -61,21 +62,22 @@ impl Journaling {
 }
 
 impl<C, S> JobContext<C, S> {
-    /// From now on the job is written down in `journal`. To go on without one, pass [`NoJournal`](crate::journal::NoJournal): an operator who must kill
-    /// a job while the journal is away may want that.
+    /// Records the job in `journal` from now on. To continue without one, pass
+    /// [`NoJournal`](crate::machine::NoJournal), for example to kill a job while the journal is
+    /// unavailable.
     pub fn set_journal(&mut self, journal: impl Journal + 'static) {
         self.journaling.journal = Some(Arc::new(journal));
         self.journaling.said = None;
     }
 
-    /// Makes durable that the job is in `phase` and about to act, unless that has been said already.
+    /// Makes durable that the job is in `phase` and about to act, unless it already is.
     ///
-    /// Cancel safe: a record whose write was not seen to end is written again.
+    /// Cancel safe: a record whose write has not been confirmed is written again.
     pub(crate) async fn write_down(&mut self, phase: PhaseKind) -> Result<(), JournalError> {
         self.say(phase, false).await
     }
 
-    /// The same with what the controller knows by now.
+    /// The same with what the controller knows now.
     pub(crate) async fn write_down_status(&mut self, phase: PhaseKind) -> Result<(), JournalError>
     where
         C: JobController,
@@ -92,7 +94,7 @@ impl<C, S> JobContext<C, S> {
         self.say(phase, false).await
     }
 
-    /// Makes durable that the job has stopped, as `terminal` says. Nothing is alive by then.
+    /// Makes durable that the job has stopped in `terminal`. Nothing is alive at that time.
     pub(crate) async fn write_down_end(&mut self, terminal: PhaseKind, gone: NothingAlive) -> Result<(), JournalError> {
         self.say(terminal, gone.forced()).await
     }

@@ -1,4 +1,5 @@
-//! Which runs have a context in this process: two would undo each other's work, and each would believe its own books.
+//! The runs that have a context in this process. Two contexts of one run would undo each other's
+//! work, and each would trust its own state.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -17,7 +18,7 @@ fn live() -> MutexGuard<'static, HashMap<(JobId, RunId), Place>> {
     LIVE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The only one of its run; dropped with the context that holds it.
+/// The entry of a run, which has only one; dropped with the context that holds it.
 #[derive(Debug)]
 pub(super) struct Live(Option<(JobId, RunId)>);
 
@@ -50,14 +51,14 @@ impl Drop for Live {
     }
 }
 
-/// Why a job's context was not built. Nothing has been done for the job, or to it.
+/// Why a job's context was not built. Nothing has been done to the job.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
-    /// What it was to be built with is another run's.
+    /// The controller belongs to another run.
     #[error(transparent)]
     OtherRun(#[from] OtherRun),
-    /// The run has a context in this process.
+    /// The run already has a context in this process.
     #[error(
         "expected the only context of run {run} of job `{job}` in this process, but one that was built at {place} is still there: go on with that one, or drop it first"
     )]

@@ -1,11 +1,11 @@
-//! How a run is stopped: the modes of [`Stopping`](crate::machine::Stopping), from the mildest to the strongest.
+//! The modes of [`Stopping`](crate::machine::Stopping), from the mildest to the strongest.
 
 use crate::{
     contracts::WorkerStopMode,
     machine::{JobContext, ReasonKind, Stopping, phases::sealed},
 };
 
-/// Sources stop reading, and what has been read flows to the end.
+/// Sources stop reading, and what has been read is processed to the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Graceful {}
 
@@ -24,14 +24,14 @@ pub enum Force {}
     note = "what workers do on a stop is up to their tasks: a mode of your own is an order that they understand"
 )]
 pub trait StopMode: sealed::Mode + Send + Sync + 'static {
-    /// The mode as a value: what is done.
+    /// The mode as a value.
     const BEHAVIOR: StopBehavior;
 }
 
-/// What a [`Stopping`](crate::machine::Stopping) phase does, as a value.
+/// The action of a [`Stopping`](crate::machine::Stopping) phase, as a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum StopBehavior {
-    /// The workers are told to stop their tasks.
+    /// The workers are ordered to stop their tasks.
     StopJob(WorkerStopMode),
     /// The scheduler kills the workers.
     StopWorkers,
@@ -66,7 +66,8 @@ macro_rules! weaker {
     ($($weaker:ty => $stronger:ty),+) => { $(
         #[diagnostic::do_not_recommend]
         impl WeakerThan<$stronger> for $weaker {
-            // It goes through the same proof as every step: an escalation that the table lacks does not compile here.
+            // This needs the same proof as every step: an escalation that is not in the table does
+            // not compile here.
             fn escalate<C, S>(
                 stopping: Stopping<Self>,
                 job: &mut JobContext<C, S>,

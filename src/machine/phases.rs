@@ -3,9 +3,11 @@
 //!
 //! How a phase is driven:
 //!
-//! - `phase.next(&mut job).await` gives the successor, or a [`StepFailed`](crate::machine::StepFailed) that holds the phase.
-//! - `phase.run(&mut job).await` does the same work by `&mut`, so that a `timeout` or `select!` around it leaves you the phase. Once it
-//!   has returned `Ok`, the outcome is kept in the phase, and `next` steps; before it calls a job stopped, it asks the scheduler again.
+//! - `phase.next(&mut job).await` returns the successor, or a
+//!   [`StepFailed`](crate::machine::StepFailed) that holds the phase.
+//! - `phase.run(&mut job).await` does the same work by `&mut`, so you keep the phase with a
+//!   `timeout` or `select!` around it. Once it has returned `Ok`, the outcome is stored in the
+//!   phase, and `next` takes the step. Before a step to `Stopped`, `next` asks the scheduler again.
 //! - A `next` that is dropped before its end leaves the phase in the job: [`JobContext::take_parked`](crate::machine::JobContext::take_parked).
 
 mod checkpoint_stopping;

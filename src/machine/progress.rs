@@ -1,4 +1,4 @@
-//! What a watcher sees of a shutdown while it goes on.
+//! The live progress of a shutdown.
 
 use std::{
     sync::{Arc, OnceLock},
@@ -15,7 +15,8 @@ use crate::{
     model::Rejected,
 };
 
-/// How far a job is, for people and dashboards. Get it from [`JobContext::progress`](super::JobContext::progress).
+/// The progress of a job, for people and dashboards. Get it from
+/// [`JobContext::progress`](super::JobContext::progress).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Progress {
@@ -25,7 +26,8 @@ pub struct Progress {
     pub reason: Reason,
     /// Since when.
     pub since: Instant,
-    /// When the phase gives up; `None` where it waits without end (`Running` without a TTL) or has ended.
+    /// When the phase gives up; `None` if it waits without a limit (`Running` without a TTL) or has
+    /// ended.
     pub deadline: Option<Instant>,
     /// The strongest stop request so far.
     pub requested: Option<StopRequest>,
@@ -37,11 +39,12 @@ pub struct Progress {
     pub retries: u32,
     /// The last error, even if a retry got past it, or a worker said that it ends nothing.
     pub last_error: Option<Arc<str>>,
-    /// Boxed, as it is seldom there.
+    /// Boxed, because it is rarely present.
     rejected: Option<Arc<Rejected>>,
 }
 
-/// [`Progress`] at a moment, to send or to store: durations in place of instants, written as text (`"1m 30s"`).
+/// [`Progress`] at one moment, to send or to store, with durations instead of instants, serialised
+/// as text (`"1m 30s"`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ProgressReport {
@@ -52,7 +55,7 @@ pub struct ProgressReport {
     /// For how long.
     #[serde(with = "duration_text")]
     pub elapsed: Duration,
-    /// How long until the phase gives up; zero if it is late, `None` where it waits without end.
+    /// How long until the phase gives up; zero if it is late, `None` if it waits without a limit.
     #[serde(with = "optional_duration_text")]
     pub left: Option<Duration>,
     /// The strongest stop request so far.
@@ -70,12 +73,12 @@ pub struct ProgressReport {
 }
 
 impl Progress {
-    /// Messages of workers that the controller has rejected so far, by reason.
+    /// Worker messages that the controller has rejected so far, by reason.
     pub fn rejected(&self) -> Rejected {
         self.rejected.as_deref().copied().unwrap_or_default()
     }
 
-    /// The same to send or to store.
+    /// The same, to send or to store.
     pub fn report(&self) -> ProgressReport {
         let now = Instant::now();
         ProgressReport {
@@ -108,8 +111,9 @@ impl Progress {
     }
 }
 
-/// Progress, and the way to those who watch it. The channel is made for the first of them, and holds the progress from then on: it takes
-/// more memory than the progress itself, and most jobs of a large control plane are watched by nobody.
+/// Progress and the channel to its watchers. The channel is created for the first watcher, and
+/// holds the progress from then on: it takes more memory than the progress itself, and most jobs of
+/// a large control plane have no watcher.
 #[derive(Debug)]
 pub(crate) struct LiveProgress {
     unwatched: Progress,
@@ -151,7 +155,7 @@ impl LiveProgress {
         });
     }
 
-    /// Changes it, and tells the watchers if `change` says that something has changed.
+    /// Changes it, and notifies the watchers if `change` returns true.
     pub(super) fn change(&mut self, change: impl FnOnce(&mut Progress) -> bool) {
         let _told = match self.watched.get() {
             Some(watched) => watched.send_if_modified(change),

@@ -1,4 +1,4 @@
-//! Why a phase was entered, as a value: from where it is decided to the log, the progress and the receipt.
+//! Why a phase was entered, as a value, for the log, the progress and the receipt.
 
 use std::{fmt, sync::Arc};
 
@@ -10,7 +10,7 @@ use crate::{
     text::shortened,
 };
 
-/// The one reason that a phase was entered for, and whom it was about.
+/// The reason why a phase was entered, and the workers and tasks that it concerns.
 ///
 /// ```
 /// use winddown::machine::{Reason, ReasonKind};
@@ -22,12 +22,12 @@ use crate::{
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reason {
     kind: ReasonKind,
-    /// Boxed, as most reasons are about nobody. Shared, so that it is passed on for nothing.
+    /// Boxed, because most reasons concern no worker or task. Shared, so that cloning is cheap.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     about: Option<Arc<About>>,
 }
 
-/// Whom a reason is about, and what was said.
+/// The workers and tasks that a reason concerns, and its text.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct About {
@@ -38,7 +38,7 @@ pub(super) struct About {
 
 macro_rules! kinds {
     ($( $(#[$doc:meta])* $kind:ident $tag:literal, $says:literal; )+) => {
-        /// What kind of [`Reason`] it is.
+        /// The kinds of a [`Reason`].
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
         #[non_exhaustive]
         pub enum ReasonKind { $(
@@ -48,7 +48,7 @@ macro_rules! kinds {
         )+ }
 
         impl ReasonKind {
-            /// A name that stays the same for ever, for logs and metrics.
+            /// A name that never changes, for logs and metrics.
             pub const fn tag(self) -> &'static str {
                 match self { $( Self::$kind => $tag, )+ }
             }
@@ -61,11 +61,11 @@ macro_rules! kinds {
 }
 
 kinds! {
-    /// The job's context was made.
+    /// The job's context was created.
     Started "started", "the job was started";
-    /// A controller that crashed had come this far.
+    /// A crashed controller had got this far.
     Resumed "resumed", "a controller before this one had come this far";
-    /// The program took the step itself, by a method of the phase.
+    /// The program took the step itself, with a method of the phase.
     Program "program", "the program took the step";
     /// A stop request with a checkpoint.
     CheckpointRequest "checkpoint-request", "a request to stop with a checkpoint";
@@ -75,21 +75,22 @@ kinds! {
     ImmediateRequest "immediate-request", "a request to stop immediately";
     /// A force request.
     ForceRequest "force-request", "a request to stop by force";
-    /// The job's time to live is over.
+    /// The job's time to live has expired.
     TtlExpired "ttl-expired", "the job's time to live is over";
     /// Every source has read its whole input.
     SourcesExhausted "sources-exhausted", "every source has read its whole input";
-    /// What the phase before was for is done.
+    /// The previous phase has done its work.
     Done "done", "what the phase before was for is done";
-    /// No checkpoint can be taken, as there is no store, for example.
+    /// No checkpoint can be taken, for example because there is no store.
     NoCheckpoint "no-checkpoint", "no checkpoint can be taken";
     /// The job has no controller.
     NoController "no-controller", "the job has no controller";
-    /// What is left of a run that failed is cleaned up.
+    /// A failed run is cleaned up.
     CleanUp "clean-up", "what is left of the run is cleaned up";
-    /// A task ended badly.
+    /// A task failed.
     TaskFailed "task-failed", "a task failed";
-    /// A task ended without what the final checkpoint, or its output, needs of it.
+    /// A task ended without its snapshot for the final checkpoint, or without committing its
+    /// output.
     TaskIncomplete "task-incomplete", "a task ended too early";
     /// A worker has been silent for too long.
     WorkerLost "worker-lost", "a worker is lost";
@@ -97,28 +98,28 @@ kinds! {
     WorkerLeft "worker-left", "a worker left before its tasks had ended";
     /// A worker could not start.
     WorkerFailed "worker-failed", "a worker could not start";
-    /// A checkpoint was given up for which something had been pre-committed that no later one covers.
+    /// A checkpoint was given up with pre-committed data that no later one covers.
     PreCommitLost "pre-commit-lost", "a checkpoint was given up with something pre-committed";
     /// The phase's budget is spent.
     Deadline "deadline", "the phase's time is over";
-    /// Workers did not take an order, after all retries.
+    /// Workers did not accept an order after all retries.
     OrderRefused "order-refused", "workers did not take an order";
     /// The checkpoint's manifest could not be made durable.
     StoreFailed "store-failed", "the checkpoint store failed";
     /// A newer run has taken the job over.
     Fenced "fenced", "a newer run has taken the job over";
-    /// The controller says so, for a reason of its own.
+    /// A reason of the controller's own.
     ControllerFailed "controller-failed", "the controller failed";
-    /// Workers had been told that they may leave, and did not.
+    /// Released workers did not leave.
     NotLeft "not-left", "workers did not leave by themselves";
-    /// The scheduler could not do its part.
+    /// An error of the scheduler.
     SchedulerFailed "scheduler-failed", "the scheduler failed";
-    /// The journal could not do its part.
+    /// An error of the journal.
     JournalFailed "journal-failed", "the journal failed";
 }
 
 impl ReasonKind {
-    /// Whether something went wrong, as opposed to something that was asked for or done.
+    /// Whether something went wrong, as opposed to being requested or completed.
     pub const fn is_failure(self) -> bool {
         matches!(
             self,
@@ -147,17 +148,17 @@ impl fmt::Display for ReasonKind {
 }
 
 impl Reason {
-    /// What kind of reason it is.
+    /// The kind of the reason.
     pub const fn kind(&self) -> ReasonKind {
         self.kind
     }
 
-    /// The workers that it is about.
+    /// The workers that it concerns.
     pub fn workers(&self) -> &[WorkerId] {
         self.about.as_ref().map_or(&[], |about| &about.workers)
     }
 
-    /// The tasks that it is about.
+    /// The tasks that it concerns.
     pub fn tasks(&self) -> &[TaskId] {
         self.about.as_ref().map_or(&[], |about| &about.tasks)
     }
@@ -174,7 +175,7 @@ impl Reason {
         Self { kind, about: Some(Arc::new(About { workers, tasks, message: said.to_string() })) }
     }
 
-    /// Why a step was not taken. `waits_for` says who is late, if that is it.
+    /// Why a step was not taken. `waits_for` are the late workers, if that is the reason.
     pub(crate) fn of(failure: &StepError, waits_for: impl FnOnce() -> Vec<WorkerId>) -> Self {
         let about = |kind, workers| Self::about(kind, workers, vec![], failure);
         match failure {
@@ -190,7 +191,7 @@ impl Reason {
         }
     }
 
-    /// These workers are lost, which the failures of the run do not say.
+    /// These workers are lost, although the run's failures do not show it.
     pub(super) fn lost(workers: Vec<WorkerId>) -> Self {
         let said = match workers.len() {
             0 => return ReasonKind::WorkerLost.into(),
@@ -200,7 +201,8 @@ impl Reason {
         Self::about(ReasonKind::WorkerLost, workers, vec![], said)
     }
 
-    /// Whether the step from one phase to another for this reason is an escalation: the stop becomes stronger than it was to be.
+    /// Whether the step from one phase to another for this reason is an escalation: the stop
+    /// becomes stronger than requested.
     pub(super) fn escalates(&self, from: PhaseKind, to: PhaseKind) -> bool {
         let is_stop = matches!(
             from,

@@ -1,4 +1,4 @@
-//! Where a shutdown is written down, so that it survives the crash of its controller.
+//! Records of a shutdown, so that it survives the crash of its controller.
 
 use std::{
     fmt,
@@ -13,11 +13,12 @@ use crate::{
     machine::PhaseKind,
 };
 
-/// What is written before a phase's first effect (invariant I7).
+/// The record that is written before a phase's first effect (invariant I7).
 ///
-/// It is a claim, not a proof: [`rehydrate`](crate::drive::rehydrate) loads it from the journal, and checks it against the checkpoint store and the
-/// scheduler before a phase comes of it. Only a job's context makes one; a [`Journal`] of your own keeps it by way of serde, whose form stays the
-/// same within a [`VERSION`](Self::VERSION):
+/// It is a claim, not a proof: [`rehydrate`](crate::drive::rehydrate) loads it from the journal,
+/// and checks it against the checkpoint store and the scheduler before it becomes a phase. Only a
+/// job's context creates one. Your own [`Journal`] stores it through serde; that form does not
+/// change within a [`VERSION`](Self::VERSION):
 ///
 /// ```
 /// use winddown::journal::PhaseRecord;
@@ -57,7 +58,7 @@ impl PhaseRecord {
         self.run
     }
 
-    /// Grows by one with every record of a run; the first is 1. [`Journal::write`] compares it.
+    /// Increases by one with every record of a run; the first is 1. [`Journal::write`] compares it.
     pub fn revision(&self) -> u64 {
         self.revision
     }
@@ -92,14 +93,15 @@ impl PhaseRecord {
         self.attempt
     }
 
-    /// When it was written, by the controller's clock; for people.
+    /// When it was written, by the controller's clock; for information only.
     pub fn at(&self) -> SystemTime {
         self.at
     }
 }
 
-/// [`PhaseRecord`] as it is written: phases and requests by their stable tags. A field or a tag more is a new [`PhaseRecord::VERSION`]: what this
-/// version does not know is not passed over, since it may be what forbids a step.
+/// The serialised form of [`PhaseRecord`], with phases and requests by their stable tags. An
+/// additional field or tag requires a new [`PhaseRecord::VERSION`]: unknown content is not ignored,
+/// because it may forbid a step.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Body {
@@ -115,7 +117,7 @@ struct Body {
     at: String,
 }
 
-/// The last second that RFC 3339 can name, 9999-12-31T23:59:59Z, in seconds since 1970.
+/// The last second that RFC 3339 can express, 9999-12-31T23:59:59Z, in seconds since 1970.
 const LAST_SECOND: u64 = 253_402_300_799;
 
 impl From<PhaseRecord> for Body {
@@ -130,13 +132,15 @@ impl From<PhaseRecord> for Body {
             last_complete: record.last_complete,
             killed_workers: record.killed_workers,
             attempt: record.attempt,
-            // To the nanosecond: a record that is read back is the one that was written.
+            // To the nanosecond, so that a record that is read back equals the one that was
+            // written.
             at: humantime::format_rfc3339_nanos(nameable(record.at)).to_string(),
         }
     }
 }
 
-/// The time that is nearest to `at` and has a name. It is for people, and a clock that is far off is no reason not to write the record.
+/// The representable time nearest to `at`. It is for information only, so a wrong clock does not
+/// prevent the record.
 fn nameable(at: SystemTime) -> SystemTime {
     let first = SystemTime::UNIX_EPOCH;
     at.clamp(first, first + Duration::new(LAST_SECOND, 999_999_999))
@@ -179,22 +183,25 @@ impl TryFrom<Body> for PhaseRecord {
 /// Keeps the newest [`PhaseRecord`] of each job.
 ///
 /// # What an implementer must keep
-/// - [`write`](Self::write) returns `Ok` only when the record survives a crash of everything, whole.
-/// - It is atomic: a reader sees the record before or the record after.
-/// - **Compare-and-set.** A record is written if there is none of this job, if the one there is of an older run and this is revision 1, or if it is of
-///   the same run and of the revision before. Anything else is [`JournalError::Conflict`] and changes nothing: another controller has
-///   taken the job over.
+/// - [`write`](Self::write) returns `Ok` only when the complete record survives a crash of
+///   everything.
+/// - It is atomic: a reader sees the old record or the new one.
+/// - **Compare-and-set.** A record is written if the job has none, if the stored one is of an older
+///   run and the new one has revision 1, or if the stored one is of the same run and has the
+///   previous revision. Anything else is [`JournalError::Conflict`] and changes nothing: another
+///   controller has taken the job over.
 /// - Writing the same record again is `Ok`: the answer to the first write may have been lost.
-/// - [`load`](Self::load) never passes over a record that it can't read: that is [`JournalError::Corrupt`], or
-///   [`JournalError::NewerVersion`]. [`write`](Self::write) gives the same error, and never overwrites it.
-/// - Each job has a record of its own, whatever its name.
+/// - [`load`](Self::load) never skips a record that it can't read: that is
+///   [`JournalError::Corrupt`], or [`JournalError::NewerVersion`]. [`write`](Self::write) returns the same error, and never overwrites it.
+/// - Each job has its own record, whatever its name.
 ///
 /// `testing::conformance::journal` (feature `testing`) checks this.
 pub trait Journal: Send + Sync {
     /// The newest record of `job`.
     ///
     /// # Errors
-    /// [`JournalError::Corrupt`] and [`JournalError::NewerVersion`] when there is one that can't be trusted; others when the journal can't be read.
+    /// [`JournalError::Corrupt`] and [`JournalError::NewerVersion`] if the record can't be trusted;
+    /// others if the journal can't be read.
     ///
     /// # Cancel safety
     /// It only reads.
@@ -203,29 +210,30 @@ pub trait Journal: Send + Sync {
     /// Makes `record` the newest of its job.
     ///
     /// # Errors
-    /// [`JournalError::Conflict`] when another controller was there first; others when the journal can't be written.
+    /// [`JournalError::Conflict`] if another controller has written first; others if the journal
+    /// can't be written.
     ///
     /// # Cancel safety
     /// A dropped call may or may not have written; writing the same record again is safe.
     fn write(&self, record: &PhaseRecord) -> impl Future<Output = Result<(), JournalError>> + Send;
 }
 
-/// Why a journal could not do what it was asked.
+/// Why a call of a journal failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum JournalError {
-    /// It can't be read or written now.
+    /// It is temporarily unavailable.
     #[error("the journal can't now: {0}")]
     Unavailable(BoxError),
     /// Another controller has written since.
     #[error("{}", Conflict(wrote, found))]
     Conflict {
-        /// What was to be written.
+        /// The revision to be written.
         wrote: Box<PhaseRecord>,
-        /// What is there.
+        /// The stored revision.
         found: Box<PhaseRecord>,
     },
-    /// The record is not what was written.
+    /// The content of the record is not what was written.
     #[error(
         "the journal's record of job `{job}` at `{place}` is corrupt: expected {expected}, got {got}; restore it, or remove it once no worker of the job is alive"
     )]
@@ -234,9 +242,9 @@ pub enum JournalError {
         job: JobId,
         /// Where the record is.
         place: String,
-        /// What a sound record has.
+        /// What an intact record contains.
         expected: String,
-        /// What this one has.
+        /// What this one contains.
         got: String,
     },
     /// The record was written by a newer winddown.
@@ -279,13 +287,15 @@ impl JournalError {
     }
 }
 
-/// What [`Journal::write`] does with a record, given the one that is there. Every implementation asks this one function.
+/// Decides what [`Journal::write`] does with a record, given the stored one. Every implementation
+/// should use this function.
 ///
 /// # Errors
-/// [`JournalError::Conflict`] when another controller was there first.
+/// [`JournalError::Conflict`] if another controller has written first.
 pub fn may_write(found: Option<&PhaseRecord>, record: &PhaseRecord) -> Result<Write, JournalError> {
     let Some(found) = found else {
-        // A record that is not the first follows one that was removed by hand. It says more than none.
+        // If a record that is not the first finds none, the stored one was removed by hand. Writing
+        // it is better than having none.
         return Ok(Write::Needed);
     };
     let follows = if found.run == record.run {
@@ -307,7 +317,7 @@ pub fn may_write(found: Option<&PhaseRecord>, record: &PhaseRecord) -> Result<Wr
 pub enum Write {
     /// Write it.
     Needed,
-    /// This very record is there.
+    /// This record is already stored.
     AlreadyThere,
 }
 
@@ -331,10 +341,11 @@ impl<J: Journal> DynJournal for J {
 
 /// Any journal, chosen at run time: `let journal: BoxJournal = Arc::new(my_journal);`
 ///
-/// It is a [`Journal`] itself, so it goes wherever one is asked for, [`JobBuilder::journal`](crate::machine::JobBuilder::journal) for one.
+/// It is a [`Journal`] itself, so it can be used wherever one is required, for example in
+/// [`JobBuilder::journal`](crate::machine::JobBuilder::journal).
 pub type BoxJournal = Arc<dyn DynJournal>;
 
-/// No journal, said aloud: a shutdown is forgotten when its controller crashes.
+/// Explicitly no journal: a shutdown is forgotten when its controller crashes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct NoJournal;
 

@@ -1,5 +1,5 @@
-//! The one table. Whoever changes an edge changes it here, and nowhere else; then
-//! `WINDDOWN_REGENERATE=1 cargo test --test machine generated` writes the pages under `docs/` anew.
+//! The table of edges, the only place where they are defined. After a change,
+//! `WINDDOWN_REGENERATE=1 cargo test --test machine generated` regenerates the pages in `docs/`.
 
 use super::{Edge, Force, Graceful, Immediate, Phase, Reason, StepError, StepFailed, SuccessorOf};
 use crate::{
@@ -20,13 +20,13 @@ machine! {
         Running = Running, "Running", "running";
         /// All sources have completed; a final checkpoint lets the job end by itself.
         Finishing = Finishing, "Finishing", "finishing";
-        /// A task failed or a worker was lost; what is left of the run is cleaned up.
+        /// A task failed or a worker was lost; the run is cleaned up.
         Recovering = Recovering, "Recovering", "recovering";
         /// A final checkpoint is taken, after which every task finishes.
         CheckpointStopping = CheckpointStopping, "CheckpointStopping", "checkpoint-stopping";
-        /// Sources have been told to stop; what they have read flows to the end.
+        /// Sources have been ordered to stop; what they have read is processed to the end.
         StoppingGraceful = Stopping<Graceful>, "Stopping<Graceful>", "stopping-graceful";
-        /// Every task has been told to stop where it is.
+        /// Every task has been ordered to stop where it is.
         StoppingImmediate = Stopping<Immediate>, "Stopping<Immediate>", "stopping-immediate";
         /// The scheduler kills the workers.
         StoppingForce = Stopping<Force>, "Stopping<Force>", "stopping-force";
@@ -34,7 +34,7 @@ machine! {
         StoppedCheckpointed = Stopped<Checkpointed>, "Stopped<Checkpointed>", "stopped-checkpointed";
         /// Ended by itself, with a complete final checkpoint.
         StoppedCompleted = Stopped<Completed>, "Stopped<Completed>", "stopped-completed";
-        /// Stopped after everything that was read had flowed to the end.
+        /// Stopped after everything that was read had been processed.
         StoppedDrained = Stopped<Drained>, "Stopped<Drained>", "stopped-drained";
         /// Stopped where the tasks were.
         StoppedHalted = Stopped<Halted>, "Stopped<Halted>", "stopped-halted";

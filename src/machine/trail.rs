@@ -1,4 +1,4 @@
-//! The phases that a job has walked, and the way to those who want to hear of every one.
+//! The phases of a job so far, and the channel to readers of all of them.
 
 use std::sync::{Arc, OnceLock};
 
@@ -14,7 +14,7 @@ pub struct Visit {
     pub phase: PhaseKind,
     /// When it was entered.
     pub entered: Instant,
-    // A reason in two parts takes less room: each job has six of these.
+    // A reason in two parts takes less memory: each job has seven of these.
     kind: ReasonKind,
     about: Option<Arc<About>>,
 }
@@ -31,7 +31,8 @@ impl Visit {
     }
 }
 
-/// The phases walked. The longest walk of the machine has six phases, so no transition allocates.
+/// The phases so far. The longest path through the machine has six phases, so no transition
+/// allocates.
 #[derive(Clone, Debug)]
 pub(super) struct Trail {
     visits: [Visit; Self::CAPACITY],
@@ -46,7 +47,8 @@ impl Trail {
     }
 
     fn push(&mut self, visit: Visit) {
-        // Every edge leads to a phase that comes later in the machine's order, so the walk ends before the array does.
+        // Every edge leads to a later phase in the machine's order, so the path ends before the
+        // array does.
         if let Some(slot) = self.visits.get_mut(usize::from(self.len)) {
             *slot = visit;
             self.len += 1;
@@ -58,8 +60,8 @@ impl Trail {
     }
 }
 
-/// The trail, and a channel to those who follow it. The channel is made for the first of them and holds a copy: most jobs are followed
-/// by nobody.
+/// The trail and a channel to its readers. The channel is created for the first reader and holds a
+/// copy, because most jobs have no reader.
 #[derive(Debug)]
 pub(super) struct LiveTrail {
     trail: Trail,
@@ -94,7 +96,8 @@ impl LiveTrail {
 
 /// Every phase that a job enters, in order, none skipped. Get it from [`JobContext::phases`](super::JobContext::phases).
 ///
-/// A walk has at most seven phases, so nothing piles up for a slow reader, and one that comes late hears of all of them.
+/// A shutdown has at most seven phases, so nothing piles up for a slow reader, and a late reader
+/// gets all of them.
 #[derive(Clone, Debug)]
 pub struct Phases {
     trail: watch::Receiver<Trail>,
@@ -102,10 +105,11 @@ pub struct Phases {
 }
 
 impl Phases {
-    /// The next phase that was entered; waits for it. `None` after the end of the shutdown, or when the job's context is gone.
+    /// Waits for the next phase. `None` after the end of the shutdown, or when the job's context is
+    /// gone.
     ///
     /// # Cancel safety
-    /// Safe: a phase is told when it is returned.
+    /// Safe: a phase counts as read only when it is returned.
     pub async fn next(&mut self) -> Option<Visit> {
         loop {
             let (next, is_over) = {

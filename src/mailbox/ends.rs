@@ -1,4 +1,4 @@
-//! The ends of workers, as their scheduler hears of them, told to their run.
+//! Reports the ends of workers, as their scheduler learns of them, to their run.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -9,8 +9,9 @@ use std::{
 use super::{JobSender, TryEventError};
 use crate::contracts::{BoxFuture, EndListener, Event, JobId, RunId, WorkerEvent, WorkerId};
 
-/// What a scheduler needs for [`Scheduler::report_ends`](crate::contracts::Scheduler::report_ends): it remembers who of a job's newest run is
-/// gone, and tells the run, once and at once, as soon as that is there to be told.
+/// What a scheduler needs for [`Scheduler::report_ends`](crate::contracts::Scheduler::report_ends):
+/// it remembers which workers of a job's newest run are gone, and reports each once, as soon as the
+/// run can receive it.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -43,7 +44,7 @@ impl WorkerEnds {
     /// The workers of `run` that are gone are told of to `to`, until its job is gone; those that have gone before too.
     pub fn report_to(&self, job: &JobId, run: RunId, to: Arc<dyn EndListener>) {
         let mut jobs = self.lock();
-        // What nobody listens to any more is forgotten here, so that it does not pile up.
+        // Entries without a receiver are removed here, so that they do not pile up.
         jobs.retain(|_, ends| ends.to.as_ref().is_none_or(|to| !to.is_closed()));
         let Some(ends) = newest(&mut jobs, job, run) else { return };
         for worker in &ends.gone {
@@ -52,9 +53,9 @@ impl WorkerEnds {
         ends.to = Some(to);
     }
 
-    /// A worker is gone. Its last word is in the mailbox by now, if it was heard at all.
+    /// A worker is gone. Its last message is already in the mailbox, if it arrived at all.
     ///
-    /// Where the mailbox is full, the telling waits for room on the runtime that this is called on.
+    /// If the mailbox is full, the report waits for room on the runtime on which this is called.
     pub fn gone(&self, job: &JobId, run: RunId, worker: WorkerId) {
         let mut jobs = self.lock();
         let Some(ends) = newest(&mut jobs, job, run) else { return };
@@ -66,12 +67,13 @@ impl WorkerEnds {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<JobId, Ends>> {
-        // No code of others runs while it is held.
+        // No foreign code runs while it is held.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The ends of this run, unless a newer one is known. Run numbers only grow, so nobody waits for an older one.
+/// The ends of this run, unless a newer one is known. Run numbers only grow, so an older one is
+/// never waited for.
 fn newest<'a>(jobs: &'a mut HashMap<JobId, Ends>, job: &JobId, run: RunId) -> Option<&'a mut Ends> {
     let ends = jobs.entry(job.clone()).or_insert_with(|| Ends { run, gone: BTreeSet::new(), to: None });
     if ends.run < run {
@@ -112,7 +114,7 @@ fn wait_for_room(_: JobSender, event: WorkerEvent) {
     missed(&event);
 }
 
-/// Its silence will tell.
+/// Its missing heartbeats will reveal it.
 fn missed(event: &WorkerEvent) {
     tracing::warn!(run = %event.run, worker = %event.worker, "the end of a worker could not be told: the mailbox is full");
 }

@@ -1,5 +1,5 @@
-//! The lane of worker messages: a bounded queue that takes no memory while it is empty. Tokio's bounded channel sets aside room for 32
-//! messages, three kilobytes, for each job from its start.
+//! The lane of worker messages: a bounded queue that takes no memory while it is empty. Tokio's
+//! bounded channel allocates room for 32 messages, three kilobytes, for each job from its start.
 
 use std::{
     collections::VecDeque,
@@ -14,13 +14,13 @@ use crate::contracts::WorkerEvent;
 /// Room for more than this is given back once the queue is empty.
 const KEPT: usize = 32;
 
-/// Two semaphores count what is free and what is there, as in every textbook; both are fair.
+/// Two semaphores count the free places and the waiting messages; both are fair.
 #[derive(Debug)]
 pub(super) struct Lane {
     queue: Mutex<VecDeque<WorkerEvent>>,
-    /// A permit for each place that is free. Closed when nobody reads any more.
+    /// A permit for each free place. Closed when the reader is gone.
     room: Semaphore,
-    /// A permit for each message that waits.
+    /// A permit for each waiting message.
     waiting: Semaphore,
 }
 
@@ -30,7 +30,7 @@ impl Lane {
         Self { queue: Mutex::default(), room: Semaphore::new(capacity), waiting: Semaphore::new(0) }
     }
 
-    /// Waits for room. Dropped before its end it has sent nothing.
+    /// Waits for room. If dropped before its end, it has sent nothing.
     pub(super) async fn send(&self, event: WorkerEvent) -> Result<(), JobGone> {
         self.room.acquire().await.map_err(|_| JobGone)?.forget();
         self.push(event)
@@ -45,9 +45,10 @@ impl Lane {
         Ok(self.push(event)?)
     }
 
-    /// Waits for a message. Dropped before its end it has taken nothing out: between the permit and the message there is no wait.
+    /// Waits for a message. If dropped before its end, it has taken nothing out: there is no await
+    /// between the permit and the message.
     ///
-    /// Pending for ever once the lane is closed.
+    /// Pending forever once the lane is closed.
     pub(super) async fn recv(&self) -> WorkerEvent {
         loop {
             match self.waiting.acquire().await {
@@ -65,7 +66,7 @@ impl Lane {
         self.pop()
     }
 
-    /// How many messages wait.
+    /// The number of waiting messages.
     pub(super) fn len(&self) -> usize {
         self.queue().len()
     }
@@ -74,7 +75,7 @@ impl Lane {
         self.room.is_closed()
     }
 
-    /// Nobody reads any more: senders are told, and what waits is dropped.
+    /// The reader is gone: senders get an error, and waiting messages are dropped.
     pub(super) fn close(&self) {
         let mut queue = self.queue();
         self.room.close();
@@ -83,7 +84,8 @@ impl Lane {
 
     fn push(&self, event: WorkerEvent) -> Result<(), JobGone> {
         let mut queue = self.queue();
-        // Looked at under the lock that `close` takes, so that nothing is left in a lane that nobody reads.
+        // Checked under the lock that `close` takes, so that nothing is left in a lane without a
+        // reader.
         if self.is_closed() {
             return Err(JobGone);
         }

@@ -120,7 +120,7 @@ fn orders(report: &Report) -> Vec<Goal> {
     vec![
         Goal {
             item: "Stop order",
-            text: "1,000 workers, handlers of 50 ms, beside the floor (the slowest handler and one round trip)",
+            text: "1,000 workers, handlers of 50 ms, compared with the floor (the slowest handler and one round trip)",
             figure: row.map(|row| row.over_floor),
             unit: "×",
             bound: Bound::AtMost(1.3),
@@ -128,7 +128,7 @@ fn orders(report: &Report) -> Vec<Goal> {
         },
         Goal {
             item: "Stop order",
-            text: "the same, faster than one after the other by",
+            text: "the same, speed-up over one after the other",
             figure: row.map(faster),
             unit: "×",
             bound: Bound::AtLeast(100.0),
@@ -136,7 +136,7 @@ fn orders(report: &Report) -> Vec<Goal> {
         },
         Goal {
             item: "Sick worker",
-            text: "arrival of the order at the other 999, beside that without it",
+            text: "arrival of the order at the other 999, compared with no sick worker",
             figure: sick.map(|it| it.ratio),
             unit: "×",
             bound: Bound::AtMost(1.1),
@@ -169,7 +169,7 @@ fn messages(report: &Report) -> Vec<Goal> {
         of: of.unwrap_or_default(),
     };
     vec![
-        goal("cost at 1,000,000 tasks beside that at 1,000, tasks in turn", in_turn, "×", Bound::AtMost(1.5), of_turn),
+        goal("cost at 1,000,000 tasks compared with 1,000, tasks in turn", in_turn, "×", Bound::AtMost(1.5), of_turn),
         goal("the same, tasks at random", random, "×", Bound::AtMost(1.5), of_random),
         goal("the same in instructions", instructions.max_by(f64::total_cmp), "×", Bound::AtMost(1.5), None),
         goal(
@@ -207,7 +207,7 @@ fn transitions(report: &Report) -> Vec<Goal> {
         },
         Goal {
             item: "Transition",
-            text: "instructions beside a hand-written enum's",
+            text: "instructions compared with a hand-written enum",
             figure: instructions.map(|(typed, matched)| typed / matched),
             unit: "×",
             bound: Bound::AtMost(1.0),
@@ -237,7 +237,7 @@ fn backlog(report: &Report) -> Vec<Goal> {
         },
         Goal {
             item: "Request behind a backlog",
-            text: "latency behind 1,000,000 messages less that behind none",
+            text: "latency behind 1,000,000 messages minus that behind none",
             figure: ends.map(|(none, most)| (most.ours.median - none.ours.median).max(0.0)),
             unit: "µs",
             bound: Bound::AtMost(SAME_US),
@@ -279,7 +279,7 @@ fn whole(report: &Report) -> Vec<Goal> {
     vec![
         Goal {
             item: "Whole shutdown",
-            text: "our part of it with 64 embedded workers",
+            text: "our share with 64 embedded workers",
             figure: row.map(|row| row.ours.median / 1e3),
             unit: "ms",
             bound: Bound::AtMost(10.0),
@@ -295,7 +295,7 @@ fn whole(report: &Report) -> Vec<Goal> {
         },
         Goal {
             item: "Word count",
-            text: "what checkpoints every 500 ms cost",
+            text: "cost of checkpoints every 500 ms",
             figure: throughput.map(|it| it.cost * 100.0),
             unit: "%",
             bound: Bound::AtMost(5.0),
@@ -316,7 +316,7 @@ fn builds(report: &Report) -> Vec<Goal> {
             figure,
             unit: "crates",
             bound: Bound::AtMost(limit),
-            of: row.map(|row| format!("{:.1} s from nothing", row.cold_s)).unwrap_or_default(),
+            of: row.map(|row| format!("{:.1} s clean build", row.cold_s)).unwrap_or_default(),
         }
     };
     vec![

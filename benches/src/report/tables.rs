@@ -104,8 +104,11 @@ fn sick_worker(it: &Measured<super::data::SickWorker>) -> String {
         row("winddown, one never answers".to_owned(), &result.sick),
         row(format!("one after the other, one never answers, {limit} ms per call"), &result.sequential),
     ];
-    let head =
-        [&format!("{} workers", number_of(result.workers)), "last arrival at the others, ms", "beside all healthy"];
+    let head = [
+        &format!("{} workers", number_of(result.workers)),
+        "last arrival at the others, ms",
+        "compared with all healthy",
+    ];
     let table = with(it, &head, rows);
     format!("{table}\nMedian of the ratios of neighbouring repetitions: {:.3} ×.\n", result.ratio)
 }
@@ -160,7 +163,8 @@ fn memory(it: &Measured<super::data::Memory>) -> String {
     });
     let mut text = with(it, &head, rows);
     let (jobs, grpc_jobs) = (number_of(result.jobs), number_of(result.grpc_jobs));
-    let _ = writeln!(text, "\nEach of {jobs} jobs; over gRPC of {grpc_jobs}, since each takes two open files.");
+    let _ =
+        writeln!(text, "\nMeasured with {jobs} jobs; over gRPC with {grpc_jobs}, because each needs two open files.");
     text += "\n| future | bytes |\n|---|---|\n";
     for (name, size) in &result.futures {
         let _ = writeln!(text, "| `{name}` | {} |", number_of(*size));
@@ -168,8 +172,8 @@ fn memory(it: &Measured<super::data::Memory>) -> String {
     let at_once = &result.at_once;
     let _ = writeln!(
         text,
-        "\n{} embedded jobs of one process, asked to stop in one moment: all stopped after {:.2} s on one thread, at most {} bytes \
-         per job in use on the way, workers and tasks included.",
+        "\n{} embedded jobs in one process, all asked to stop at the same time: all had stopped after {:.2} s on one thread, \
+         with at most {} bytes per job in use, including workers and tasks.",
         number_of(at_once.jobs),
         at_once.seconds,
         number(at_once.peak_bytes_per_job.round())
@@ -211,7 +215,7 @@ fn throughput(it: &Measured<super::data::Throughput>) -> String {
     let head = ["one worker on one core", "MB/s, median", "MB/s, least", "MB per second of processor time"];
     let table = with(it, &head, rows);
     format!(
-        "{table}\n{:.0} MB of text, {} checkpoints in a run; they cost {:.1} % of the time (median of neighbouring repetitions), and \
+        "{table}\n{:.0} MB of text, {} checkpoints per run; they cost {:.1} % of the time (median of neighbouring repetitions), and \
          {:.1} % of the processor time.\n",
         result.input_mb,
         number(result.checkpoints),
@@ -226,5 +230,5 @@ fn builds(it: &Measured<super::data::Builds>) -> String {
         let incremental = row.incremental_s.map_or_else(|| "–".to_owned(), seconds);
         vec![row.what.clone(), number_of(row.crates), seconds(row.cold_s), incremental]
     });
-    with(it, &["what is built", "crates", "from nothing", "after a change of its own"], rows)
+    with(it, &["what is built", "crates", "clean build", "after a change in it"], rows)
 }

@@ -5,47 +5,47 @@ use std::{path::PathBuf, str::FromStr, time::Duration};
 use clap::{Parser, ValueEnum};
 use winddown::{StopRequest, contracts::ParseStopRequestError};
 
-/// Counts the words of files as a streaming job with exactly-once output, and stops it at any moment without loss.
+/// Counts the words in files as a streaming job with exactly-once output, which can be stopped at any moment without loss.
 ///
-/// A word is a maximal run of ASCII letters, lower-cased; every other byte separates. When all input is consumed,
-/// `STATE_DIR/counts.tsv` holds `word<TAB>count`, sorted by word. A run that was stopped, however it was stopped, is
-/// resumed by the same command. A call that was killed in the middle of a stop leaves word of it in the state directory: the next one
+/// A word is a maximal sequence of ASCII letters, converted to lower case; all other bytes are separators.
+/// When all input is consumed, `STATE_DIR/counts.tsv` contains `word<TAB>count`, sorted by word. The same
+/// command resumes a run that was stopped in any way. If a call is killed during a stop, the next call
 /// finishes that stop first, and says so.
 ///
-/// Ctrl-C (and SIGTERM) stops with a checkpoint; the second stops at once; the third kills the workers.
+/// Ctrl-C (or SIGTERM) stops with a checkpoint; a second one stops at once; a third one kills the workers.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "wordcount", verbatim_doc_comment)]
 pub(crate) struct Args {
-    /// Files, and folders that are read recursively (hidden files, `target` and symbolic links in them are skipped).
-    /// Without one: the `src` and `docs` of this repository, at a rate that makes the run last some ten seconds.
+    /// Files, and folders that are read recursively (without hidden files, `target` and symbolic links).
+    /// Default: `src` and `docs` of this repository, at a rate that makes the run last about ten seconds.
     #[arg(value_name = "INPUT")]
     pub(crate) inputs: Vec<PathBuf>,
-    /// How many workers share the lines.
+    /// Number of workers that share the input lines.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(crate) workers: u32,
-    /// The most lines that each worker reads in a second; without it, as fast as it goes.
+    /// Maximum number of lines that each worker reads per second. Default: no limit.
     #[arg(long, value_name = "LINES_PER_SECOND_PER_WORKER", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) rate: Option<u64>,
-    /// Where checkpoints and output live. It belongs to one input and one number of workers.
+    /// Folder for checkpoints and output. It belongs to one input and one number of workers.
     #[arg(long, value_name = "DIR", default_value = "wordcount-state")]
     pub(crate) state_dir: PathBuf,
     /// Time between checkpoints, for example `500ms` or `2s`.
     #[arg(long, value_name = "DURATION", default_value = "500ms", value_parser = positive_duration)]
     pub(crate) checkpoint_every: Duration,
-    /// Asks for a stop after a time, for example `checkpoint@2s`; may be given more than once. Modes: checkpoint,
+    /// Requests a stop after a time, for example `checkpoint@2s`; may be repeated. Modes: checkpoint,
     /// graceful, immediate, force.
     #[arg(long, value_name = "MODE@AFTER")]
     pub(crate) stop: Vec<StopAt>,
-    /// Stops the job at once when it has run for this long.
+    /// Stops the job at once after this time.
     #[arg(long, value_name = "DURATION", value_parser = positive_duration)]
     pub(crate) ttl: Option<Duration>,
-    /// How often a failed run is followed by a new one from the last checkpoint.
+    /// How many times a failed run is restarted from the last checkpoint.
     #[arg(long, default_value_t = 3)]
     pub(crate) restarts: u32,
-    /// Starts over: removes the checkpoints and the output in the state directory first.
+    /// Starts over: first removes the checkpoints and the output in the state directory.
     #[arg(long)]
     pub(crate) fresh: bool,
-    /// What is printed to stdout at the end.
+    /// Format of the report on stdout at the end.
     #[arg(long, value_enum, default_value_t = ReportFormat::Text)]
     pub(crate) report: ReportFormat,
     /// Where the workers run.
@@ -54,12 +54,12 @@ pub(crate) struct Args {
     #[cfg(all(target_os = "linux", feature = "kubernetes"))]
     #[command(flatten)]
     pub(crate) pods: Pods,
-    /// Failure injection, to watch a recovery: the source of the first worker fails, once per call of this program, as
-    /// soon as it has read this many lines.
+    /// Failure injection, to watch a recovery: the source of the first worker fails after this many lines, once per
+    /// call of this program.
     #[arg(long, value_name = "N", hide = true, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) fail_at_line: Option<u64>,
-    /// Failure injection, to watch a stop that has to wait: the source of the first worker takes no order, and reads nothing, for
-    /// `--stall-for` when it has read this many lines.
+    /// Failure injection, to watch a stop that has to wait: after this many lines, the source of the first worker
+    /// accepts no order and reads nothing for `--stall-for`.
     #[arg(long, value_name = "N", hide = true, requires = "stall_for")]
     pub(crate) stall_at_line: Option<u64>,
     /// See `--stall-at-line`.
@@ -67,12 +67,12 @@ pub(crate) struct Args {
     pub(crate) stall_for: Option<Duration>,
 }
 
-/// How the end is reported.
+/// The format of the report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ReportFormat {
-    /// A receipt for people.
+    /// A receipt as text.
     Text,
-    /// One JSON object, the last line of stdout.
+    /// One JSON object, as the last line of stdout.
     Json,
 }
 
@@ -81,34 +81,35 @@ pub(crate) enum ReportFormat {
 pub enum Runtime {
     /// In this process.
     Embedded,
-    /// Each in a process of its own, which speaks gRPC.
+    /// In one process per worker, over gRPC.
     #[cfg(target_os = "linux")]
     Process,
-    /// Each in a pod of the cluster that `KUBECONFIG` names, or that this program runs in.
+    /// In one pod per worker, in the cluster that `KUBECONFIG` names or that this program runs in.
     #[cfg(all(target_os = "linux", feature = "kubernetes"))]
     Kubernetes,
 }
 
-/// What pods need to be told.
+/// Options for pods.
 #[cfg(all(target_os = "linux", feature = "kubernetes"))]
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Pods {
-    /// With --runtime kubernetes: the pod template of a worker, as YAML. Its first container runs this program; state directory and input are
-    /// mounted where the controller has them.
+    /// With --runtime kubernetes: the pod template of a worker, as YAML. Its first container runs this program;
+    /// state directory and input are mounted at the same paths as in the controller.
     #[arg(long, value_name = "FILE", required_if_eq("runtime", "kubernetes"))]
     pub(crate) pod_template: Option<PathBuf>,
     /// With --runtime kubernetes: where the controller listens for workers.
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:0")]
     pub(crate) listen: std::net::SocketAddr,
-    /// With --runtime kubernetes: the name or address by which pods find the controller, where it is not the one it listens on.
+    /// With --runtime kubernetes: the name or address at which pods reach the controller, if it differs from the one
+    /// that it listens on.
     #[arg(long, value_name = "HOST")]
     pub(crate) advertise: Option<String>,
 }
 
-/// A stop that is asked for at a time.
+/// A stop request at a given time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct StopAt {
-    /// What is asked for.
+    /// The request.
     pub(crate) request: StopRequest,
     /// When, counted from the start of the job.
     pub(crate) after: Duration,

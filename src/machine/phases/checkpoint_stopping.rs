@@ -25,8 +25,8 @@ use crate::{
 ///
 /// It ends in [`Stopped<Checkpointed>`](crate::machine::Stopped) only when the checkpoint's manifest is durable and holds every task of the run,
 /// every commit is acknowledged, every task has finished, and the scheduler lists no worker (invariants I2, I3). A graceful stop
-/// request changes nothing here: this phase does more. A failed task or a lost worker ends the wait at once, since the checkpoint can't
-/// complete any more; what then happens is the caller's decision.
+/// request changes nothing here: this phase does more. A failed task or a lost worker ends the wait
+/// at once, because the checkpoint can't complete any more; the caller decides what happens then.
 #[derive(Debug)]
 #[must_use = "a phase that is dropped is a shutdown that nobody finishes"]
 pub struct CheckpointStopping {
@@ -67,14 +67,15 @@ impl CheckpointStopping {
     /// Takes the final checkpoint, waits for every task to finish, releases the workers and verifies that none is left.
     ///
     /// # Errors
-    /// - [`StepError::Controller`]: an order or the manifest failed. Running it again sends again only what failed.
+    /// - [`StepError::Controller`]: an order or the manifest failed. If you run it again, it
+    ///   resends only what failed.
     /// - [`StepError::Run`]: a task failed or a worker was lost, so this checkpoint can't complete.
     /// - [`StepError::BudgetSpent`]: give it more time with [`extend`](Self::extend), or [`give_up`](Self::give_up).
     /// - [`StepError::Scheduler`], [`StepError::StillAlive`], [`StepError::Appeared`]: the checkpoint is complete, but workers are not gone. Run it again.
     /// - [`StepError::WrongJob`]: the job is not in this phase.
     ///
     /// # Cancel safety
-    /// Safe: call it again to go on. The final checkpoint is not started twice.
+    /// Safe: call it again to continue. The final checkpoint is not started twice.
     pub async fn run<C: JobController, S: Scheduler>(&mut self, job: &mut JobContext<C, S>) -> Result<(), StepError> {
         work::run(self, job).await
     }
@@ -82,10 +83,10 @@ impl CheckpointStopping {
     /// Runs, then steps.
     ///
     /// # Errors
-    /// As [`run`](Self::run); the phase comes back in [`StepFailed`].
+    /// As for [`run`](Self::run); [`StepFailed`] holds the phase.
     ///
     /// # Cancel safety
-    /// Safe: if it is dropped, the phase is kept in the job; [`JobContext::take_parked`] gives it back.
+    /// Safe: if it is dropped, the phase stays in the job; [`JobContext::take_parked`] returns it.
     pub fn next<C: JobController, S: Scheduler>(
         self,
         job: &mut JobContext<C, S>,
@@ -93,7 +94,8 @@ impl CheckpointStopping {
         work::next(self, job)
     }
 
-    /// The final checkpoint, once it is complete and every task has finished; what is left then is to release the workers.
+    /// The final checkpoint, once it is complete and every task has finished; then only the workers
+    /// remain to be released.
     pub fn complete(&self) -> Option<Epoch> {
         self.proven.as_ref().map(Checkpointed::epoch)
     }
@@ -106,7 +108,7 @@ impl CheckpointStopping {
         }
     }
 
-    /// Gives the final checkpoint up, and stops the tasks where they are.
+    /// Gives up the final checkpoint, and stops the tasks where they are.
     ///
     /// # Errors
     /// [`StepError::WrongJob`] when the job is not in this phase.
@@ -117,7 +119,7 @@ impl CheckpointStopping {
         step_to(self, job)
     }
 
-    /// Has the scheduler kill the workers. It needs no controller.
+    /// Makes the scheduler kill the workers. It needs no controller.
     ///
     /// # Errors
     /// [`StepError::WrongJob`] when the job is not in this phase.
@@ -179,11 +181,12 @@ impl<C: JobController> Work<C> for CheckpointStopping {
 pub(super) enum Final {
     /// It is complete, and every task has finished.
     Complete(Checkpointed),
-    /// The user wants something stronger.
+    /// A stronger stop was requested.
     Request(StopRequest),
 }
 
-/// Takes the final checkpoint and waits for every task to finish. Called again, it goes on: the controller knows what was started.
+/// Takes the final checkpoint and waits for every task to finish. If called again, it continues:
+/// the controller knows what was started.
 pub(super) async fn take_final_checkpoint<C: JobController, S>(
     job: &mut JobContext<C, S>,
     phase: PhaseKind,
@@ -192,7 +195,8 @@ pub(super) async fn take_final_checkpoint<C: JobController, S>(
     let (mut ask, mut late) = (true, false);
     loop {
         let status = job.controller.status();
-        // Before the requests: nothing is left that a stronger stop could cut short, but the release, which sees it too.
+        // Before the requests: a stronger stop could only cut the release short, which also checks
+        // for it.
         if let Some(checkpointed) = evidence(&status) {
             return Ok(Final::Complete(checkpointed));
         }
@@ -205,22 +209,23 @@ pub(super) async fn take_final_checkpoint<C: JobController, S>(
         if late {
             return Err(StepError::BudgetSpent { phase, budget: entry.budget(), status });
         }
-        // Once per call, so that a retry sends again what failed; then as long as a periodic checkpoint is in the way.
+        // Once per call, so that a retry resends what failed; then again while a periodic
+        // checkpoint is in flight.
         if std::mem::take(&mut ask) || status.final_checkpoint == FinalCheckpoint::NotStarted {
             job.controller.begin_checkpoint(true)?;
-            // Its epoch is durable before the first order of it goes out: `begin_` sends nothing itself.
+            // Its epoch is durable before its first order is sent: `begin_` sends nothing itself.
             job.write_down_status(phase).await?;
         }
         match news(job, phase.fulfils(), entry.deadline).await? {
             News::Status => {}
             News::Request(request) => return Ok(Final::Request(request)),
-            // Messages were taken in on the way: one of them may have been the last.
+            // Messages were handled meanwhile: one of them may have been the last.
             News::Deadline => late = true,
         }
     }
 }
 
-/// Invariant I3, read off the books.
+/// Invariant I3, read from the status.
 fn evidence(status: &RunStatus) -> Option<Checkpointed> {
     match status.final_checkpoint {
         FinalCheckpoint::Complete(epoch) if status.all_finished() => Some(Checkpointed::proven(epoch)),

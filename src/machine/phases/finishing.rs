@@ -30,7 +30,8 @@ pub struct Finishing {
 #[derive(Clone, Debug)]
 pub(crate) enum Exit {
     Stopped(Completed, NothingAlive),
-    /// To the graceful stop: there is no final checkpoint, and what has been read flows to the end.
+    /// To the graceful stop: there is no final checkpoint, and what has been read is processed to
+    /// the end.
     Drain(Reason),
     Immediate(Reason),
     Force(Reason),
@@ -58,9 +59,10 @@ impl Mint for Finishing {
 }
 
 impl Finishing {
-    /// Takes the final checkpoint, waits for every task to finish, releases the workers and verifies that none is left. Where no checkpoint can
-    /// be taken (no store, say) the tasks drain. A failure of the run and the deadline are decisions (the job is stopped at once, or by force
-    /// where a worker is lost), not errors.
+    /// Takes the final checkpoint, waits for every task to finish, releases the workers and
+    /// verifies that none is left. If no checkpoint can be taken (for example without a store), the
+    /// tasks drain. A failure of the run and the deadline are not errors but decisions: the job is
+    /// stopped at once, or by force if a worker is lost.
     ///
     /// # Errors
     /// - A retryable [`StepError::Controller`]: an order or the manifest failed. Run it again, or [`give_up`](Self::give_up).
@@ -68,7 +70,7 @@ impl Finishing {
     /// - [`StepError::WrongJob`]: the job is not in this phase.
     ///
     /// # Cancel safety
-    /// Safe: call it again to go on.
+    /// Safe: call it again to continue.
     pub async fn run<C: JobController, S: Scheduler>(&mut self, job: &mut JobContext<C, S>) -> Result<(), StepError> {
         work::run(self, job).await
     }
@@ -144,7 +146,8 @@ impl<C: JobController> Work<C> for Finishing {
             }
             Ok(Final::Request(force @ StopRequest::Force)) => Exit::Force(force.into()),
             Ok(Final::Request(request)) => Exit::Immediate(request.into()),
-            // There is nothing to commit with, and nothing to wait for: what has been read flows to the end.
+            // Nothing can be committed, so there is nothing to wait for: what has been read is
+            // processed to the end.
             Err(StepError::Controller(error @ ControllerError::NoCheckpoint(_))) => Exit::Drain(Reason::from(&error)),
             Err(failure) if failure.is_retryable() => return Err(failure),
             Err(failure) => {

@@ -1,4 +1,5 @@
-//! Clean-up of a run that failed, before whoever restarts jobs starts a new one. This crate never restarts a job.
+//! Clean-up of a failed run, before another component may start a new one. This crate never
+//! restarts a job.
 
 use super::{
     Stopping,
@@ -11,7 +12,7 @@ use crate::{
     machine::{AfterRecovering, AnyPhase, Force, JobContext, PhaseKind, Reason, ReasonKind, StepError, StepFailed},
 };
 
-/// A task failed or a worker was lost; what is left of the run is cleaned up.
+/// A task failed or a worker was lost; the run is cleaned up.
 #[derive(Debug)]
 #[must_use = "a phase that is dropped is a shutdown that nobody finishes"]
 pub struct Recovering {
@@ -38,10 +39,10 @@ impl Mint for Recovering {
 }
 
 impl Recovering {
-    /// Writes the phase down; there is nothing else to wait for.
+    /// Records the phase; there is nothing else to wait for.
     ///
     /// # Errors
-    /// [`StepError::Journal`] when it can't be written down.
+    /// [`StepError::Journal`] if it can't be recorded.
     /// [`StepError::WrongJob`] when the job is not in this phase.
     ///
     /// # Cancel safety
@@ -50,13 +51,13 @@ impl Recovering {
         work::run(self, job).await
     }
 
-    /// Steps to a short immediate stop, or to force where a worker is lost and could not be told.
+    /// Steps to a short immediate stop, or to force if a worker is lost and can't get the order.
     ///
     /// # Errors
     /// As [`run`](Self::run); the phase comes back in [`StepFailed`].
     ///
     /// # Cancel safety
-    /// Safe: if it is dropped, the phase is kept in the job; [`JobContext::take_parked`] gives it back.
+    /// Safe: if it is dropped, the phase stays in the job; [`JobContext::take_parked`] returns it.
     pub fn next<C: JobController, S: Scheduler>(
         self,
         job: &mut JobContext<C, S>,
@@ -64,7 +65,7 @@ impl Recovering {
         work::next(self, job)
     }
 
-    /// Has the scheduler kill the workers. It needs no controller.
+    /// Makes the scheduler kill the workers. It needs no controller.
     ///
     /// # Errors
     /// [`StepError::WrongJob`] when the job is not in this phase.

@@ -1,5 +1,6 @@
-//! Steps that nobody can take, so that the compiler says why in words about the shutdown. Each item here asks for a trait that no
-//! phase implements; without it the message would only say that a method or a trait is missing.
+//! Steps that cannot be taken, so that the compiler's message explains why in terms of the
+//! shutdown. Each item here requires a trait that no phase implements; without it, the message
+//! would only say that a method or a trait is missing.
 
 use std::{convert::Infallible, future::Pending};
 
@@ -8,7 +9,7 @@ use serde::{Deserialize, Deserializer, de::Error};
 use super::{CheckpointStopping, Evidence, Finishing, Recovering, Running, Stopped, Stopping};
 use crate::machine::{Force, Graceful, Immediate, JobContext};
 
-/// A phase that something follows, asked of `Stopped`.
+/// A phase that has a successor, required of `Stopped`.
 #[diagnostic::on_unimplemented(
     message = "illegal shutdown transition: `{Self}` is the end of the shutdown, and no phase follows it",
     label = "the job has stopped: there is no next phase",
@@ -18,7 +19,7 @@ pub trait Continues: Sized {
     fn never(self) -> Pending<Self>;
 }
 
-/// A phase that `Stopped` turns back into.
+/// A phase into which `Stopped` can be converted.
 #[diagnostic::on_unimplemented(
     message = "illegal shutdown transition: `{From}` -> `{Self}`",
     label = "the shutdown machine has no edge from `{From}` to `{Self}`",
@@ -28,7 +29,7 @@ pub trait Revives<From> {
     fn never(from: From) -> Self;
 }
 
-/// A phase that is made by parsing a record of it.
+/// A phase that can be made by parsing its record.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` can't be made by parsing a record: a record only claims that the shutdown got there",
     label = "a phase is reached by a legal transition, and cannot be parsed",
@@ -38,7 +39,7 @@ pub trait Parsed<'de>: Sized {
     fn never<D: Deserializer<'de>>(record: D) -> Result<Self, D::Error>;
 }
 
-// rustc advises to write an implementation where there is none at all. Nobody has a value of this type.
+// Without any implementation, rustc suggests writing one. No value of this type exists.
 
 #[diagnostic::do_not_recommend]
 impl Continues for Infallible {

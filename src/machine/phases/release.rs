@@ -1,5 +1,6 @@
-//! The end of every shutdown: workers leave or are killed, and then the scheduler is asked whether any is alive (invariant I2).
-//! By the time workers are released the evidence is proven, so killing one that does not leave loses nothing.
+//! The end of every shutdown: workers leave or are killed, and then the scheduler is asked whether
+//! any is alive (invariant I2). When workers are released, the evidence is already proven, so
+//! killing one that does not leave loses nothing.
 
 use std::{
     pin::{Pin, pin},
@@ -18,7 +19,8 @@ use crate::{
     text::shortened,
 };
 
-/// Proof that the scheduler, asked after the last order, listed no worker of the run. Made in this module alone.
+/// Proof that the scheduler, asked after the last order, listed no worker of the run. Only this
+/// module makes it.
 #[derive(Clone, Copy, Debug)]
 pub struct NothingAlive {
     forced: bool,
@@ -27,12 +29,12 @@ pub struct NothingAlive {
 }
 
 impl NothingAlive {
-    /// For the four places that have just been given an empty list.
+    /// For the four places that have just received an empty list.
     fn listed_none<S: Scheduler>(forced: bool, job: &JobId, run: RunId, scheduler: &S) -> Self {
         Self { forced, confirmed_by: scheduler.confirmed_by(job, Some(run)), at: Instant::now() }
     }
 
-    /// On whose word.
+    /// Who confirmed it.
     pub(crate) fn confirmed_by(self) -> ConfirmedBy {
         self.confirmed_by
     }
@@ -43,14 +45,15 @@ impl NothingAlive {
     }
 }
 
-/// How far a release has come; it lives in the phase, so that a dropped `run` goes on where it was.
+/// The progress of a release. It is stored in the phase, so that a dropped `run` continues where it
+/// was.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Releasing {
     deadline: Option<Instant>,
     forced: bool,
-    /// Proven; what is left is to write the end down.
+    /// The proof; only the end remains to be recorded.
     gone: Option<NothingAlive>,
-    /// The end is on record, or may be: the record does not go back from there.
+    /// The end is recorded, or may be: the record does not go back from there.
     is_written: bool,
 }
 
@@ -59,13 +62,14 @@ impl Releasing {
         self.gone.is_some()
     }
 
-    /// Whether the record has to say that the phase is about to act.
+    /// Whether to record that the phase is about to act.
     pub(super) fn is_before_the_end(&self) -> bool {
         !self.is_done() && !self.is_written
     }
 
-    /// Writes the end down. A worker may have appeared meanwhile, so the scheduler is asked again if its word is older than
-    /// [`Limits::verify_every`](crate::limits::Limits::verify_every) by then.
+    /// Records the end. A worker may have appeared meanwhile, so the scheduler is asked again if
+    /// its answer is older than [`Limits::verify_every`](crate::limits::Limits::verify_every) by
+    /// then.
     pub(super) async fn end<C, S: Scheduler>(
         &mut self,
         gone: NothingAlive,
@@ -80,7 +84,8 @@ impl Releasing {
         self.look_again(gone, job).await
     }
 
-    /// Asks the scheduler once more, at the last moment before the step. Whoever has appeared is killed when the phase is run again.
+    /// Asks the scheduler again, right before the step. Workers that have appeared are killed when
+    /// the phase is run again.
     pub(super) async fn look_again<C, S: Scheduler>(
         &mut self,
         gone: NothingAlive,
@@ -111,7 +116,7 @@ impl Releasing {
     }
 }
 
-/// Lets the workers leave, kills those that don't, and verifies that none is left.
+/// Asks the workers to leave, kills those that don't, and verifies that none is left.
 pub(crate) async fn release<C: JobController, S: Scheduler>(
     job: &mut JobContext<C, S>,
     state: &mut Releasing,
@@ -180,7 +185,7 @@ async fn leave<C: JobController, S: Scheduler>(
     }
 }
 
-/// Tells every worker that it may leave; one that does not answer is the scheduler's business.
+/// Tells every worker that it may leave; the scheduler handles those that do not answer.
 async fn tell_workers<C: JobController, S>(job: &mut JobContext<C, S>, deadline: Instant) -> Result<(), NotLeft> {
     job.controller.begin_release();
     let until = deadline.min(after(job.limits.order));
@@ -198,8 +203,8 @@ async fn tell_workers<C: JobController, S>(job: &mut JobContext<C, S>, deadline:
     Ok(())
 }
 
-/// Waits for the scheduler while messages are taken in, since a worker may have something to deliver before it leaves; a force
-/// request cuts it short.
+/// Waits for the scheduler and handles messages meanwhile, because a worker may have something to
+/// report before it leaves; a force request cuts the wait short.
 async fn attended<C: JobController, T>(
     controller: &mut C,
     mailbox: &mut Mailbox,
@@ -221,7 +226,8 @@ async fn attended<C: JobController, T>(
     }
 }
 
-/// One attempt to kill the run's workers: the order, then the question until the answer is "none", within the kill budget.
+/// One attempt to kill the run's workers: gives the order, then queries until the answer is "none",
+/// within the kill budget.
 async fn kill<C, S: Scheduler>(job: &mut JobContext<C, S>) -> Result<NothingAlive, StepError> {
     let budget = job.limits.kill;
     let deadline = after(budget);
@@ -241,7 +247,8 @@ async fn kill<C, S: Scheduler>(job: &mut JobContext<C, S>) -> Result<NothingAliv
     }
 }
 
-/// Asks the scheduler who is alive. The question gets a moment of its own even at the deadline: "not asked" is no answer.
+/// Asks the scheduler for live workers. Even at the deadline the query gets a short time limit of
+/// its own: "not asked" is not an answer.
 fn alive_by<S: Scheduler>(
     deadline: Instant,
     job: &JobId,
@@ -253,7 +260,8 @@ fn alive_by<S: Scheduler>(
     in_time("workers_for_job", given, until, scheduler.workers_for_job(job, Some(run)))
 }
 
-/// A call of the scheduler, which is given up at the deadline. No `async fn`: that would hold the call twice.
+/// A call of the scheduler that is given up at the deadline. Not an `async fn`, which would store
+/// the call twice.
 fn in_time<T>(
     call: &'static str,
     given: Duration,
@@ -264,7 +272,8 @@ fn in_time<T>(
         .map(move |answer| answer.unwrap_or(Err(SchedulerError::TimedOut { call, after: given })))
 }
 
-/// Asks a scheduler who of a run is alive; where nobody is, that is the proof. `killed` says what is known of how they went.
+/// Asks a scheduler for live workers of a run; if there are none, that is the proof. `killed` says
+/// whether they are known to have been killed.
 pub(crate) async fn listed<S: Scheduler>(
     scheduler: &S,
     open: &OpenRun,

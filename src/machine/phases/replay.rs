@@ -1,4 +1,4 @@
-//! From a checked record back to a phase: by the same edges as in a normal run.
+//! Leads from a checked record back to a phase, by the same edges as in a normal run.
 
 use super::{Checkpointed, Completed, Drained, Halted, Killed, NothingAlive, Running};
 use crate::machine::{Force, Graceful, Immediate};
@@ -10,14 +10,14 @@ use crate::{
     },
 };
 
-/// What the checks have found the job to be in.
+/// The state of the job according to the checks.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Replay {
     /// This phase, not yet at its end.
     Phase(PhaseKind),
     /// Its final checkpoint is durable and has nothing to commit (or has committed), every task ended with it, and nothing is alive.
     Checkpointed(Epoch, NothingAlive),
-    /// The same of a job that ended by itself.
+    /// The same for a job that ended by itself.
     Completed(Epoch, NothingAlive),
     /// One of the other ends.
     Drained(NothingAlive),
@@ -28,7 +28,7 @@ pub(crate) enum Replay {
 }
 
 impl Replay {
-    /// The same end, on the word of a later answer.
+    /// The same end, confirmed by a later answer.
     pub(crate) fn on_the_word_of(self, gone: NothingAlive) -> Self {
         match self {
             Self::Phase(kind) => Self::Phase(kind),
@@ -41,7 +41,7 @@ impl Replay {
     }
 }
 
-/// Walks from `Running` to where the record says that the job was.
+/// Takes the edges from `Running` to the phase in the record.
 pub(crate) fn replay<C, S>(
     running: Running,
     replay: Replay,
@@ -91,7 +91,7 @@ fn to_phase<C, S>(running: Running, kind: PhaseKind, job: &mut JobContext<C, S>)
         PhaseKind::CheckpointStopping => job.enter::<_, CheckpointStopping>(running, (), ReasonKind::Resumed).into(),
         PhaseKind::StoppingGraceful => job.enter::<_, Stopping<Graceful>>(running, (), ReasonKind::Resumed).into(),
         PhaseKind::StoppingImmediate => job.enter::<_, Stopping<Immediate>>(running, (), ReasonKind::Resumed).into(),
-        // The terminal ones are told apart by their evidence, so none arrives here; to force is safe for any.
+        // Terminal ones are handled by their evidence, so none arrives here; force is safe for any.
         _ => job.enter::<_, Stopping<Force>>(running, (), ReasonKind::Resumed).into(),
     }
 }

@@ -1,4 +1,4 @@
-//! The job runs, until somebody or something wants it to end.
+//! The job runs until it is asked to stop, or ends for another reason.
 
 use tokio::time::Instant;
 
@@ -17,9 +17,10 @@ use crate::{
     },
 };
 
-/// The job runs. The first phase: [`JobContext::new`] gives the only one of each job.
+/// The job runs. The first phase: [`JobContext::new`] returns the only one of each job.
 ///
-/// A controller with a running loop of its own need not wait here: [`stop`](Self::stop) and its siblings give the next phase at once.
+/// A program with its own running loop need not wait here: [`stop`](Self::stop) and its siblings
+/// return the next phase at once.
 #[derive(Debug)]
 #[must_use = "a running job whose phase is dropped can't be stopped safely any more"]
 pub struct Running {
@@ -57,9 +58,10 @@ impl Mint for Running {
 }
 
 impl Running {
-    /// Waits for a stop request, the TTL, the end of the sources, or a failure; keeps the books and takes periodic checkpoints
-    /// meanwhile. An error of a periodic checkpoint is noted in the progress, and the job runs on, unless no retry gets past it: a
-    /// newer run has fenced this one, say. Then the run has failed.
+    /// Waits for a stop request, the TTL, the end of the sources, or a failure. Meanwhile it
+    /// handles messages and takes periodic checkpoints. An error of a periodic checkpoint is stored
+    /// in the progress, and the job continues, unless no retry can succeed, for example because a
+    /// newer run has fenced this one. Then the run has failed.
     ///
     /// # Errors
     /// [`StepError::WrongJob`] when the job is not in this phase.
@@ -73,10 +75,10 @@ impl Running {
     /// Runs, then steps.
     ///
     /// # Errors
-    /// As [`run`](Self::run); the phase comes back in [`StepFailed`].
+    /// As for [`run`](Self::run); [`StepFailed`] holds the phase.
     ///
     /// # Cancel safety
-    /// Safe: if it is dropped, the phase is kept in the job; [`JobContext::take_parked`] gives it back.
+    /// Safe: if it is dropped, the phase stays in the job; [`JobContext::take_parked`] returns it.
     pub fn next<C: JobController, S: Scheduler>(
         self,
         job: &mut JobContext<C, S>,
@@ -98,7 +100,8 @@ impl Running {
         }
     }
 
-    /// Stops as `request` says, or as a stronger request already in force says. The request is in force from then on.
+    /// Stops as `request` says, or as a stronger request that is already in effect. The request is
+    /// in effect from then on.
     ///
     /// # Errors
     /// [`StepError::WrongJob`] when the job is not in this phase.
@@ -126,7 +129,8 @@ impl Running {
         self.stop_as(StopRequest::Checkpoint, job)
     }
 
-    /// Stops the sources and lets what has been read flow to the end. It needs a job with a controller.
+    /// Stops the sources and processes what has been read to the end. It needs a job with a
+    /// controller.
     ///
     /// # Errors
     /// [`StepError::WrongJob`] when the job is not in this phase.
@@ -148,7 +152,7 @@ impl Running {
         self.stop_as(StopRequest::Immediate, job)
     }
 
-    /// Has the scheduler kill the workers. It needs no controller.
+    /// Makes the scheduler kill the workers. It needs no controller.
     ///
     /// # Errors
     /// [`StepError::WrongJob`] when the job is not in this phase.
@@ -156,7 +160,7 @@ impl Running {
         self.stop_as(StopRequest::Force, job)
     }
 
-    /// All sources have completed, as a running loop of your own has found out.
+    /// All sources have completed, as your own running loop has found out.
     ///
     /// # Errors
     /// [`StepError::WrongJob`] when the job is not in this phase.
@@ -164,7 +168,7 @@ impl Running {
         step_to(self, job)
     }
 
-    /// A task failed or a worker was lost, as a running loop of your own has found out.
+    /// A task failed or a worker was lost, as your own running loop has found out.
     ///
     /// # Errors
     /// [`StepError::WrongJob`] when the job is not in this phase.
@@ -248,13 +252,16 @@ async fn wait<C: JobController, S>(job: &mut JobContext<C, S>, entry: Entry) -> 
     }
 }
 
-/// The request counts as one that a user made: whoever watches sees it, and the job is not restarted (invariant I8).
+/// The request counts as one of a user: watchers see it, and the job is not restarted (invariant
+/// I8).
 fn record<C, S>(job: &JobContext<C, S>, request: StopRequest) {
-    // The context holds the mailbox, so the lane is open; an equal or stronger request in force is as good.
+    // The context holds the mailbox, so the lane is open; an equal or stronger request in effect is
+    // fine, too.
     let _ = job.sender().request(request);
 }
 
-/// Takes an edge that asks for no evidence, after the run-time check: a method of the phase says so.
+/// Takes an edge that needs no evidence, after the run-time check, because the program called a
+/// method of the phase.
 #[inline]
 pub(super) fn step_to<From, To, C, S>(from: From, job: &mut JobContext<C, S>) -> Result<To, StepFailed<From>>
 where

@@ -1,4 +1,5 @@
-//! What keeps phases unforgeable (invariant I1): downstream crates can neither name these traits nor make their arguments.
+//! The traits that keep phases unforgeable (invariant I1): downstream crates can't name them or
+//! construct their arguments.
 
 use std::time::Duration;
 
@@ -9,14 +10,14 @@ use crate::{
     machine::{AnyPhase, AnyStopped, JobContext, Phase, Reason, StepFailed, StopMode, Stopping},
 };
 
-/// How a phase is made, given the proof that its edge asks for.
+/// Makes a phase, given the proof that its edge requires.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a phase of the shutdown machine, and no phase can be added to it from outside",
     label = "a phase is reached by a legal transition, and cannot be invented",
     note = "docs/transitions.md lists the phases and every legal step"
 )]
 pub trait Mint: Sized {
-    /// What must be shown to enter the phase: nothing for most, evidence for `Stopped`.
+    /// The proof that the phase requires: nothing for most, evidence for `Stopped`.
     type Proof;
 
     /// Makes the phase.
@@ -65,11 +66,11 @@ pub trait Mode: Copy {
         Self: StopMode;
 }
 
-/// Needed to call hidden methods of public traits, so that nobody else can.
+/// Required to call hidden methods of public traits, so that only this crate can.
 #[derive(Clone, Copy, Debug)]
 pub struct Token;
 
-/// A phase's memory of its entry.
+/// What a phase remembers about its entry.
 #[derive(Clone, Copy, Debug)]
 pub struct Entry {
     pub(crate) identity: u64,
@@ -78,13 +79,13 @@ pub struct Entry {
 }
 
 impl Entry {
-    // Of every transition, in code that is compiled in the user's crate.
+    // Part of every transition, in code that is compiled in the user's crate.
     #[inline]
     pub(crate) fn new(identity: u64, since: Instant, budget: Option<Duration>) -> Self {
         Self { identity, since, deadline: budget.and_then(|budget| since.checked_add(budget)) }
     }
 
-    /// How long the phase was given in all.
+    /// The total time limit of the phase.
     pub(crate) fn budget(&self) -> Duration {
         self.deadline.map_or(Duration::MAX, |deadline| deadline - self.since)
     }

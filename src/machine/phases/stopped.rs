@@ -16,7 +16,7 @@ use crate::{
 /// The job has stopped: the scheduler, asked after the last stop order, listed no worker of the run (invariant I2). `E` is the evidence
 /// of how it stopped. Terminal: there is no `next`.
 ///
-/// A function that resumes a job exactly where it stopped takes `Stopped<Checkpointed>`, and can't be called with less:
+/// A function that resumes a job exactly where it stopped can require `Stopped<Checkpointed>`:
 ///
 /// ```compile_fail
 /// use winddown::{Checkpointed, Epoch, Killed, Stopped};
@@ -40,7 +40,7 @@ pub struct Gone {
 }
 
 impl NothingAlive {
-    /// The proof, with the names of what is not alive.
+    /// The proof, with the job and run that it is about.
     pub(super) fn witness<C, S>(self, job: &JobContext<C, S>) -> Gone {
         Gone { job: job.id.clone(), run: job.run, forced: self.forced(), confirmed_by: self.confirmed_by() }
     }
@@ -95,7 +95,7 @@ impl<E: Evidence> Stopped<E> {
         self.gone.forced
     }
 
-    /// On whose word nothing is alive.
+    /// Who confirmed that nothing is alive.
     pub fn confirmed_by(&self) -> ConfirmedBy {
         self.gone.confirmed_by
     }
@@ -162,7 +162,7 @@ macro_rules! evidence {
         pub struct $name($inner);
 
         impl $name {
-            /// For the one operation that has proven it.
+            /// For the operation that has proven it.
             pub(super) const fn proven(inner: $inner) -> Self {
                 Self(inner)
             }
@@ -211,7 +211,8 @@ impl Completed {
     }
 }
 
-/// Evidence that leaves nothing to replay: everything that was read is committed, once. Sealed.
+/// Evidence that leaves nothing to replay: everything that was read is committed exactly once.
+/// Sealed.
 ///
 /// ```
 /// use winddown::{Epoch, Stopped, machine::NothingToReplay};
@@ -260,7 +261,7 @@ impl Halted {
 }
 
 impl Killed {
-    /// On whose word the workers are gone.
+    /// Who confirmed that the workers are gone.
     pub const fn confirmed_by(&self) -> ConfirmedBy {
         self.0
     }
@@ -283,7 +284,7 @@ impl AnyStopped {
         self.gone().forced
     }
 
-    /// The final checkpoint, where nothing is left to replay: [`NothingToReplay`] as a value.
+    /// The final checkpoint, if nothing is left to replay: [`NothingToReplay`] as a value.
     pub const fn nothing_to_replay(&self) -> Option<Epoch> {
         match self {
             Self::Checkpointed(stopped) => Some(stopped.evidence.0),
@@ -292,7 +293,7 @@ impl AnyStopped {
         }
     }
 
-    /// On whose word nothing is alive.
+    /// Who confirmed that nothing is alive.
     pub const fn confirmed_by(&self) -> ConfirmedBy {
         self.gone().confirmed_by
     }

@@ -1,4 +1,4 @@
-//! Workers are told to stop their tasks, or are killed.
+//! Workers are ordered to stop their tasks, or are killed.
 
 use std::{fmt, marker::PhantomData, time::Duration};
 
@@ -19,7 +19,8 @@ use crate::{
     },
 };
 
-/// Workers are told to stop their tasks (`Graceful`, `Immediate`), or are killed by the scheduler (`Force`).
+/// Workers are ordered to stop their tasks (`Graceful`, `Immediate`), or killed by the scheduler
+/// (`Force`).
 ///
 /// The mode only ever gets stronger: [`escalate`](Self::escalate) to a weaker one does not compile.
 #[must_use = "a phase that is dropped is a shutdown that nobody finishes"]
@@ -57,14 +58,14 @@ impl<M: StopMode> Mint for Stopping<M> {
     fn budget(limits: &Limits) -> Option<Duration> {
         match M::BEHAVIOR {
             StopBehavior::StopJob(_) => Some(limits.finish),
-            // Each attempt has a budget of its own.
+            // Each attempt has its own budget.
             StopBehavior::StopWorkers => None,
         }
     }
 }
 
 impl<M: StopMode> Stopping<M> {
-    /// What the phase does, as a value.
+    /// The action of the phase, as a value.
     pub fn behavior(&self) -> StopBehavior {
         M::BEHAVIOR
     }
@@ -85,7 +86,7 @@ impl<M: StopMode> Stopping<M> {
         }
     }
 
-    /// Has the scheduler kill the workers. It needs no controller.
+    /// Makes the scheduler kill the workers. It needs no controller.
     ///
     /// # Errors
     /// [`StepError::WrongJob`] when the job is not in this phase.
@@ -98,20 +99,20 @@ impl<M: StopMode> Stopping<M> {
     }
 }
 
-/// The two modes in which tasks are told to stop, and waited for.
+/// The two modes that order tasks to stop, and wait for them.
 macro_rules! cooperative {
     ($mode:ty, $worker_mode:expr => $after:ident, $evidence:ident $(, $request:pat => $milder:ident)?) => {
         impl Stopping<$mode> {
             /// Sends the stop order to every worker at once, waits for every task to end, releases the workers and verifies that
-            /// none is left. The deadline, a refused order, a failed task and a lost worker lead to force at once; they are
-            /// decisions, not errors.
+            /// none is left. The deadline, a refused order, a failed task and a lost worker lead to
+            /// force at once; they are not errors but decisions.
             ///
             /// # Errors
             /// - [`StepError::Scheduler`], [`StepError::StillAlive`], [`StepError::Appeared`]: the tasks have ended, but workers are not gone. Run it again.
             /// - [`StepError::WrongJob`]: the job is not in this phase.
             ///
             /// # Cancel safety
-            /// Safe: call it again to go on. No worker gets its order twice for it.
+            /// Safe: call it again to continue. This does not send any worker its order twice.
             pub async fn run<C: JobController, S: Scheduler>(&mut self, job: &mut JobContext<C, S>) -> Result<(), StepError> {
                 work::run(self, job).await
             }
@@ -119,10 +120,10 @@ macro_rules! cooperative {
             /// Runs, then steps.
             ///
             /// # Errors
-            /// As [`run`](Self::run); the phase comes back in [`StepFailed`].
+            /// As for [`run`](Self::run); [`StepFailed`] holds the phase.
             ///
             /// # Cancel safety
-            /// Safe: if it is dropped, the phase is kept in the job; [`JobContext::take_parked`] gives it back.
+            /// Safe: if it is dropped, the phase stays in the job; [`JobContext::take_parked`] returns it.
             pub fn next<C: JobController, S: Scheduler>(
                 self,
                 job: &mut JobContext<C, S>,
@@ -219,16 +220,17 @@ where
     }
 
     async fn stop_tasks<C: JobController, S>(&mut self, mode: WorkerStopMode, job: &mut JobContext<C, S>) -> Ended {
-        // Once per call: to give the command again is to send again what has failed, and that is for a retry to do.
+        // Once per call: repeating the command resends what has failed, which is only for retries.
         let (mut ask, mut late) = (true, false);
         loop {
             let status = job.controller.status();
-            // A task that failed before an immediate stop has ended; a graceful stop can't drain through it.
+            // In an immediate stop, a task that failed before has ended; a graceful stop can't
+            // drain through it.
             let tolerated = match mode {
                 WorkerStopMode::Graceful => 0,
                 WorkerStopMode::Immediate => *self.failures_before.get_or_insert(status.failures),
             };
-            // The newest one: the first may be what this stop cleans up after.
+            // The newest one: the first may be the reason for this stop.
             if let Some(failure) = job.controller.latest_failure().filter(|_| status.failures > tolerated) {
                 return Ended::Badly(failure.clone().into());
             }
@@ -247,7 +249,7 @@ where
             match news(job, Self::KIND.fulfils(), self.entry.deadline).await {
                 Ok(News::Status) => {}
                 Ok(News::Request(request)) => return Ended::Request(request),
-                // Messages were taken in on the way: one of them may have been the last.
+                // Messages were handled meanwhile: one of them may have been the last.
                 Ok(News::Deadline) => late = true,
                 Err(error) => return Ended::Badly(error.into()),
             }
@@ -259,16 +261,17 @@ where
 enum Ended {
     /// Every task has ended.
     All,
-    /// The user wants something stronger.
+    /// A stronger stop was requested.
     Request(StopRequest),
-    /// Not every task will end by itself.
+    /// Some task will not end by itself.
     Badly(StepError),
-    /// A worker was lost before, so no order reaches its tasks.
+    /// A worker was lost earlier, so no order reaches its tasks.
     Lost,
 }
 
 impl Stopping<Force> {
-    /// One attempt: has the scheduler kill the run's workers, then verifies that it lists none. It needs no controller.
+    /// One attempt: makes the scheduler kill the run's workers, then verifies that it lists none.
+    /// It needs no controller.
     ///
     /// # Errors
     /// - [`StepError::Scheduler`], [`StepError::StillAlive`], [`StepError::Appeared`]: workers may be alive. Run it again.
@@ -283,7 +286,7 @@ impl Stopping<Force> {
     /// Runs, then steps.
     ///
     /// # Errors
-    /// As [`run`](Self::run); the phase comes back in [`StepFailed`].
+    /// As for [`run`](Self::run); [`StepFailed`] holds the phase.
     ///
     /// # Cancel safety
     /// Safe: if it is dropped, the phase is kept in the job; [`JobContext::take_parked`] gives it back.

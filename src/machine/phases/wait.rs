@@ -1,4 +1,4 @@
-//! Waiting for something to happen: the one place where a phase waits for its workers. A stop request comes first, then the
+//! The only place where a phase waits for its workers. A stop request comes first, then the
 //! deadline, then the controller's own work, then messages.
 
 use std::{future::poll_fn, task::Poll};
@@ -23,13 +23,15 @@ pub(crate) enum News {
     Status,
 }
 
-/// Messages taken in before the status is looked at again. It bounds how long a failure may go unseen in a flood; a stop request
-/// is looked for before each message.
+/// Messages that are handled before the status is checked again. This bounds how long a failure may
+/// go unnoticed in a flood; stop requests are checked before each message.
 const BATCH: usize = 64;
 
-/// Waits until the run's status may have changed, a request stronger than `level` is made, or the deadline has passed.
+/// Waits until the run's status may have changed, a request stronger than `level` is made, or the
+/// deadline has passed.
 ///
-/// Cancel safe (invariant I10): a message is handled where it is taken out, and the controller's work is cancel safe by contract.
+/// Cancel safe (invariant I10): a message is handled as soon as it is taken out, and the
+/// controller's work is cancel safe by contract.
 pub(crate) async fn news<C: JobController, S>(
     job: &mut JobContext<C, S>,
     level: Option<StopRequest>,
@@ -53,9 +55,10 @@ pub(crate) async fn news<C: JobController, S>(
     let JobContext { controller, mailbox, progress, .. } = job;
     tokio::select! {
         biased;
-        // Before messages, so that a flood of them does not keep orders from being sent.
+        // Before messages, so that a flood of them does not prevent orders from being sent.
         result = controller.progress() => result.map(|()| News::Status),
-        // Messages were taken in, so there is something to look at; others may run first, or a flood would let nobody else run.
+        // Messages were handled, so the status may have changed. Other tasks may run first, or a
+        // flood would starve them.
         () = yield_once(), if taken > 0 => Ok(News::Status),
         incoming = mailbox.next(level), if taken == 0 => Ok(match incoming {
             Incoming::Request(request) => News::Request(request),
@@ -68,7 +71,8 @@ pub(crate) async fn news<C: JobController, S>(
     }
 }
 
-/// Waits until `until` while messages are taken in and the controller works on; a request stronger than `level` ends it.
+/// Waits until `until`, while messages are handled and the controller continues its work; a request
+/// stronger than `level` ends the wait.
 pub(crate) async fn pause<C: JobController, S>(job: &mut JobContext<C, S>, level: Option<StopRequest>, until: Instant) {
     loop {
         match news(job, level, Some(until)).await {
@@ -79,7 +83,8 @@ pub(crate) async fn pause<C: JobController, S>(job: &mut JobContext<C, S>, level
     }
 }
 
-/// Waits until then, or until a stronger request comes. Neither is the controller polled nor a message taken in.
+/// Waits until then, or until a stronger request arrives, without polling the controller or
+/// handling messages.
 pub(crate) async fn hold<C, S>(job: &mut JobContext<C, S>, level: Option<StopRequest>, until: Instant) {
     tokio::select! {
         biased;
@@ -88,7 +93,8 @@ pub(crate) async fn hold<C, S>(job: &mut JobContext<C, S>, level: Option<StopReq
     }
 }
 
-/// Gives the executor's other tasks a turn. Tokio's own needs a feature that the pure machine does without.
+/// Yields to the executor's other tasks. Tokio's own function needs a feature that the pure machine
+/// does without.
 async fn yield_once() {
     let mut yielded = false;
     poll_fn(|cx| {
@@ -101,8 +107,8 @@ async fn yield_once() {
     .await;
 }
 
-/// Hands a message to the controller. What it rejects has changed nothing, so it is only told, and counted. An error that ends nothing is
-/// told to those who watch the job.
+/// Passes a message to the controller. A rejected message has changed nothing, so it is only logged
+/// and counted. A nonfatal error is reported to the job's watchers.
 pub(super) fn take_in<C: JobController>(controller: &mut C, progress: &mut LiveProgress, event: WorkerEvent) {
     let nonfatal = match &event.event {
         Event::NonfatalError { task, error } => Some((event.worker, *task, error.clone())),
@@ -118,22 +124,23 @@ pub(super) fn take_in<C: JobController>(controller: &mut C, progress: &mut LiveP
     }
 }
 
-/// When silent workers are looked for.
+/// When to check for silent workers.
 #[derive(Debug, Default)]
 pub(crate) struct HealthWatch {
-    /// When somebody last waited for news.
+    /// When the phase last waited for news.
     awake: Option<Instant>,
-    /// When it is time for the next look.
+    /// When the next check is due.
     next: Option<Instant>,
-    /// The look is due as soon as so many messages have been taken out in all.
+    /// The check is done as soon as this many messages have been taken out in total.
     heard: Option<u64>,
 }
 
-/// Looks for silent workers when it is time; says when it is time again.
+/// Checks for silent workers when it is due, and returns when the next check is due.
 ///
-/// A heartbeat may be among the messages that wait, so those that were there when the time came are heard first: these and no
-/// more, or a flood would hide who is silent. Senders may also have been held back while nobody waited for news, so after a
-/// break they get time to come through.
+/// A heartbeat may be among the waiting messages, so those that were waiting when the check became
+/// due are handled first: only these, or a flood would hide silent workers. Senders may also have
+/// been held back while the phase was not waiting for news, so after a break they get time to
+/// deliver their messages.
 fn look_at_health<C: JobController, S>(job: &mut JobContext<C, S>, now: Instant) -> Instant {
     let every = job.limits.health_every.max(MOMENT);
     let JobContext { controller, mailbox, health, .. } = job;

@@ -7,37 +7,40 @@ use wordcount::Runtime;
 
 /// Stops, kills and freezes real word counts at random, and compares every result with a plain count.
 ///
-/// Each round makes an input and a state directory, and starts `wordcount` on it again and again: stopped in a random mode, with the
-/// controller killed (SIGKILL) at a random moment or in a phase of the shutdown, with workers killed or frozen (SIGSTOP; with
-/// `--runtime embedded` tasks fail or stall instead, as its workers are no processes), until all input is consumed. Then `counts.tsv` has to
-/// be what a plain count of the input gives, and no process may be left.
+/// Each round creates an input and a state directory, and starts `wordcount` on them repeatedly until all
+/// input is consumed. It stops the job in random modes, kills the controller (SIGKILL) at random moments or
+/// in a phase of the shutdown, and kills or freezes workers (SIGSTOP). With `--runtime embedded`, whose
+/// workers are not processes, tasks fail or stall instead. Then `counts.tsv` must equal a plain count of the
+/// input, and no process may be left.
 ///
-/// The summary says how often what was done, and in which phase the controller was when it was killed, as its journal has it. A phase that
-/// was never hit is named. The exit code is 1 on the first difference; then the state directory is kept, and it is said how to look at it.
+/// The summary lists how often each action was taken, in which phases the controller was killed (according to
+/// its journal), and which phases were never hit. At the first difference the exit code is 1; the state
+/// directory is kept, and the program prints how to inspect it.
 ///
-/// The seed decides what is done; when it takes effect depends on the machine, so a seed repeats a run in kind and not in every detail.
+/// The seed determines the actions. Their timing depends on the machine, so a seed does not repeat a run in
+/// every detail.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "soak", verbatim_doc_comment)]
 pub(crate) struct Options {
-    /// New rounds are begun for so long.
+    /// For how many minutes new rounds are started.
     #[arg(long, value_name = "M", default_value_t = 1.0, value_parser = minutes)]
     minutes: f64,
     /// Where the workers run.
     #[arg(long, value_enum, default_value_t = Runtime::Embedded)]
     pub(crate) runtime: Runtime,
-    /// What is done is chosen by it; random without.
+    /// Seed of the random choices. Default: random.
     #[arg(long, value_name = "S")]
     pub(crate) seed: Option<u64>,
-    /// So many rounds, however long they take.
+    /// Number of rounds, however long they take.
     #[arg(long, value_name = "N", conflicts_with = "minutes", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) rounds: Option<u64>,
-    /// Changes the result of the first round before it is compared, to see that a difference is found.
+    /// Changes the result of the first round before the comparison, to check that a difference is found.
     #[arg(long, hide = true)]
     pub(crate) tamper: bool,
 }
 
 impl Options {
-    /// For how long new rounds are begun.
+    /// For how long new rounds are started.
     pub(crate) fn time(&self) -> Duration {
         Duration::try_from_secs_f64(self.minutes * 60.0).unwrap_or(Duration::MAX)
     }
