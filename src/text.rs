@@ -1,6 +1,9 @@
 //! How values are shown to people.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt::{self, Write as _},
+    time::Duration,
+};
 
 /// The first few, and how many more there are.
 pub(crate) fn shortened<T: ToString>(items: impl ExactSizeIterator<Item = T>) -> String {
@@ -40,7 +43,8 @@ pub(crate) fn rounded(duration: Duration) -> impl fmt::Display {
         if count > 0 {
             let space = if text.is_empty() { "" } else { " " };
             let plural = if *name == "day" && count > 1 { "s" } else { "" };
-            text.push_str(&format!("{space}{count}{name}{plural}"));
+            // Writing to a string can't fail.
+            let _ = write!(text, "{space}{count}{name}{plural}");
         }
     }
     text

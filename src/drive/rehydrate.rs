@@ -309,8 +309,11 @@ impl<S> Rehydrated<S> {
     {
         let gone = match self.replay {
             Replay::Phase(_) => return Ok(self.replay),
-            Replay::Checkpointed(_, gone) | Replay::Completed(_, gone) => gone,
-            Replay::Drained(gone) | Replay::Halted(gone) | Replay::Killed(gone) => gone,
+            Replay::Checkpointed(_, gone)
+            | Replay::Completed(_, gone)
+            | Replay::Drained(gone)
+            | Replay::Halted(gone)
+            | Replay::Killed(gone) => gone,
         };
         match listed(&self.scheduler, &self.open, gone.forced(), self.limits.kill).await? {
             Ok(gone) => Ok(self.replay.on_the_word_of(gone)),

@@ -133,7 +133,7 @@ impl JobBuilder {
             journaling: Journaling::new(journal, last),
             superseded: false,
             identity: entry.identity,
-            trail: LiveTrail::new(Visit::new(PhaseKind::Running, now, ReasonKind::Started.into())),
+            trail: LiveTrail::new(&Visit::new(PhaseKind::Running, now, ReasonKind::Started.into())),
             progress: LiveProgress::new(Progress::new(PhaseKind::Running, now, entry.deadline)),
             live,
         };
@@ -285,6 +285,7 @@ impl<C, S> JobContext<C, S> {
     ///
     /// # Errors
     /// The job itself, if it has stopped already.
+    #[expect(clippy::type_complexity, reason = "the parts of the job, each under its own name")]
     pub fn force(mut self) -> Result<(JobContext<Detached, S>, Stopping<Force>, C), Box<Self>> {
         let from = self.phase();
         if from.is_terminal() {

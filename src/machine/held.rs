@@ -12,6 +12,7 @@ pub(crate) struct Held<'a, P: Phase, C, S> {
 /// [`Held::take`] is the only way out, and consumes it.
 const HELD: &str = "the phase is held until it is taken, which is the last that is done with the guard";
 
+#[expect(clippy::expect_used, reason = "a phase that is not there would be one that was lost")]
 impl<'a, P: Phase, C, S> Held<'a, P, C, S> {
     // Part of every transition, in code that is compiled in the user's crate.
     #[inline]

@@ -171,13 +171,13 @@ impl Reason {
         (self.kind, self.about)
     }
 
-    pub(super) fn about(kind: ReasonKind, workers: Vec<WorkerId>, tasks: Vec<TaskId>, said: impl ToString) -> Self {
+    pub(super) fn about(kind: ReasonKind, workers: Vec<WorkerId>, tasks: Vec<TaskId>, said: &impl ToString) -> Self {
         Self { kind, about: Some(Arc::new(About { workers, tasks, message: said.to_string() })) }
     }
 
     /// Why a step was not taken. `waits_for` are the late workers, if that is the reason.
     pub(crate) fn of(failure: &StepError, waits_for: impl FnOnce() -> Vec<WorkerId>) -> Self {
-        let about = |kind, workers| Self::about(kind, workers, vec![], failure);
+        let about = |kind, workers| Self::about(kind, workers, vec![], &failure);
         match failure {
             StepError::Run(failure) | StepError::Controller(ControllerError::Run(failure)) => failure.into(),
             StepError::Controller(error) => error.into(),
@@ -198,7 +198,7 @@ impl Reason {
             1 => format!("worker {} is lost", workers[0]),
             _ => format!("workers {} are lost", shortened(workers.iter())),
         };
-        Self::about(ReasonKind::WorkerLost, workers, vec![], said)
+        Self::about(ReasonKind::WorkerLost, workers, vec![], &said)
     }
 
     /// Whether the step from one phase to another for this reason is an escalation: the stop
@@ -255,7 +255,7 @@ impl From<&RunFailure> for Reason {
                 (ReasonKind::TaskIncomplete, vec![], vec![task])
             }
         };
-        Self::about(kind, workers, tasks, failure)
+        Self::about(kind, workers, tasks, &failure)
     }
 }
 
@@ -271,7 +271,7 @@ impl From<&ControllerError> for Reason {
             ControllerError::NoCheckpoint(_) => (ReasonKind::NoCheckpoint, vec![]),
             ControllerError::Other(_) => (ReasonKind::ControllerFailed, vec![]),
         };
-        Self::about(kind, workers, vec![], error)
+        Self::about(kind, workers, vec![], &error)
     }
 }
 

@@ -42,7 +42,7 @@ pub(super) struct Trail {
 impl Trail {
     const CAPACITY: usize = 6;
 
-    fn new(first: Visit) -> Self {
+    fn new(first: &Visit) -> Self {
         Self { visits: std::array::from_fn(|_| first.clone()), len: 1 }
     }
 
@@ -69,7 +69,7 @@ pub(super) struct LiveTrail {
 }
 
 impl LiveTrail {
-    pub(super) fn new(first: Visit) -> Self {
+    pub(super) fn new(first: &Visit) -> Self {
         Self { trail: Trail::new(first), followed: OnceLock::new() }
     }
 

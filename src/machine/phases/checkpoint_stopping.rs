@@ -171,7 +171,7 @@ impl<C: JobController> Work<C> for CheckpointStopping {
     async fn look_again<S: Scheduler>(&mut self, exit: Exit, job: &mut JobContext<C, S>) -> Result<Exit, StepError> {
         Ok(match exit {
             Exit::Stopped(proven, gone) => Exit::Stopped(proven, self.releasing.look_again(gone, job).await?),
-            other => other,
+            other @ Exit::Request(_) => other,
         })
     }
 }

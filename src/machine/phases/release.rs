@@ -156,8 +156,8 @@ impl From<NotLeft> for Reason {
         let said = reason.to_string();
         match reason {
             NotLeft::Forced => StopRequest::Force.into(),
-            NotLeft::Late(workers) => Self::about(ReasonKind::NotLeft, workers, vec![], said),
-            NotLeft::Scheduler(_) => Self::about(ReasonKind::SchedulerFailed, vec![], vec![], said),
+            NotLeft::Late(workers) => Self::about(ReasonKind::NotLeft, workers, vec![], &said),
+            NotLeft::Scheduler(_) => Self::about(ReasonKind::SchedulerFailed, vec![], vec![], &said),
         }
     }
 }
