@@ -121,15 +121,19 @@ struct Job {
 }
 
 impl Job {
-    fn new(id: JobId, topology: Arc<Topology>, store: Arc<dyn DynCheckpointStore>, limits: Limits) -> Self {
+    fn new(
+        id: JobId,
+        topology: Arc<Topology>,
+        store: Arc<dyn DynCheckpointStore>,
+        limits: Limits,
+    ) -> Result<Self, Failure> {
         let (sender, events) = mpsc::unbounded_channel();
         let workers = Workers::of(&topology, sender);
         let open = OpenRun::without_store(id, RunId::new(1));
         let controller = ClusterController::builder(&open, topology, Arc::new(workers.clone()));
         let controller = controller.limits(limits.clone()).store(store).build();
-        let built = JobContext::builder(&open).limits(limits).build(controller, workers.clone());
-        let (context, running) = built.expect("each job has a name of its own");
-        Self { context, running, workers, events }
+        let (context, running) = JobContext::builder(&open).limits(limits).build(controller, workers.clone())?;
+        Ok(Self { context, running, workers, events })
     }
 
     /// Stops it with a final checkpoint.
@@ -201,7 +205,7 @@ async fn one_job(workers: u64, tasks: u64) -> Result<(), Failure> {
     let id = JobId::from("one");
     store.open_run(&id).await?;
     let before = memory("VmRSS");
-    let job = Job::new(id, topology(workers, tasks)?, store, patient());
+    let job = Job::new(id, topology(workers, tasks)?, store, patient())?;
     println!("one job of {workers} workers and {tasks} tasks, at rest: {} MiB", (memory("VmRSS") - before) >> 20);
     let began = Instant::now();
     let took = job.stop().await?;
@@ -233,7 +237,7 @@ async fn many_jobs(jobs: u64) -> Result<(), Failure> {
             Arc::clone(&topology),
             Arc::clone(&store) as Arc<dyn DynCheckpointStore>,
             limits.clone(),
-        ));
+        )?);
     }
     let at_rest = memory("VmRSS").saturating_sub(before);
     println!(

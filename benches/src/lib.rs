@@ -2,6 +2,7 @@
 //!
 //! Two programs and a test use it: `performance` (`cargo bench -p winddown-benches`) prints tables, `bench_report` writes
 //! `docs/performance.md`, and `tests/performance_page.rs` compares that page with the stored figures.
+#![expect(clippy::unwrap_used, reason = "a bench that can't be set up has nothing to measure")]
 #![forbid(unsafe_code)]
 #![allow(missing_docs, clippy::missing_errors_doc, reason = "only the programs of this package call it")]
 

@@ -209,7 +209,8 @@ impl Scene {
     }
 
     fn final_epochs(&self) -> Vec<Epoch> {
-        let mut epochs: Vec<_> = self.journal.records().iter().filter_map(|record| record.final_epoch()).collect();
+        let mut epochs: Vec<_> =
+            self.journal.records().iter().filter_map(winddown::journal::PhaseRecord::final_epoch).collect();
         epochs.dedup();
         epochs
     }

@@ -106,7 +106,7 @@ async fn after_death(story: Story, place: Place) -> (PhaseKind, &'static str) {
     assert!(receipt.is_none(), "{story:?}: the controller did not die at {place:?}");
     // For a while nobody controls the workers. A user whose request died with the controller that had it asks again.
     tokio::time::sleep(Duration::from_millis(5)).await;
-    let asked = scene.journal.records().last().and_then(|record| record.requested());
+    let asked = scene.journal.records().last().and_then(winddown::journal::PhaseRecord::requested);
     let (taken_up, receipt) = live(&scene, None, story.request().filter(|_| asked.is_none())).await;
     let receipt = receipt.unwrap();
     scene.check(&receipt).await;

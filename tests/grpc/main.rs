@@ -1,6 +1,6 @@
 //! Workers that speak gRPC: over loopback, over a simulated network, and what strangers send.
 #![cfg(feature = "grpc")]
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 #[path = "../support/arroyo.rs"]
 mod arroyo;

@@ -115,7 +115,7 @@ fn sources(folder: &Path, below: &str, into: &mut Vec<(String, String)>) {
             if !matches!(entry.file_name().to_str(), Some("tests" | "generated")) {
                 sources(&entry.path(), &format!("{name}/"), into);
             }
-        } else if name.ends_with(".rs") && !name.ends_with("tests.rs") && name != "lib.rs" {
+        } else if super::pages::has(Path::new(&name), "rs") && !name.ends_with("tests.rs") && name != "lib.rs" {
             into.push((name, fs::read_to_string(entry.path()).unwrap()));
         }
     }
@@ -178,7 +178,8 @@ fn hops(page: &str) -> Vec<(String, String)> {
     // Every second piece is a code span. A name is followed by its file, with nothing but ` (` or `, ` between.
     for at in (1..spans.len().saturating_sub(2)).step_by(2) {
         let (name, between, file) = (spans[at], spans[at + 1].split_whitespace().collect::<String>(), spans[at + 2]);
-        if matches!(between.as_str(), "(" | ",") && file.starts_with("src/") && file.ends_with(".rs") {
+        if matches!(between.as_str(), "(" | ",") && file.starts_with("src/") && super::pages::has(Path::new(file), "rs")
+        {
             hops.push((name.to_owned(), file.to_owned()));
         }
     }

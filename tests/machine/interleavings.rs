@@ -279,7 +279,7 @@ async fn the_end_of_all_input_without_a_store_drains() {
     controller.later(secs(1), Does::ExhaustSources);
     controller.on(Told::Stop(WorkerStopMode::Graceful), secs(2), Does::Finish);
     let receipt = drive(running, &mut job, &Policy::give_back()).await.unwrap();
-    assert_eq!(names(&receipt.legs()), ["Running", "Finishing", "Stopping<Graceful>", "Stopped<Drained>"]);
+    assert_eq!(names(receipt.legs()), ["Running", "Finishing", "Stopping<Graceful>", "Stopped<Drained>"]);
     assert_eq!(receipt.stopped().epoch(), Some(Epoch::new(41)), "the last complete checkpoint, and no more");
 }
 
@@ -290,6 +290,6 @@ async fn i11_a_fenced_run_may_not_be_restarted() {
     controller.later(secs(1), Does::BeFenced);
     controller.on(Told::Stop(WorkerStopMode::Immediate), secs(1), Does::Finish);
     let receipt = drive(running, &mut job, &Policy::escalate()).await.unwrap();
-    assert_eq!(names(&receipt.legs()), ["Running", "Recovering", "Stopping<Immediate>", "Stopped<Halted>"]);
+    assert_eq!(names(receipt.legs()), ["Running", "Recovering", "Stopping<Immediate>", "Stopped<Halted>"]);
     assert_eq!((receipt.requested(), receipt.may_restart(), job.may_restart()), (None, false, false));
 }

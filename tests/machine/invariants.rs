@@ -285,7 +285,7 @@ async fn i8_a_job_that_was_asked_to_stop_may_not_be_restarted() {
     controller.later(secs(1), Does::Fail(worker_lost()));
     let receipt = drive(running, &mut job, &Policy::escalate()).await.unwrap();
     assert!(receipt.may_restart());
-    assert_eq!(names(&receipt.legs()), ["Running", "Recovering", "Stopping<Force>", "Stopped<Killed>"]);
+    assert_eq!(names(receipt.legs()), ["Running", "Recovering", "Stopping<Force>", "Stopped<Killed>"]);
 }
 
 /// A request that comes while a failed run is cleaned up counts all the same.

@@ -1,6 +1,6 @@
 //! The machine alone: phases and drive with scripted collaborators on a paused clock, the explorer, and the pages that say what the
 //! code says.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod architecture;
 mod diagram;

@@ -99,7 +99,7 @@ async fn original_3_without_a_controller_straight_to_the_kill() {
     let (job, running, controller, workers) = job(Limits::default());
     let (mut job, _) = job.detach();
     let receipt = drive(running, &mut job, &Policy::give_back()).await.unwrap();
-    assert_eq!(names(&receipt.legs()), ["Running", "Stopping<Force>", "Stopped<Killed>"]);
+    assert_eq!(names(receipt.legs()), ["Running", "Stopping<Force>", "Stopped<Killed>"]);
     assert_eq!(controller.told(), []);
     assert_eq!(asked(&workers), [Call::Kill, Call::List]);
 }
@@ -176,7 +176,7 @@ async fn original_6_stopping_is_entered_from_finishing_and_recovering() {
     completes(&controller, secs(1), secs(2));
     let receipt = drive(running, &mut job, &Policy::give_back()).await.unwrap();
     let walked = ["Running", "Finishing", "Stopped<Completed>"];
-    assert_eq!(names(&receipt.legs()), walked);
+    assert_eq!(names(receipt.legs()), walked);
     assert_eq!(receipt.stopped().epoch(), Some(FINAL), "the final commit of exactly-once sinks is in it");
 
     let (mut job, running, controller, _) = crate::support::job(Limits::default());
@@ -184,7 +184,7 @@ async fn original_6_stopping_is_entered_from_finishing_and_recovering() {
     controller.on(Told::Stop(IMMEDIATE), secs(1), Does::Finish);
     let receipt = drive(running, &mut job, &Policy::give_back()).await.unwrap();
     let walked = ["Running", "Recovering", "Stopping<Immediate>", "Stopped<Halted>"];
-    assert_eq!(names(&receipt.legs()), walked);
+    assert_eq!(names(receipt.legs()), walked);
 }
 
 #[tokio::test(start_paused = true)]

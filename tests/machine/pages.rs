@@ -43,7 +43,7 @@ fn is_package() -> bool {
     root().join(".cargo_vcs_info.json").exists()
 }
 
-fn has(path: &Path, extension: &str) -> bool {
+pub(crate) fn has(path: &Path, extension: &str) -> bool {
     path.extension().is_some_and(|it| it == extension)
 }
 

@@ -18,7 +18,7 @@ use super::{Deaf, RUN, topology};
 /// A job of any kind.
 type AnyJob = (JobContext<BoxController, BoxScheduler>, AnyPhase);
 
-async fn scripted(journal: BoxJournal) -> AnyJob {
+fn scripted(journal: BoxJournal) -> AnyJob {
     let controller = ScriptedController::new(2);
     controller.on(Told::Stop(WorkerStopMode::Immediate), Duration::from_secs(1), Does::Finish);
     let builder = JobContext::builder(&OpenRun::without_store("scripted", RUN)).simulated().journal(journal);
@@ -27,7 +27,7 @@ async fn scripted(journal: BoxJournal) -> AnyJob {
 }
 
 /// Workers that take every order, and do nothing: killed in the end.
-async fn clustered(store: BoxStore, transport: BoxTransport, journal: BoxJournal) -> AnyJob {
+fn clustered(store: BoxStore, transport: BoxTransport, journal: BoxJournal) -> AnyJob {
     let controller: ClusterController<dyn DynTransport> =
         ClusterController::builder(&OpenRun::without_store("clustered", RUN), topology(2), transport)
             .store(store)
@@ -47,8 +47,7 @@ async fn u6_jobs_of_different_kinds_are_kept_in_one_list() {
     let journal: BoxJournal = Arc::new(FileJournal::open(folder.path()).unwrap());
     let store: BoxStore = Arc::new(ObjectStoreCheckpoints::new(Arc::new(object_store::memory::InMemory::new()), ""));
     let transport: BoxTransport = Arc::new(Deaf::default());
-    let mut jobs: Vec<AnyJob> =
-        vec![scripted(Arc::clone(&journal)).await, clustered(store, transport, Arc::clone(&journal)).await];
+    let mut jobs: Vec<AnyJob> = vec![scripted(Arc::clone(&journal)), clustered(store, transport, Arc::clone(&journal))];
     let mut stopped = vec![];
     for (mut job, phase) in jobs.drain(..) {
         job.sender().request(StopRequest::Immediate).unwrap();

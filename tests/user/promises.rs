@@ -57,10 +57,10 @@ fn tests() -> BTreeSet<String> {
         for line in text.lines().map(str::trim) {
             if line.contains("test]") || line.contains("test(") {
                 is_test = true;
-            } else if let Some(name) = line.trim_start_matches("async ").strip_prefix("fn ") {
-                if std::mem::take(&mut is_test) {
-                    names.insert(name.split('(').next().unwrap_or_default().to_owned());
-                }
+            } else if let Some(name) = line.trim_start_matches("async ").strip_prefix("fn ")
+                && std::mem::take(&mut is_test)
+            {
+                names.insert(name.split('(').next().unwrap_or_default().to_owned());
             }
         }
     }
@@ -152,7 +152,7 @@ async fn seen(
         .limits(limits)
         .build(controller, scheduler.clone())
         .unwrap();
-    let (sender, _progress) = (job.sender(), job.progress());
+    let (sender, progress) = (job.sender(), job.progress());
     if let Some(request) = request {
         sender.request(request).unwrap();
     }
@@ -164,12 +164,12 @@ async fn seen(
         sender.event(WorkerEvent::new(RUN, WorkerId::new(worker), event)).await.unwrap();
     }
     assert!(tokio::time::timeout(moment, &mut driven).await.is_err());
-    _progress.borrow().clone()
+    progress.borrow().clone()
 }
 
 /// The table of the first chapter of `docs/operations.md`, row by row.
 #[tokio::test(start_paused = true)]
-async fn what_progress_shows_is_what_is_waited_for() {
+async fn whatprogress_shows_is_what_is_waited_for() {
     let scheduler = ScriptedScheduler::new([1, 2]);
     let task = |worker: u64| TaskId::new(0, u32::try_from(worker).unwrap() - 1);
     let epoch = Epoch::new(1);
