@@ -167,7 +167,7 @@ pub enum RunFailure {
         unfinished: u32,
     },
     /// A worker could not start its work.
-    #[error("{worker} could not begin: {error}")]
+    #[error("worker {worker} could not start: {error}")]
     WorkerFailed {
         /// The worker.
         worker: WorkerId,

@@ -110,7 +110,7 @@ impl fmt::Display for Receipt {
             write!(f, " (epoch {epoch})")?;
         }
         if self.stopped.confirmed_by() != ConfirmedBy::Host {
-            write!(f, ", on the word of {}", self.stopped.confirmed_by())?;
+            write!(f, ", confirmed by {}", self.stopped.confirmed_by())?;
         }
         for leg in &self.legs {
             write!(f, "\n  {:<22} {:>9.3} s", leg.phase, leg.took.as_secs_f64())?;

@@ -404,7 +404,7 @@ pub enum Unfit {
     },
     /// The manifest of the final checkpoint does not cover the whole job.
     #[error(
-        "expected exactly the tasks of the topology in the manifest of the final checkpoint ({epoch}), but only one of the two has {task}: pass the \
+        "expected exactly the tasks of the topology in the manifest of the final checkpoint (epoch {epoch}), but only one of the two has task {task}: pass the \
          topology that the run had; if you did, the manifest proves nothing"
     )]
     NotEveryTask {

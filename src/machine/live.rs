@@ -60,7 +60,7 @@ pub enum BuildError {
     OtherRun(#[from] OtherRun),
     /// The run already has a context in this process.
     #[error(
-        "expected the only context of {run} of job `{job}` in this process, but one that was built at {place} is still there: go on with that one, or drop it first"
+        "expected the only context of run {run} of job `{job}` in this process, but one that was built at {place} still exists: continue with that one, or drop it first"
     )]
     Live {
         /// The job.
