@@ -1,6 +1,5 @@
 //! One job, from its start to its receipt: `cargo run --example embedded --features object-store`.
-//! Ctrl-C stops it with a checkpoint, a second one at once, a third by force. Run it again: it
-//! counts on.
+//! Ctrl-C stops it with a checkpoint, a second one at once, a third by force. Run it again: it counts on.
 use std::{error::Error, sync::Arc, time::Duration};
 use winddown::{
     Barrier, CheckpointStore, ClusterController, EmbeddedCluster, JobContext, Mailbox, ObjectStoreCheckpoints, Policy,
