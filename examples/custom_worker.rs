@@ -1,5 +1,6 @@
-//! A minimal worker and controller: `cargo run --features grpc,object-store --example custom_worker`. The program
-//! starts itself again as the worker in a second process, lets it count for a second, and stops it with a final
+//! A minimal worker and controller:
+//! `cargo run --features grpc,object-store --example custom_worker`. The program starts itself
+//! again as the worker in a second process, lets it count for a second, and stops it with a final
 //! checkpoint.
 #![allow(clippy::wildcard_imports, reason = "short")]
 use std::{error::Error, future::pending, sync::Arc, sync::Mutex, time::Duration};
@@ -16,7 +17,8 @@ use winddown::{
 
 type Outcome = Result<(), Box<dyn Error>>;
 
-/// Both processes must agree on these. In production the run comes from `CheckpointStore::open_run`.
+/// Both processes must agree on these. In production the run comes from
+/// `CheckpointStore::open_run`.
 const JOB: &str = "counting";
 const RUN: RunId = RunId::new(1);
 const WORKER: WorkerId = WorkerId::new(1);
@@ -40,7 +42,8 @@ async fn count(mut ctx: TaskContext) -> Result<(), TaskError> {
     loop {
         tokio::select! {
             order = ctx.order() => match order {
-                // Report the current state. There is nothing to commit, so the final checkpoint ends the task.
+                // Report the current state. There is nothing to commit, so the final checkpoint
+                // ends the task.
                 TaskOrder::Checkpoint(barrier) => {
                     ctx.events().checkpointed(barrier.epoch, counted.to_string().into(), None).await?;
                     if barrier.then_stop {
@@ -55,7 +58,8 @@ async fn count(mut ctx: TaskContext) -> Result<(), TaskError> {
     }
 }
 
-/// The worker process: serves the task until the controller releases it, or is unreachable for too long.
+/// The worker process: serves the task until the controller releases it, or is unreachable for too
+/// long.
 async fn worker(controller: String) -> Outcome {
     let spec = WorkerSpec { run: RUN, worker: WORKER, tasks: vec![TaskSpec::new(TaskId::new(0, 0), Role::Source)] };
     let listener = TcpListener::bind("127.0.0.1:0").await?; // for orders; the worker sends the address when it registers

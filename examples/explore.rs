@@ -1,10 +1,10 @@
-//! Explores what can go wrong in a shutdown, on the real phases: every outcome of every collaborator, every
-//! order of messages, every stop request, and a crash at every step.
+//! Explores what can go wrong in a shutdown, on the real phases: every outcome of every
+//! collaborator, every order of messages, every stop request, and a crash at every step.
 //!
 //! `cargo run --release --all-features --example explore -- [--schedules N] [--depth D] [--seed S] [--replay LINE] [--report text|json]`
 //!
-//! The exit code is 1 if an invariant was violated, if an edge of the machine was never taken, or if something
-//! that can happen never did.
+//! The exit code is 1 if an invariant was violated, if an edge of the machine was never taken, or
+//! if something that can happen never did.
 
 use std::process::ExitCode;
 
@@ -17,7 +17,8 @@ struct Options {
     /// Number of distinct schedules to run.
     #[arg(long, default_value_t = 1_000_000)]
     schedules: u64,
-    /// Up to this many deviations from the default, all schedules are run; beyond that, random ones.
+    /// Up to this many deviations from the default, all schedules are run; beyond that, random
+    /// ones.
     #[arg(long, default_value_t = 2)]
     depth: u32,
     /// Seed for the order of the schedules and the random ones.

@@ -1,6 +1,6 @@
-//! Measures the controller's share of a shutdown at sizes that are too large for test machines: the real phases,
-//! model, fan-out and checkpoint store, with workers in this process that answer at once, without sockets.
-//! `docs/scale.md` explains the figures.
+//! Measures the controller's share of a shutdown at sizes that are too large for test machines: the
+//! real phases, model, fan-out and checkpoint store, with workers in this process that answer at
+//! once, without sockets. `docs/scale.md` explains the figures.
 //!
 //! ```sh
 //! # 10,000 workers and 1,000,000 tasks in one job; then 100,000 jobs
@@ -192,8 +192,8 @@ fn topology(workers: u64, tasks: u64) -> Result<Arc<Topology>, Failure> {
     Ok(Arc::new(builder.build()?))
 }
 
-/// These workers send no heartbeats, and none is ever lost. But the claims of 100,000 jobs take longer than a
-/// worker may be silent.
+/// These workers send no heartbeats, and none is ever lost. But the claims of 100,000 jobs take
+/// longer than a worker may be silent.
 fn patient() -> Limits {
     let hour = Duration::from_secs(3600);
     Limits { heartbeat: hour, final_checkpoint: hour, release: hour, ..Limits::default() }

@@ -1,55 +1,60 @@
 //! Checkpoint manifests on any object store: a local folder, S3, Google Cloud Storage, Azure, memory.
 //!
 //! # The log
-//! Each job has one log of numbered objects, `<job>/log/<number, 20 digits>`. An entry is either a *claim*, by which a
-//! run enters the log, or a *manifest*, which a run has published. Every entry names its run and the manifests before
-//! it that are still needed. Three rules make the rest:
+//! Each job has one log of numbered objects, `<job>/log/<number, 20 digits>`. An entry is either a
+//! *claim*, with which a run enters the log, or a *manifest*, which a run has published. Every
+//! entry names its run and the earlier manifests that are still needed. There are three rules:
 //!
 //! 1. **The last entry counts.** A call *looks*: it lists the log and reads the entry with the highest number. A
-//!    manifest is published while the last entry is it or names it; any other object in the folder means nothing.
-//! 2. **Append with put-if-absent.** A call that wants to write puts its entry at the number after the last entry of
-//!    its look. If the number is taken, it looks again. A run claims before it publishes; a claim's run is higher than
-//!    the last entry's, and nothing is ever appended after an entry of a higher run.
-//! 3. **Put, then look.** `Ok` is the answer of a look that shows the call's own entry as published (or as the last,
-//!    for a claim), never the answer of a put.
+//!    manifest is published while the last entry is it or names it; any other object in the folder has no meaning.
+//! 2. **Append with put-if-absent.** A call that writes puts its entry at the number after the last
+//!    entry of its look. If the number is taken, it looks again. A run claims before it publishes;
+//!    a claim's run is higher than the last entry's, and nothing is ever appended after an entry of
+//!    a higher run.
+//! 3. **Put, then look.** `Ok` is the result of a look that shows the call's own entry as published
+//!    (or as the last, for a claim), never the result of a put.
 //!
-//! Entries that the last one does not name are deleted. The last entry never is, so the highest number in a log only
-//! grows.
+//! Entries that the last one does not name are deleted. The last entry is never deleted, so the
+//! highest number in a log only grows.
 //!
 //! # Why a stale controller can't publish (invariant I11)
 //! Suppose that run *R* puts an entry at number *n*, one after the last entry *R* had seen, and the put succeeds.
 //!
 //! - *If no entry has ever had a number of* n *or more,* then no newer run was in the log at the time of the put: a
 //!   newer claim would have had number *n* or more. *R* was not stale.
-//! - *Otherwise* number *n* had been used and its entry deleted, while *R* slept. Then there is an entry of a higher
-//!   number, now and for ever, since the last entry is never deleted. The look after the put finds that one. If a newer
-//!   run wrote it, the answer is [`StoreError::Fenced`]; if a twin with the same run number did, the manifest is judged
-//!   against what the twin published. Nobody ever takes the stray entry for published: it is not the last, and no entry
-//!   names it, because an entry names only what its writer saw as the last one or found named there.
+//! - *Otherwise* number *n* had been used and its entry deleted, while *R* slept. Then there is
+//!   always an entry with a higher number, because the last entry is never deleted. The look after
+//!   the put finds that one. If a newer run wrote it, the answer is [`StoreError::Fenced`]; if a
+//!   twin with the same run number did, the manifest is judged against what the twin published.
+//!   The stray entry never counts as published: it is not the last, and no entry names it, because an entry names only the last one that its writer saw, and those named there.
 //!
-//! And a manifest whose `publish` was `Ok` is what the next run starts from: the answering look came before the claim,
-//! and no entry lies between the last one that the claimer saw and the claim itself, since put-if-absent gave the claim
-//! the very next number. (The converse does not hold: a publish that lost its race only after the put is answered
-//! `Fenced` too, and the newer run starts from its manifest.)
+//! And the next run starts from a manifest whose `publish` was `Ok`: the confirming look came
+//! before the claim, and there is no entry between the last one that the claimer saw and the claim
+//! itself, because put-if-absent gave the claim the next number. (The converse does not hold: a
+//! publish that loses its race only after the put also returns `Fenced`, and the newer run starts
+//! from its manifest.)
 //!
 //! The same argument gives two openers different runs: each one's look shows its own claim as the last entry.
 //!
-//! What this asks of a store: put-if-absent ([`PutMode::Create`](object_store::PutMode::Create)), and a listing that
-//! shows the store as it is at one moment. S3, Google Cloud Storage and Azure give both; since old entries are deleted,
-//! a log fits on one page of a listing. For the same reason one system call reads all names of a local folder.
+//! This requires of a store: put-if-absent ([`PutMode::Create`](object_store::PutMode::Create)),
+//! and a listing that shows the store at one moment. S3, Google Cloud Storage and Azure provide
+//! both; because old entries are deleted, a log fits on one page of a listing. For the same reason
+//! one system call reads all names of a local folder.
 //!
 //! # Damage
-//! An object starts with a header line that holds the length and the CRC-32 of the rest, and each entry repeats its job
-//! and number. What is too short, too long, altered, misplaced or of a newer format is [`StoreError::Damaged`], and
-//! says what was expected and what was found. A damaged last entry is never passed over in favour of the one before:
-//! its manifest may have been durable and whole once, and commits of it may have gone out; to start from an older one
-//! would then write the same output twice. Whoever knows better can delete the damaged object by hand, once every
-//! controller of the job is down: the entry before it then counts. That is what older manifests are kept for.
+//! An object starts with a header line that contains the length and the CRC-32 of the rest, and
+//! each entry repeats its job and number. An object that is too short, too long, altered, misplaced
+//! or of a newer format is [`StoreError::Damaged`]; the error says what was expected and what was
+//! found. A damaged last entry is never skipped in favour of the previous one: its manifest may
+//! once have been durable and complete, and its commits may have been carried out; starting from an
+//! older one would then write the same output twice. If you know that this is safe, delete the
+//! damaged object by hand when every controller of the job is down: then the previous entry counts.
+//! Older manifests are kept for this purpose.
 //!
 //! # Durability
-//! In a local folder every entry is synced before it gets its name, and the folders that lead to it before a call
-//! returns `Ok`: also when the entry was put by an earlier call that was dropped half-way. The file system must support
-//! hard links. Object stores answer a put only once it is durable.
+//! In a local folder every entry is synced before it gets its name, and its parent folders before a
+//! call returns `Ok`, even if an earlier, dropped call had put the entry. The file system must
+//! support hard links. Object stores answer a put only once it is durable.
 
 mod entry;
 mod local;
@@ -75,17 +80,18 @@ use crate::{
 /// How many manifests are kept unless [`ObjectStoreCheckpoints::keeping`] says otherwise.
 const KEPT: NonZeroUsize = NonZeroUsize::new(3).unwrap();
 
-/// How often one call tries to append before it gives up. Each lost race is a step that another writer of the same job
-/// has made, so this is reached only when very many controllers of one job start at once.
+/// How often one call tries to append before it gives up. Each lost race is a step of another
+/// writer of the same job, so this is reached only if very many controllers of one job start at
+/// once.
 const ATTEMPTS: usize = 256;
 
 /// Checkpoint manifests on an object store, with fencing of stale controllers.
 ///
-/// A run that did not come from [`open_run`](CheckpointStore::open_run) enters the log with its first manifest, and
-/// fences out all lower ones from then on.
+/// A run that did not come from [`open_run`](CheckpointStore::open_run) enters the log with its
+/// first manifest, and from then on fences all lower ones.
 ///
-/// Cheap to clone. It holds no state of its own between calls: any number of them, in any number of processes, may
-/// share one store. See the [module](self) for how it is done, and why it is safe.
+/// Cheap to clone. It keeps no state between calls: any number of instances in any number of
+/// processes can share one store. The [module](self) explains how this works, and why it is safe.
 ///
 /// ```
 /// use winddown::{ObjectStoreCheckpoints, contracts::{Manifest, StoreError}, prelude::*};
@@ -121,9 +127,9 @@ enum Place {
 }
 
 impl ObjectStoreCheckpoints {
-    /// A store in the local folder `dir`, which is created if need be.
+    /// A store in the local folder `dir`, which is created if it does not exist.
     ///
-    /// It does a few blocking calls on the file system.
+    /// This makes a few blocking file system calls.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] when the folder can't be created or used.
@@ -135,16 +141,16 @@ impl ObjectStoreCheckpoints {
 
     /// A store on `store`, under `prefix` (may be empty).
     ///
-    /// For a local folder use [`local`](Self::local): a bare [`LocalFileSystem`] syncs nothing to disk by default. The
-    /// store must know put-if-absent, see the [module](self). The crate [`object_store`] is re-exported here, in the
-    /// version that is meant.
+    /// For a local folder use [`local`](Self::local): a bare [`LocalFileSystem`] syncs nothing to
+    /// disk by default. The store must support put-if-absent, see the [module](self). The required
+    /// version of the crate [`object_store`] is re-exported here.
     pub fn new(store: Arc<dyn ObjectStore>, prefix: impl Into<object_store::path::Path>) -> Self {
         Self { place: Place::Remote { store, prefix: prefix.into() }, keep: KEPT }
     }
 
     /// The same store, which keeps the last `manifests` manifests of each job; 3 unless this is called.
     ///
-    /// A job needs no more than the last. Older ones are for people, when the last is damaged.
+    /// A job needs only the last. Older ones are for manual recovery if the last is damaged.
     #[must_use]
     pub const fn keeping(mut self, manifests: NonZeroUsize) -> Self {
         self.keep = manifests;
@@ -158,7 +164,7 @@ impl ObjectStoreCheckpoints {
         }
     }
 
-    /// The manifests that an entry after `tail` keeps, when there is to be room for `more` of its own.
+    /// The manifests that an entry after `tail` keeps, with room for `more` of its own.
     fn kept_after(&self, tail: Option<&Entry>, more: usize) -> Vec<Kept> {
         let mut manifests = tail.map(Entry::manifests).unwrap_or_default();
         let room = self.keep.get().saturating_sub(more);
@@ -178,7 +184,7 @@ impl CheckpointStore for ObjectStoreCheckpoints {
         let log = self.log(job)?;
         for _ in 0..ATTEMPTS {
             let tail = log.look().await?;
-            // Read first: a run that can't restore should not fence out one that may be well.
+            // Read first: a run that can't restore should not fence one that may be healthy.
             let manifest = match &tail {
                 None => None,
                 Some(tail) => match newest(&log, tail).await? {
@@ -227,7 +233,7 @@ impl CheckpointStore for ObjectStoreCheckpoints {
         for _ in 0..ATTEMPTS {
             let Some(tail) = log.look().await? else { return Ok(None) };
             if let Newest::Known(manifest) = newest(&log, &tail).await? {
-                // Whoever gets it may act on it.
+                // The caller may act on the result.
                 log.settle().await?;
                 return Ok(manifest);
             }
@@ -236,16 +242,17 @@ impl CheckpointStore for ObjectStoreCheckpoints {
     }
 }
 
-/// What became of an entry that was to be appended.
+/// The result of appending an entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Appended {
-    /// It is the last entry, so everything before it has been seen by it.
+    /// It is the last entry, so its writer has seen everything before it.
     Last,
     /// Another entry has its number or a higher one: look again.
     NotLast,
 }
 
-/// Puts `entry`, then looks whether it is the last: see the [module](self) for why the put alone proves nothing.
+/// Puts `entry`, then checks whether it is the last: see the [module](self) for why the put alone
+/// proves nothing.
 async fn append(log: &Log, entry: Entry) -> Result<Appended, StoreError> {
     let entry = Arc::new(entry);
     if log.put(&entry).await? == Put::Taken {
@@ -255,7 +262,7 @@ async fn append(log: &Log, entry: Entry) -> Result<Appended, StoreError> {
     if numbers.last() != Some(&entry.number) {
         return Ok(Appended::NotLast);
     }
-    // Nothing goes before what replaces it is durable.
+    // Nothing is deleted before its replacement is durable.
     log.settle().await?;
     log.prune(&entry, &numbers).await;
     Ok(Appended::Last)
@@ -265,7 +272,7 @@ async fn append(log: &Log, entry: Entry) -> Result<Appended, StoreError> {
 enum Newest {
     /// It was read, or there is none.
     Known(Option<Manifest>),
-    /// It has been deleted since the look, so there is a newer one.
+    /// It was deleted after the look, so there is a newer one.
     Gone,
 }
 
@@ -293,7 +300,7 @@ async fn kept_manifest(log: &Log, tail: &Entry, kept: Kept) -> Result<Newest, St
     }
 }
 
-/// What a look means for a manifest that is to be published.
+/// What a look means for a manifest to be published.
 enum Verdict {
     /// It is published.
     Published,

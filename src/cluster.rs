@@ -1,9 +1,10 @@
 //! One [`JobController`] for every transport: the [model](crate::model) of a run, and around it fan-out, deadlines,
 //! retries, publication and periodic checkpoints.
 //!
-//! All work under way lives in the controller, not in the future that [`progress`](JobController::progress) returns, so
-//! a caller may drop that future as often as it likes (invariant I10). Each order to each worker is a future of its own,
-//! with its own timeout and its own retries, so no worker waits for another (invariant I9).
+//! All work in progress is stored in the controller, not in the future that
+//! [`progress`](JobController::progress) returns, so a caller may drop that future at any time
+//! (invariant I10). Each order to each worker is a separate future with its own timeout and
+//! retries, so no worker waits for another (invariant I9).
 
 mod courier;
 mod fan_out;
@@ -32,18 +33,19 @@ use crate::{
 
 /// Talks to the workers of one run over any [`Transport`].
 ///
-/// - An order goes to all workers at once. Each has [`Limits::order`] for its answer and [`Limits::order_retries`]
-///   retries of its own, with exponential backoff and jitter. When all have settled and some have failed,
-///   [`progress`](JobController::progress) returns one [`OrderReport`](crate::contracts::OrderReport), once; the same command given
-///   again goes to those workers only.
+/// - An order goes to all workers at once. Each has [`Limits::order`] for its answer and its own
+///   [`Limits::order_retries`] retries, with exponential backoff and jitter. When all have settled
+///   and some have failed, [`progress`](JobController::progress) returns one
+///   [`OrderReport`](crate::contracts::OrderReport), once; repeating the command sends it only to those workers.
 /// - A newer command replaces the older one of its kind, whose unanswered orders are dropped: an immediate stop replaces
-///   a graceful one, a stop replaces a checkpoint, the release replaces a stop. So are orders to workers that have left,
-///   are lost, or have no task left to obey: they would only delay the end.
-/// - A manifest is durable before the first commit order goes out. One attempt to publish it has six times
-///   [`Limits::order`]: a publication is a handful of round trips to the store.
-/// - Periodic checkpoints start [`Limits::checkpoint_every`] after the end of the one before, until the final one, a stop
-///   or the release has been asked for. One that takes longer than [`Limits::final_checkpoint`], whose orders fail for
-///   good, or whose manifest can't be published is abandoned.
+///   a graceful one, a stop replaces a checkpoint, the release replaces a stop. Orders to workers that have left, are lost, or have no task left to obey are dropped, too: they would only delay the end.
+/// - A manifest is durable before the first commit order is sent. One attempt to publish it may
+///   take six times [`Limits::order`], because a publication needs several round trips to the
+///   store.
+/// - Periodic checkpoints start [`Limits::checkpoint_every`] after the end of the previous one,
+///   until the final one, a stop or the release is requested. One that takes longer than
+///   [`Limits::final_checkpoint`], whose orders fail for good, or whose manifest can't be published
+///   is abandoned.
 ///
 /// It needs tokio's time driver as soon as [`progress`](JobController::progress) is polled.
 pub struct ClusterController<T: Transport + ?Sized> {
@@ -51,17 +53,19 @@ pub struct ClusterController<T: Transport + ?Sized> {
     courier: Courier<T>,
     store: Option<Arc<dyn DynCheckpointStore>>,
     limits: Limits,
-    /// The newest of checkpoint, stop and release. One slot, because the newer replaces the older.
+    /// The newest of checkpoint, stop and release. One slot, because a newer one replaces an older
+    /// one.
     orders: Option<FanOut>,
-    /// Apart from `orders`, because a durable checkpoint goes on collecting commits while a stop is sent.
+    /// Separate from `orders`, because a durable checkpoint continues to collect commits while a
+    /// stop is sent.
     commits: Option<FanOut>,
     publication: Option<Publication>,
     periodic: Periodic,
-    /// The model's revision that the fields above have been brought in line with.
+    /// The model's revision with which the fields above are in sync.
     settled: u64,
 }
 
-/// Collects what a [`ClusterController`] needs.
+/// Builds a [`ClusterController`].
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct ClusterBuilder<T: Transport + ?Sized> {
     open: OpenRun,
@@ -72,10 +76,12 @@ pub struct ClusterBuilder<T: Transport + ?Sized> {
 }
 
 impl<T: Transport + ?Sized> ClusterController<T> {
-    /// Starts to build the controller of a run whose workers are reached over `transport`. The workers' heartbeats are counted from now on.
+    /// Starts to build the controller of a run whose workers are reached over `transport`. The time
+    /// limits of the workers' heartbeats start now.
     ///
-    /// What the run starts from is part of `open`: epochs go on after the last complete checkpoint, a task that ends without a snapshot is
-    /// carried with the one that it started from, and in a run that was taken up after a crash the final checkpoint goes on under its number.
+    /// `open` contains the starting point of the run: epochs continue after the last complete
+    /// checkpoint, a task that ends without a snapshot keeps the one that it started from, and in a
+    /// run that continues after a crash, the final checkpoint keeps its number.
     pub fn builder(open: &OpenRun, topology: impl Into<Arc<Topology>>, transport: Arc<T>) -> ClusterBuilder<T> {
         let limits = Limits::default();
         let mut model = RunModel::new(topology.into(), open.run(), limits.heartbeat, None, now());
@@ -89,7 +95,7 @@ impl<T: Transport + ?Sized> ClusterController<T> {
         self.courier.job()
     }
 
-    /// The books of the run: its topology, counters and the next heartbeat deadline.
+    /// The model of the run: its topology, counters and the next heartbeat deadline.
     pub fn model(&self) -> &RunModel {
         &self.model
     }
@@ -104,18 +110,20 @@ impl<T: Transport + ?Sized> ClusterBuilder<T> {
         self
     }
 
-    /// Where manifests become durable. Without it no checkpoint can be taken.
+    /// Sets the store in which manifests become durable. Without one, no checkpoint can be taken.
     pub fn store(mut self, store: Arc<dyn DynCheckpointStore>) -> Self {
         self.store = Some(store);
         self
     }
 
-    /// Orders the commits of the checkpoint that this run starts from again, before any checkpoint of this run: for workers that do not
-    /// carry them out by themselves when they are started, as Arroyo's do not.
+    /// Orders the commits of the checkpoint that this run starts from again, before any checkpoint
+    /// of this run: for workers that do not carry them out by themselves when they start, such as
+    /// Arroyo's.
     ///
-    /// Only where the run before may have ended before its commits were carried out: after a crash, a kill, or a stop that came in the
-    /// middle of a checkpoint ([`RunStatus::last_complete`] was before the manifest's epoch). After `Stopped<Checkpointed>` they have
-    /// been, and some sinks can't be told twice.
+    /// Use it only if the previous run may have ended before its commits were carried out: after a
+    /// crash, a kill, or a stop in the middle of a checkpoint ([`RunStatus::last_complete`] was
+    /// before the manifest's epoch). After `Stopped<Checkpointed>` they have been, and some sinks
+    /// can't handle a second order.
     pub fn commit_again(mut self) -> Self {
         if let Some(manifest) = self.open.manifest() {
             self.model.commit_again(manifest);
@@ -274,8 +282,9 @@ impl<T: Transport + ?Sized> ClusterController<T> {
         true
     }
 
-    /// Whether an error is one of what is asked for now; it is told then. One of a periodic checkpoint ends that: the next
-    /// starts afresh, and a final one need not wait for it. A checkpoint that a stop has overtaken may fail.
+    /// Whether an error concerns the current command, so that it is returned. An error of a
+    /// periodic checkpoint only ends that checkpoint: the next one starts afresh, and a final one
+    /// need not wait for it. A checkpoint that a stop has overtaken may fail.
     fn has_failed(&mut self, error: &ControllerError, of_checkpoint: bool) -> bool {
         let (job, run) = (self.courier.job(), self.model.run());
         tracing::warn!(%job, %run, %error, "the controller could not carry out what it was told");
@@ -292,7 +301,7 @@ impl<T: Transport + ?Sized> ClusterController<T> {
     fn take_store_error(&mut self) -> Option<(ControllerError, bool)> {
         let error = self.publication.as_mut()?.take_error()?;
         if !error.is_retryable() {
-            // Fenced, or the store is not what it should be: trying again by the clock does no good.
+            // Fenced, or the store is not as expected: a retry after some time would not help.
             self.periodic.stop();
         }
         Some((ControllerError::Store(error), true))
@@ -305,7 +314,7 @@ impl<T: Transport + ?Sized> ClusterController<T> {
         Some((ControllerError::Orders(Box::new(report)), of_checkpoint))
     }
 
-    /// Gives a command to the model; where that is what it has been told already, what has failed of it goes out again.
+    /// Gives a command to the model; if it is a repetition, the failed orders are resent.
     fn give(&mut self, command: &Command, to: impl FnOnce(&mut RunModel)) {
         to(&mut self.model);
         if self.settled != self.model.revision() {
@@ -315,7 +324,7 @@ impl<T: Transport + ?Sized> ClusterController<T> {
         }
     }
 
-    /// Sends again what has failed of the final checkpoint.
+    /// Resends what has failed of the final checkpoint.
     fn repeat_checkpoint(&mut self) {
         for fan_out in [&mut self.orders, &mut self.commits].into_iter().flatten() {
             if fan_out.is_of_checkpoint() {
@@ -331,7 +340,8 @@ impl<T: Transport + ?Sized> ClusterController<T> {
         }
     }
 
-    /// Brings what is under way in line with the model: drops what is of no use any more, starts what is wanted.
+    /// Syncs the work in progress with the model: drops what is no longer needed, and starts what
+    /// is requested.
     fn settle(&mut self) {
         self.settled = self.model.revision();
         while let Some(action) = self.model.poll_action() {

@@ -1,4 +1,5 @@
-//! One call from any phase to `Stopped`: with retries, a stated policy, and nothing lost on the way.
+//! One call from any phase to `Stopped`, with retries and an explicit policy, which loses nothing
+//! on the way.
 
 mod attachment;
 mod policy;
@@ -27,18 +28,19 @@ use crate::{
 
 /// Drives a job from any phase to `Stopped`.
 ///
-/// Every phase is run, and its legal successor entered, until one is terminal. Retryable failures are tried again with exponential
-/// backoff and jitter, as often as [`Limits`](crate::limits::Limits) say; a stronger stop request cuts a backoff short. When the final checkpoint
-/// can't be had in time, or can't complete at all, `policy` says what happens. A job without a controller
+/// Every phase is run, and its legal successor entered, until one is terminal. Retryable failures
+/// are retried with exponential backoff and jitter, as often as [`Limits`](crate::limits::Limits)
+/// allow; a stronger stop request cuts a backoff short. If the final checkpoint does not complete
+/// in time, or can't complete at all, `policy` says what happens. A job without a controller
 /// ([`Detached`](crate::contracts::Detached)) goes straight to `Stopping<Force>`.
 ///
-/// [`Limits::worst_case`](crate::limits::Limits::worst_case) says how long it can take.
+/// [`Limits::worst_case`](crate::limits::Limits::worst_case) returns how long it can take.
 ///
 /// # Errors
 /// [`DriveError`] holds the phase that could not be left: try again, escalate, or let a person decide.
 ///
 /// # Cancel safety
-/// Safe: if it is dropped, the phase is kept in the job; [`JobContext::take_parked`] gives it back.
+/// Safe: if it is dropped, the phase stays in the job; [`JobContext::take_parked`] returns it.
 pub async fn drive<C: Attachment, S: Scheduler>(
     phase: impl Into<AnyPhase>,
     job: &mut JobContext<C, S>,
@@ -49,7 +51,8 @@ pub async fn drive<C: Attachment, S: Scheduler>(
     loop {
         let Some(phase) = parking.phase.as_mut() else { continue };
         let Err(failure) = C::run(phase, parking.job).await else {
-            // The outcome is in the phase, so the step does not wait: there is no point at which the phase could be lost.
+            // The outcome is in the phase, so the step has no await at which the phase could be
+            // lost.
             match parking.step() {
                 Stepped::On => retries.start_over(),
                 Stepped::Stopped(stopped) => return Ok(Receipt::new(parking.job, stopped, retries.used())),
@@ -68,12 +71,12 @@ pub async fn drive<C: Attachment, S: Scheduler>(
                     wait = %rounded(delay), "will try again"
                 );
                 parking.job.note_retry();
-                // Nothing is stronger than a kill, so no request makes it worth trying earlier.
+                // Nothing is stronger than a kill, so no request is a reason to retry earlier.
                 let level = if failure.is_schedulers() { Some(StopRequest::Force) } else { phase.kind().fulfils() };
                 let until = phase.deadline_before(after(delay));
                 if matches!(failure, StepError::Journal(_)) || matches!(phase, AnyPhase::StoppingForce(_)) {
-                    // What the controller was told last could not be written down, or is not what the record says any more: it must not
-                    // go on with it (invariant I7).
+                    // The controller's last command could not be recorded, or the record no longer
+                    // matches it, so the controller must not continue with it (invariant I7).
                     hold(parking.job, level, until).await;
                 } else {
                     C::pause(parking.job, level, until).await;
@@ -88,7 +91,7 @@ pub async fn drive<C: Attachment, S: Scheduler>(
                         parking.phase = Some(next);
                         retries.start_over();
                         if tries_on {
-                            // Without end, but not without a breath: retries and budget may be zero.
+                            // Without limit, but with a pause: retries and budget may be zero.
                             let breath = parking.job.limits.backoff_min.max(MOMENT);
                             C::pause(parking.job, kind.fulfils(), after(breath)).await;
                         }
@@ -100,7 +103,7 @@ pub async fn drive<C: Attachment, S: Scheduler>(
     }
 }
 
-/// What follows a phase whose retries are spent, or that can't get any further.
+/// The reaction to a phase whose retries are spent, or that can't continue.
 fn after_spent<C: Attachment, S: Scheduler>(
     phase: AnyPhase,
     failure: StepError,
@@ -108,9 +111,10 @@ fn after_spent<C: Attachment, S: Scheduler>(
     policy: &Policy,
 ) -> Result<AnyPhase, DriveError> {
     match phase {
-        // What can't be written down can't be done, and a conflict says that another controller drives the job.
+        // What can't be recorded can't be done, and after a conflict another controller drives the
+        // job.
         phase if matches!(failure, StepError::Journal(_)) => Err(DriveError::new(phase, failure)),
-        // The evidence is not proven yet, so there is something to decide.
+        // The evidence is not proven yet, so there is a decision to make.
         AnyPhase::CheckpointStopping(phase) if phase.complete().is_none() => {
             after_spent_checkpoint(phase, failure, job, policy)
         }
@@ -179,7 +183,7 @@ impl<C, S> Drop for Parking<'_, C, S> {
     }
 }
 
-/// The drive could not reach `Stopped`. It holds the phase (invariant I6).
+/// The drive could not reach `Stopped`; the error holds the phase (invariant I6).
 #[derive(Debug)]
 #[must_use = "it holds the phase: take it with `into_phase`, or the shutdown is lost"]
 pub struct DriveError {
@@ -192,7 +196,7 @@ impl DriveError {
         Self { phase: Box::new(phase), failure: Box::new(failure) }
     }
 
-    /// The phase, to go on with.
+    /// The phase, to continue with.
     pub fn into_phase(self) -> AnyPhase {
         *self.phase
     }

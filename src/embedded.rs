@@ -1,7 +1,8 @@
 //! The embedded cluster: workers of many jobs in this process, as a [`Scheduler`] and a [`Transport`](crate::contracts::Transport).
 //!
-//! It is what examples, tests and small deployments run on, and it keeps the same promises as a cluster of pods: a worker is
-//! listed until none of its tasks runs any more, and force is an abort that is verified (invariant I2).
+//! It is meant for examples, tests and small deployments, and gives the same guarantees as a
+//! cluster of pods: a worker is listed until none of its tasks is running any more, and force is a
+//! verified abort (invariant I2).
 //!
 //! ```
 //! use tokio::sync::mpsc;
@@ -68,10 +69,11 @@ mod tests;
 pub use plan::StartError;
 pub use run::EmbeddedRun;
 
-/// Hosts the workers of any number of jobs in this process. A cheap handle to clone.
+/// Hosts the workers of any number of jobs in this process. A handle that is cheap to clone.
 ///
-/// A run lives as long as any handle on it or on its cluster does; dropping the last one aborts its tasks. What a task spawns beside itself is
-/// not known here, and not ended: a task that does so ends it when it ends (`tokio::task::JoinSet` does that by being dropped).
+/// A run lives as long as any handle to it or to its cluster; dropping the last one aborts its
+/// tasks. The cluster does not know what a task spawns, and does not end it: a task has to end its
+/// own spawned tasks (dropping a `tokio::task::JoinSet` does that).
 #[derive(Clone, Default)]
 pub struct EmbeddedCluster {
     inner: Arc<Inner>,
@@ -84,14 +86,16 @@ struct Inner {
 }
 
 impl EmbeddedCluster {
-    /// A cluster without any run. `options` holds for all workers; its `grace` is also the time that a stop waits for an
-    /// abort to take effect, before it returns and leaves the worker listed.
+    /// A cluster without any run. `options` applies to all workers; its `grace` is also the time
+    /// that a stop waits for an abort to take effect before it returns and leaves the worker
+    /// listed.
     pub fn new(options: WorkerOptions) -> Self {
         Self { inner: Arc::new(Inner { options, jobs: Mutex::default() }) }
     }
 
-    /// Starts a run on the current runtime (which needs its timer enabled): calls `factory` once for each task, worker by worker, and runs what it
-    /// returns. Each task gets its own part of the checkpoint that the run starts from. A panic of the factory starts nothing.
+    /// Starts a run on the current runtime (whose timer must be enabled): calls `factory` once for
+    /// each task, worker by worker, and runs the returned future. Each task gets its own part of
+    /// the checkpoint that the run starts from. If the factory panics, nothing is started.
     ///
     /// # Errors
     /// [`StartError`]: the run is not newer than every run of the job known here, the checkpoint does not fit
@@ -110,7 +114,8 @@ impl EmbeddedCluster {
     {
         let runtime = Handle::try_current().map_err(|_| StartError::NoRuntime)?;
         let (job, run) = (open.job(), open.run());
-        // Asked first so that the factory is not called in vain, and again below, where nothing can come in between.
+        // Checked first so that the factory is not called in vain, and again below, where nothing
+        // can happen in between.
         lock(&self.inner.jobs).get(job).map_or(Ok(()), |runs| runs.admit(job, run))?;
         let specs = plan::plan(open, topology)?;
         let options = self.inner.options;
@@ -118,7 +123,8 @@ impl EmbeddedCluster {
             |spec: crate::worker::WorkerSpec| (spec.worker, Prepared::new(spec, options, &runtime, &mut factory));
         let prepared: Vec<_> = specs.into_iter().map(prepare).collect();
 
-        // Started and listed in one step: a scheduler that is asked in between would say that nothing is alive.
+        // Started and listed in one step: otherwise a query in between would report that nothing is
+        // alive.
         let mut jobs = lock(&self.inner.jobs);
         jobs.get(job).map_or(Ok(()), |runs| runs.admit(job, run))?;
         let sink = Arc::new(sink);
@@ -139,12 +145,14 @@ impl EmbeddedCluster {
 }
 
 impl Scheduler for EmbeddedCluster {
-    /// With `force` the tasks are aborted at once; without, they are told to stop immediately, and aborted after the grace
-    /// period. Returns when no worker of the run is alive, or when those that are could not be aborted within another grace
-    /// period (a task that never yields can't be): they stay listed. It never fails.
+    /// With `force` the tasks are aborted at once. Without, they are ordered to stop immediately,
+    /// and aborted after the grace period. Returns when no worker of the run is alive, or when the
+    /// remaining ones could not be aborted within another grace period (a task that never yields
+    /// can't be aborted): they stay listed. It never fails.
     ///
     /// # Cancel safety
-    /// Cancel safe. What had begun goes on: with `force` that is everything; without, what was asked to leave leaves.
+    /// Cancel safe. What has started continues: with `force`, everything; without, workers that
+    /// were asked to leave do so.
     async fn stop_workers(&self, job: &JobId, run: Option<RunId>, force: bool) -> Result<(), SchedulerError> {
         let runs = self.runs(job, run);
         futures_util::future::join_all(runs.iter().map(|run| run.stop(force))).await;

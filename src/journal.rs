@@ -1,29 +1,31 @@
-//! Where a shutdown is written down: in a local folder, in SQLite, in PostgreSQL.
+//! Journals of shutdowns in a local folder, SQLite or PostgreSQL.
 //!
-//! A [`Journal`] keeps the newest [`PhaseRecord`] of each job, so that the controller that comes after a crash finds out how
-//! far the shutdown was (invariant I7).
+//! A [`Journal`] keeps the newest [`PhaseRecord`] of each job, so that the next controller after a
+//! crash knows how far the shutdown got (invariant I7).
 //!
 //! - `FileJournal` (feature `journal`): one file per job. For controllers on one machine.
 //! - `SqlJournal` (feature `sqlx`): one row per job. SQLite for controllers on one machine, PostgreSQL for controllers anywhere.
-//! - [`NoJournal`]: none, said aloud.
+//! - [`NoJournal`]: explicitly none.
 //!
-//! # What is written
-//! All of them write the same text, which a person can read:
+//! # The format
+//!
+//! All of them write the same human-readable text:
 //!
 //! ```text
 //! winddown-journal 1 241 5f3a90c2
 //! {"job":"words","run":3,"revision":2,"phase":"checkpoint-stopping","requested":"checkpoint","final_epoch":17,…}
 //! ```
 //!
-//! The first line holds the version of the format, and the length and CRC-32 of the rest. A record that was cut short, altered or put in the
-//! place of another job's is [`JournalError::Corrupt`]; one of a newer version is
-//! [`JournalError::NewerVersion`]. Neither is ever overwritten.
+//! The first line contains the version of the format, and the length and CRC-32 of the rest. A
+//! truncated or altered record, or one of another job, is [`JournalError::Corrupt`]; one of a newer
+//! version is [`JournalError::NewerVersion`]. Neither is ever overwritten.
 //!
 //! # Why two controllers can't both advance a job (invariant I11)
-//! A write compares and sets. Whoever reads the record before, and finds that it may be followed by the new one
-//! ([`may_write`]), sets it only if it is still the same: in a folder because the job's file is locked from the reading to
-//! the replacing, in a database because the statement that writes asks for the text that was read. Of two controllers that write the same
-//! revision, one is told [`JournalError::Conflict`].
+//! A write is a compare-and-set. It reads the stored record, checks that the new one may follow it
+//! ([`may_write`]), and replaces it only if it has not changed: in a folder because the job's file
+//! is locked from the read to the replacement, in a database because the writing statement requires
+//! the text that was read. Of two controllers that write the same revision, one gets
+//! [`JournalError::Conflict`].
 
 #[cfg(feature = "journal")]
 mod file;
@@ -31,7 +33,7 @@ mod file;
 mod format;
 #[cfg(feature = "sqlx")]
 mod sql;
-// Two attributes: clippy takes a module for one of tests only if `test` stands alone.
+// Two attributes, because clippy recognises a test module only if `test` stands alone.
 #[cfg(any(feature = "journal", feature = "sqlx"))]
 #[cfg(test)]
 mod tests;

@@ -1,18 +1,19 @@
-//! What is known of a run, as a deterministic state machine without I/O, clock or async: events and the time come in,
-//! actions go out.
+//! The state of a run, as a deterministic state machine without I/O, clock or async: events and the
+//! time come in, actions go out.
 //!
-//! [`ClusterController`](crate::cluster::ClusterController) is this model with a transport around it. Use [`RunModel`] itself to
-//! build a controller on other means. Its methods come in four kinds:
+//! [`ClusterController`](crate::cluster::ClusterController) is this model with a transport around
+//! it. Use [`RunModel`] directly to build another kind of controller. Its methods come in four
+//! kinds:
 //!
 //! - **getters**: [`status`](RunModel::status), [`failure`](RunModel::failure), [`counters`](RunModel::counters),
 //!   [`wants`](RunModel::wants), [`next_heartbeat_deadline`](RunModel::next_heartbeat_deadline), all O(1), and
 //!   [`manifest`](RunModel::manifest);
-//! - **handle**: [`handle`](RunModel::handle) takes an event in, in O(1) and without allocating (the end of a chain costs as much as the
-//!   chain is long);
-//!   [`check_health`](RunModel::check_health) takes the time in;
-//! - **commands**: `begin_…` state what is wanted, [`published`](RunModel::published) and
-//!   [`abandon`](RunModel::abandon) tell what became of a checkpoint;
-//! - **poll**: [`poll_action`](RunModel::poll_action) gives each thing that is to be done, once.
+//! - **handle**: [`handle`](RunModel::handle) accepts an event, in O(1) and without allocating (the
+//!   end of a chain costs as much as the length of the chain);
+//!   [`check_health`](RunModel::check_health) accepts the time;
+//! - **commands**: `begin_…` state the goal, [`published`](RunModel::published) and
+//!   [`abandon`](RunModel::abandon) report the outcome of a checkpoint;
+//! - **poll**: [`poll_action`](RunModel::poll_action) returns each pending action once.
 //!
 //! ```
 //! use std::{sync::Arc, time::{Duration, Instant}};
@@ -67,9 +68,9 @@ use crate::contracts::{
     TaskError, TaskId, Topology, WorkerEvent, WorkerId, WorkerStopMode,
 };
 
-/// The books of one run: its tasks, checkpoints, commits, heartbeats and failures.
+/// The state of one run: its tasks, checkpoints, commits, heartbeats and failures.
 ///
-/// See the [module](self) for how to drive it. What it guarantees:
+/// See the [module](self) for how to drive it. Its guarantees:
 ///
 /// - A final checkpoint is [`Complete`](FinalCheckpoint::Complete) only when every task's state is in its manifest, the
 ///   manifest is durable, and every commit is acknowledged (invariant I3).
@@ -89,16 +90,16 @@ pub struct RunModel {
     failures: u32,
     nonfatal_errors: u32,
     counters: Counters,
-    /// The newest epoch that is taken: started in this run, or complete before it.
+    /// The newest used epoch: started in this run, or complete before it.
     newest: Option<Epoch>,
-    /// A controller gives out no more than [`EPOCHS_PER_CONTROLLER`] above this.
+    /// A controller uses no more than [`EPOCHS_PER_CONTROLLER`] above this.
     epochs_after: Option<Epoch>,
     last_complete: Option<Epoch>,
     in_flight: Option<InFlight>,
     final_complete: Option<Epoch>,
-    /// The final checkpoint has been asked for, so no periodic one starts any more.
+    /// The final checkpoint has been requested, so no periodic one starts any more.
     final_asked: bool,
-    /// The epoch under which a controller before this one started the final checkpoint of this run.
+    /// The epoch with which a previous controller started the final checkpoint of this run.
     resumed_final: Option<Epoch>,
     stop: Option<WorkerStopMode>,
     released: bool,
@@ -106,13 +107,14 @@ pub struct RunModel {
     revision: u64,
 }
 
-/// So many epochs a controller gives out at most before one of them is complete, and so many numbers the next controller skips for
-/// each controller before it: none of them is ever ordered as two different checkpoints, though not every number is written down.
+/// The maximum number of epochs that a controller uses before one of them is complete. The next
+/// controller skips this many numbers for each previous one, so none is ever used for two different
+/// checkpoints, although not every number is recorded.
 pub(crate) const EPOCHS_PER_CONTROLLER: u64 = 1 << 20;
 
 impl RunModel {
-    /// The books of a run that starts now. A worker that is silent for `heartbeat` is lost; `last_complete` is the last
-    /// complete checkpoint of the job's earlier runs.
+    /// The state of a run that starts now. A worker that is silent for `heartbeat` is lost;
+    /// `last_complete` is the last complete checkpoint of the job's earlier runs.
     pub fn new(
         topology: Arc<Topology>,
         run: RunId,
@@ -145,14 +147,15 @@ impl RunModel {
             resumed_final: None,
             stop: None,
             released: false,
-            // As many as can wait at a time, so that handling an event never allocates.
+            // The maximum number that can wait at a time, so that handling an event never
+            // allocates.
             queue: VecDeque::with_capacity(4),
             revision: 0,
         }
     }
 
-    /// Takes over what each task gave in the manifest that this run starts from, so that a task which ends without ever
-    /// giving a snapshot in this run is carried with that one.
+    /// Adopts the snapshots of the manifest that this run starts from, so that a task that ends
+    /// without a snapshot in this run keeps its old one.
     pub fn restore(&mut self, manifest: &Manifest) {
         self.set_last_complete(Some(manifest.epoch));
         for task in &manifest.tasks {
@@ -162,7 +165,7 @@ impl RunModel {
         }
     }
 
-    /// What the run starts from, and what is known of the controllers before this one.
+    /// The starting point of the run, and what is known about previous controllers.
     pub(crate) fn open(&mut self, open: &OpenRun) {
         self.set_last_complete(open.last_complete());
         if let Some(manifest) = open.manifest() {
@@ -176,15 +179,16 @@ impl RunModel {
         }
     }
 
-    /// A controller before this one started the final checkpoint of this run, as `epoch`: it goes on under that number, and no periodic
-    /// one starts any more. Workers answer the repeated order with what they have said before.
+    /// A previous controller started the final checkpoint of this run as `epoch`: it continues with
+    /// that number, and no periodic one starts any more. Workers answer the repeated order with
+    /// their earlier reports.
     pub fn resume_final(&mut self, epoch: Epoch) {
         self.epochs_after(epoch);
         self.final_asked = true;
         self.resumed_final = Some(epoch);
     }
 
-    /// A controller before this one may have given out epochs up to this one: the next is above it.
+    /// A previous controller may have used epochs up to this one: the next is above it.
     pub fn epochs_after(&mut self, epoch: Epoch) {
         self.newest = self.newest.max(Some(epoch));
         self.epochs_after = self.epochs_after.max(Some(epoch));
@@ -201,7 +205,7 @@ impl RunModel {
         self.heartbeat = heartbeat;
     }
 
-    /// The run in figures. `orders_outstanding` is 0: who sends the orders knows it.
+    /// The run in numbers. `orders_outstanding` is 0: only the sender of the orders knows it.
     pub fn status(&self) -> RunStatus {
         RunStatus {
             tasks: Count::new(self.finished, self.total()),
@@ -233,12 +237,12 @@ impl RunModel {
         self.latest_failure.as_ref()
     }
 
-    /// The workers that are still expected to speak, in the order of their ids.
+    /// The workers that are still expected to report, ordered by id.
     pub fn waits_for(&self) -> Vec<WorkerId> {
         self.workers_that(|workers, at| !workers.has_left(at) && workers.is_busy(at))
     }
 
-    /// The workers that no order can reach although a task of theirs has not ended, in the order of their ids.
+    /// The workers that no order can reach although a task of theirs has not ended, ordered by id.
     pub fn lost_workers(&self) -> Vec<WorkerId> {
         self.workers_that(|workers, at| !workers.is_reachable(at) && workers.is_busy(at))
     }
@@ -250,7 +254,7 @@ impl RunModel {
         meant
     }
 
-    /// What has come in.
+    /// Counters of the incoming events.
     pub fn counters(&self) -> Counters {
         self.counters
     }
@@ -265,18 +269,18 @@ impl RunModel {
         &self.topology
     }
 
-    /// When the next worker is lost if it stays silent: the time to call [`check_health`](Self::check_health). `None`
-    /// when no worker is watched.
+    /// When the next worker counts as lost if it stays silent: the time to call
+    /// [`check_health`](Self::check_health). `None` when no worker is watched.
     pub fn next_heartbeat_deadline(&self) -> Option<Instant> {
         self.workers.next_deadline(self.heartbeat)
     }
 
-    /// Grows whenever something may have changed in what is to be sent or published.
+    /// Increases whenever the pending orders or publications may have changed.
     pub(crate) fn revision(&self) -> u64 {
         self.revision
     }
 
-    /// Takes in what a worker says; `now` is the time of arrival.
+    /// Handles an event of a worker; `now` is the time of its arrival.
     ///
     /// # Errors
     /// [`Rejection`] says why the event changed nothing.
@@ -348,7 +352,7 @@ impl RunModel {
             | Event::WorkerFailed { .. }
             | Event::WorkerFinished => self.task_finished(task, at),
         }?;
-        // Only now: an event that is rejected is no sign of life.
+        // Only now, because a rejected event is not a sign of life.
         self.workers.seen(speaker, now);
         Ok(applied)
     }
@@ -357,7 +361,8 @@ impl RunModel {
         self.workers.index_of(worker).ok_or(Rejection::UnknownWorker(worker))
     }
 
-    /// The task's slot and the index of its worker. No hash is computed as long as the right worker speaks.
+    /// The task's slot and the index of its worker. No hash is computed if the right worker
+    /// reports.
     fn slot(&self, worker: WorkerId, task: TaskId) -> Result<(usize, u32), Rejection> {
         let Some(at) = self.tasks.locate(task) else {
             self.speaker(worker)?;
@@ -387,7 +392,7 @@ impl RunModel {
         Ok(if self.count_exhausted(at) { Applied::Changed } else { Applied::Duplicate })
     }
 
-    /// Counts a source that reads no more, once.
+    /// Counts a source that has stopped reading, once.
     fn count_exhausted(&mut self, at: usize) -> bool {
         let is_new = self.tasks.has(at, SOURCE) && !self.tasks.has(at, EXHAUSTED);
         if is_new {
@@ -418,7 +423,8 @@ impl RunModel {
         Ok(Applied::Changed)
     }
 
-    /// One failure of a whole chain: who looks at their number must not take it for several.
+    /// One failure for a whole chain, so that the number of failures does not count it several
+    /// times.
     fn chain_failed(&mut self, task: TaskId, error: TaskError) -> Result<Applied, Rejection> {
         let applied = self.chain_ended(task, FAILED, |model, task, at| {
             model.end(task, at, FAILED)?;
@@ -432,7 +438,8 @@ impl RunModel {
         Ok(applied)
     }
 
-    /// Ends that subtask of every operator of the chain. It costs as much as the chain is long, whatever the number of tasks.
+    /// Ends that subtask of every operator of the chain. The cost depends on the length of the
+    /// chain, not on the number of tasks.
     fn chain_ended(
         &mut self,
         task: TaskId,
@@ -485,7 +492,7 @@ impl RunModel {
         Applied::Changed
     }
 
-    /// Notes a failure: the checkpoint in flight can't become complete any more.
+    /// Records a failure: the checkpoint in flight can't become complete any more.
     fn fail(&mut self, failure: RunFailure) {
         self.failures = self.failures.saturating_add(1);
         self.failure.get_or_insert_with(|| failure.clone());

@@ -1,5 +1,6 @@
-//! For tests, not for production: [`scripted`] collaborators that do as a test says, a [`conformance`] suite for collaborators of your own,
-//! and the [explorer](explore), which tries everything that can go wrong.
+//! For tests, not for production: [`scripted`] collaborators that follow a script, [`conformance`]
+//! suites for your own collaborators, and the [explorer](explore), which tries everything that can
+//! go wrong.
 
 pub mod conformance;
 pub mod explore;

@@ -20,11 +20,12 @@ const ENVELOPE: Envelope = Envelope::new("winddown-log", 1);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) job: JobId,
-    /// Its number in the log, which is its name too.
+    /// Its number in the log, which is also its name.
     pub(super) number: u64,
-    /// The run that wrote it: the highest that had been seen by then.
+    /// The run that wrote it: the highest so far.
     pub(super) run: RunId,
-    /// The manifests before this entry that are still needed, oldest first. Other entries before it may be deleted.
+    /// The earlier manifests that are still needed, oldest first. Other earlier entries may be
+    /// deleted.
     pub(super) kept: Vec<Kept>,
     /// The manifest; a claim has none.
     pub(super) manifest: Option<Manifest>,
@@ -39,13 +40,14 @@ pub(super) struct Kept {
 }
 
 impl Entry {
-    /// The manifests that the job has once this entry is written, oldest first: this one too, if it is one.
+    /// The job's manifests once this entry is written, oldest first, including this one if it is a
+    /// manifest.
     pub(super) fn manifests(&self) -> Vec<Kept> {
         let own = self.manifest.as_ref().map(|m| Kept { number: self.number, run: self.run, epoch: m.epoch });
         self.kept.iter().copied().chain(own).collect()
     }
 
-    /// About how many bytes the object has.
+    /// The approximate size of the object in bytes.
     pub(super) fn size(&self) -> usize {
         const TASK: usize = 80;
         let tasks = self.manifest.iter().flat_map(|manifest| &manifest.tasks);
@@ -73,7 +75,7 @@ impl Entry {
     }
 }
 
-/// A newer format is damage to a log: its last entry can't be passed over.
+/// In a log, a newer format counts as damage, because the last entry can't be skipped.
 fn mismatch(unsound: Unsound) -> Mismatch {
     match unsound {
         Unsound::Damaged(mismatch) => mismatch,
@@ -95,7 +97,7 @@ struct Body {
     checkpoint: Option<Checkpoint>,
 }
 
-/// [`Manifest`] as JSON, without what the entry has already.
+/// [`Manifest`] as JSON, without the fields that the entry already has.
 #[derive(Serialize, Deserialize)]
 struct Checkpoint {
     epoch: Epoch,

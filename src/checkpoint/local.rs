@@ -1,5 +1,5 @@
-//! What a log in a local folder needs beyond what `LocalFileSystem` does: durable folder entries, a listing of one
-//! moment, and an end to the files that crashes leave behind.
+//! What a log in a local folder needs in addition to `LocalFileSystem`: durable folder entries, a
+//! listing of one moment, and a clean-up of the files that crashes leave behind.
 
 use std::{
     fs, io,
@@ -10,18 +10,19 @@ use std::{
 use super::log::number_of;
 use crate::{contracts::StoreError, durable};
 
-/// `LocalFileSystem` writes `<name>#<n>` first and links it to `<name>`. One that has not changed for so long belongs
-/// to a process that is gone. If it did not, its write would fail and be tried again: nothing is lost by a wrong guess.
+/// `LocalFileSystem` writes `<name>#<n>` first and links it to `<name>`. If such a file has not
+/// changed for this long, its process is gone. If that guess is wrong, the write fails and is
+/// retried, so nothing is lost.
 const ABANDONED_AFTER: Duration = Duration::from_secs(60 * 60);
 
-/// The folder that holds a store's logs.
+/// The folder with a store's logs.
 #[derive(Clone, Debug)]
 pub(super) struct LocalFolder {
     root: PathBuf,
 }
 
 impl LocalFolder {
-    /// Creates the folder, durably, unless it is there.
+    /// Creates the folder durably, unless it exists.
     pub(super) fn create(root: &Path) -> io::Result<Self> {
         let root = durable::create_folder(root)?;
         Ok(Self { root })
@@ -31,11 +32,12 @@ impl LocalFolder {
         &self.root
     }
 
-    /// Makes the entries of `log`, a folder under the root, durable, and those of all folders that lead to it.
+    /// Makes the entries of `log`, a folder under the root, and of all its parent folders durable.
     ///
-    /// `LocalFileSystem` with fsync does this for what it creates itself, before its put returns. This is for what it
-    /// has *not* created: an entry put by a call that was dropped, or a folder made by another process, whose own sync
-    /// has not been reached yet. The contents need no sync here, since a file is synced before it gets its name.
+    /// `LocalFileSystem` with fsync does this for what it creates itself, before its put returns.
+    /// This is for what it has *not* created: an entry of a dropped call, or a folder of another
+    /// process that has not synced it yet. The contents need no sync here, because a file is synced
+    /// before it gets its name.
     pub(super) async fn settle(&self, log: PathBuf) -> Result<(), StoreError> {
         let folders = self.folders(&log);
         blocking(move || folders.iter().try_for_each(|folder| durable::sync_folder(folder))).await
@@ -49,8 +51,9 @@ impl LocalFolder {
 
 /// The numbers of the entries in `log`, in no order.
 ///
-/// It reads names alone. `LocalFileSystem` also asks for the size of each file and leaves out one that is gone by then;
-/// so a listing during which the last entry is replaced could show neither the old last entry nor the new one.
+/// It reads only names. `LocalFileSystem` also reads the size of each file, and omits a file that
+/// is gone by then. So if the last entry is replaced during the listing, it could show neither the
+/// old last entry nor the new one.
 pub(super) async fn numbers(log: PathBuf) -> Result<Vec<u64>, StoreError> {
     blocking(move || {
         let names = names(&log)?;
@@ -59,7 +62,8 @@ pub(super) async fn numbers(log: PathBuf) -> Result<Vec<u64>, StoreError> {
     .await
 }
 
-/// Deletes the unfinished files that crashes have left in `log` long ago. They are no entries, but they take room.
+/// Deletes the unfinished files that crashes have left in `log` long ago. They are not entries, but
+/// take space.
 pub(super) async fn sweep(log: PathBuf) -> Result<(), StoreError> {
     blocking(move || {
         for name in names(&log)? {
@@ -84,7 +88,7 @@ fn names(folder: &Path) -> io::Result<Vec<String>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries?,
     };
-    // A name that is not UTF-8 is none of ours.
+    // A name that is not UTF-8 is not ours.
     entries.filter_map(|entry| entry.map(|entry| entry.file_name().into_string().ok()).transpose()).collect()
 }
 

@@ -21,11 +21,12 @@ use crate::{
 /// The digits of an entry's name, so that names sort as numbers do.
 const DIGITS: usize = 20;
 
-/// How often a listed entry may be gone when it is read before the store is called inconsistent. Each time but the
-/// last, another writer has got further.
+/// How often a listed entry may be gone when it is read, before the store counts as inconsistent.
+/// Except for the last time, another writer has made progress.
 const LOOKS: usize = 64;
 
-/// Up to how many bytes an entry is encoded and decoded where the call is: well below a millisecond.
+/// Entries up to this size are encoded and decoded on the calling thread: this takes well below a
+/// millisecond.
 const SMALL: usize = 64 * 1024;
 
 /// The log of one job.
@@ -36,10 +37,10 @@ pub(super) struct Log {
     local: Option<(LocalFolder, PathBuf)>,
 }
 
-/// What became of a put.
+/// The result of a put.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Put {
-    /// The object is there now.
+    /// The object exists now.
     Done,
     /// The number is taken.
     Taken,
@@ -58,7 +59,7 @@ impl Log {
         Ok(Self { store: Arc::clone(files) as _, job: job.clone(), folder, local: Some((root.clone(), path)) })
     }
 
-    /// The last entry, whole, or `None` if there is no entry at all.
+    /// The complete last entry, or `None` if there is no entry at all.
     pub(super) async fn look(&self) -> Result<Option<Entry>, StoreError> {
         for _ in 0..LOOKS {
             let numbers = self.numbers().await?;
@@ -83,7 +84,7 @@ impl Log {
         Ok(numbers)
     }
 
-    /// The entry of this number, or `None` if it is not there.
+    /// The entry with this number, or `None` if it does not exist.
     pub(super) async fn read(&self, number: u64) -> Result<Option<Entry>, StoreError> {
         let path = self.path(number);
         let object = match self.store.get(&path).await {
@@ -98,7 +99,8 @@ impl Log {
         }
     }
 
-    /// Writes `entry` at its number, unless the number is taken. When it returns, the object is durable, or was before.
+    /// Writes `entry` at its number, unless the number is taken. When it returns, the object is
+    /// durable.
     pub(super) async fn put(&self, entry: &Arc<Entry>) -> Result<Put, StoreError> {
         let owned = Arc::clone(entry);
         let object = aside(entry.size(), move || owned.encode()).await?;
@@ -111,7 +113,7 @@ impl Log {
         }
     }
 
-    /// Makes everything that a look has shown durable.
+    /// Makes everything durable that a look has shown.
     pub(super) async fn settle(&self) -> Result<(), StoreError> {
         match &self.local {
             Some((root, folder)) => root.settle(folder.clone()).await,
@@ -120,9 +122,10 @@ impl Log {
         }
     }
 
-    /// Deletes what `last`, the last entry, has no use for, out of `numbers`.
+    /// Deletes those of `numbers` that `last`, the last entry, does not need.
     ///
-    /// It may fail half-way or be dropped: what is left over is seen by nobody, and goes with the next one.
+    /// It may fail half-way or be dropped: leftovers have no meaning, and the next call deletes
+    /// them.
     pub(super) async fn prune(&self, last: &Entry, numbers: &[u64]) {
         let useless = numbers.iter().filter(|&&n| n < last.number && !last.kept.iter().any(|kept| kept.number == n));
         let paths: Vec<_> = useless.map(|&number| Ok(self.path(number))).collect();
@@ -154,7 +157,8 @@ impl Log {
 }
 
 fn folder(prefix: &Path, job: &JobId) -> Result<Path, StoreError> {
-    // An empty name would leave no folder of its own. No other name becomes `%`: a `%` in a name is written `%25`.
+    // An empty name would not have its own folder. No other name becomes `%`: a `%` in a name is
+    // written `%25`.
     let job = match job.as_str() {
         "" => PathPart::parse("%").map_err(|error| StoreError::Unavailable(error.into()))?,
         name => PathPart::from(name),
@@ -167,8 +171,9 @@ pub(super) fn number_of(name: &str) -> Option<u64> {
     (name.len() == DIGITS && name.bytes().all(|byte| byte.is_ascii_digit())).then(|| name.parse().ok()).flatten()
 }
 
-/// Does work on `size` bytes, on a thread of its own if they are many: the manifest of a hundred thousand tasks takes a
-/// tenth of a second, and meanwhile a stop request may arrive on this one.
+/// Processes `size` bytes, on a separate thread if there are many: the manifest of a hundred
+/// thousand tasks takes a tenth of a second, and meanwhile a stop request may arrive on this
+/// thread.
 async fn aside<T: Send + 'static>(size: usize, work: impl FnOnce() -> T + Send + 'static) -> Result<T, StoreError> {
     if size <= SMALL {
         return Ok(work());

@@ -1,4 +1,5 @@
-//! Takes one order to one worker: a timeout for each attempt, and retries for that worker alone.
+//! Delivers one order to one worker, with a timeout for each attempt, and separate retries for that
+//! worker.
 
 use std::{sync::Arc, time::Duration};
 
@@ -35,7 +36,8 @@ impl<T: Transport + ?Sized> Courier<T> {
         &self.job
     }
 
-    /// The delivery of one order, retries included. It starts when it is first polled, and owns all that it needs.
+    /// The delivery of one order, retries included. It starts when it is first polled, and owns
+    /// everything that it needs.
     pub(super) fn deliver(&self, worker: WorkerId, command: Command) -> BoxFuture<'static, Result<(), OrderError>> {
         let Self { transport, job, run, limit, backoff } = self;
         let (transport, job, limit, backoff) = (Arc::clone(transport), job.clone(), *limit, *backoff);
@@ -58,7 +60,7 @@ impl<T: Transport + ?Sized> Courier<T> {
     }
 }
 
-/// A worker that runs nothing any more has obeyed a stop and a release already.
+/// A worker that is running nothing any more has already obeyed a stop or a release.
 fn accept(command: &Command, answer: Result<(), OrderError>) -> Result<(), OrderError> {
     match (command, answer) {
         (Command::Stop(_) | Command::Release, Err(error)) if error.kind == OrderErrorKind::NotRunning => Ok(()),

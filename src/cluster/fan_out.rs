@@ -1,4 +1,4 @@
-//! One command on its way to many workers: what has become of it at each, and one report of all that failed.
+//! One command to many workers: its state at each of them, and one report of all failures.
 
 use std::{
     collections::HashMap,
@@ -19,14 +19,14 @@ use crate::{
 
 type Delivery = Abortable<BoxFuture<'static, (usize, Result<(), OrderError>)>>;
 
-/// Dropping it drops every order that is under way.
+/// Dropping it drops every order in flight.
 pub(super) struct FanOut {
     name: &'static str,
     orders: Vec<Dispatch>,
     position: HashMap<WorkerId, usize>,
     deliveries: FuturesUnordered<Delivery>,
     outstanding: usize,
-    /// All have settled since the last sending, and it has been said who failed.
+    /// All have settled since the last sending, and the failures have been reported.
     reported: bool,
 }
 
@@ -40,7 +40,7 @@ enum State {
     UnderWay(AbortHandle),
     Taken,
     Failed(OrderError),
-    /// The worker or the checkpoint is past it.
+    /// The worker or the checkpoint no longer needs it.
     Moot,
 }
 
@@ -77,12 +77,12 @@ impl FanOut {
         matches!(command, Some(Command::Checkpoint { .. } | Command::Commit { .. }))
     }
 
-    /// Orders that are not answered yet.
+    /// Orders without an answer so far.
     pub(super) fn outstanding(&self) -> usize {
         self.outstanding
     }
 
-    /// Polls every delivery that can go on; says whether any has settled.
+    /// Polls every delivery that can progress; returns whether any has settled.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> bool {
         let mut changed = false;
         while let Poll::Ready(Some(delivery)) = self.deliveries.poll_next_unpin(cx) {
@@ -98,7 +98,7 @@ impl FanOut {
         changed
     }
 
-    /// Who did not take the order, once all have settled, and once only.
+    /// The workers that did not accept the order, once all have settled; returned only once.
     pub(super) fn take_report(&mut self) -> Option<OrderReport> {
         if self.outstanding > 0 || self.reported {
             return None;
@@ -116,7 +116,8 @@ impl FanOut {
         (!failures.is_empty()).then_some(OrderReport { order: self.name, workers: self.orders.len(), failures })
     }
 
-    /// Sends the order again to the workers where it failed, or where it was dropped and is wanted after all.
+    /// Resends the order to the workers where it failed, or where it was dropped but is needed
+    /// after all.
     pub(super) fn send_again<T: Transport + ?Sized>(&mut self, courier: &Courier<T>, model: &RunModel) {
         for position in 0..self.orders.len() {
             let Dispatch { worker, command, state } = &self.orders[position];
@@ -126,7 +127,7 @@ impl FanOut {
         }
     }
 
-    /// Drops the orders that are of no use any more.
+    /// Drops the orders that are no longer needed.
     pub(super) fn drop_all_moot(&mut self, model: &RunModel) {
         for position in 0..self.orders.len() {
             self.drop_if_moot(position, model);

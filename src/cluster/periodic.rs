@@ -14,7 +14,8 @@ pub(super) struct Periodic {
     every: Option<Duration>,
     limit: Duration,
     state: State,
-    /// Made when it is first polled: tokio's timer may not be there before. Gone whenever `state` changes.
+    /// Created when it is first polled, because tokio's timer may not exist before. Removed
+    /// whenever `state` changes.
     timer: Option<Pin<Box<Sleep>>>,
 }
 
@@ -28,7 +29,7 @@ enum State {
 }
 
 impl Periodic {
-    /// The next one starts `every` after the end of the one before; each may take `limit`.
+    /// The next one starts `every` after the end of the previous one; each may take `limit`.
     pub(super) fn new(every: Option<Duration>, limit: Duration) -> Self {
         Self { every, limit, state: State::Off, timer: None }
     }
@@ -62,7 +63,7 @@ impl Periodic {
         };
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
         std::task::ready!(timer.as_mut().poll(cx));
-        // A fired timer is not polled again; should the caller change nothing, the wait starts over.
+        // A fired timer is not polled again; if the caller changes nothing, the wait starts over.
         self.state = State::Off;
         self.timer = None;
         Poll::Ready(())

@@ -1,4 +1,4 @@
-//! One manifest on its way to the store.
+//! The publication of one manifest in the store.
 
 use std::{
     sync::Arc,
@@ -8,8 +8,8 @@ use std::{
 
 use crate::contracts::{BoxFuture, DynCheckpointStore, Epoch, Manifest, StoreError};
 
-/// How many times the limit of one order a publication may take: checking the fence, writing and confirming are a
-/// handful of round trips, each with as long as a worker has for an answer.
+/// How many times the limit of one order a publication may take. Checking the fence, writing and
+/// confirming need several round trips, and each may take as long as a worker's answer.
 const ROUND_TRIPS: u32 = 6;
 
 pub(super) struct Publication {
@@ -21,7 +21,7 @@ pub(super) struct Publication {
 enum State {
     UnderWay(BoxFuture<'static, Result<(), StoreError>>),
     Durable,
-    /// The error is taken out when it is told.
+    /// The error is taken out when it is reported.
     Failed(Option<StoreError>),
 }
 
@@ -38,7 +38,8 @@ impl Publication {
         matches!(self.state, State::Durable)
     }
 
-    /// Publishes, if it is neither under way nor done. It is idempotent, so an attempt that timed out does no harm.
+    /// Publishes, if it is neither in progress nor done. Publishing is idempotent, so an attempt
+    /// that timed out does no harm.
     pub(super) fn start(&mut self, store: &Arc<dyn DynCheckpointStore>, order_limit: Duration) {
         if !matches!(self.state, State::Failed(_)) {
             return;
@@ -56,7 +57,7 @@ impl Publication {
         }));
     }
 
-    /// Says whether it has just settled.
+    /// Returns whether it has just settled.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> bool {
         let State::UnderWay(publish) = &mut self.state else { return false };
         let Poll::Ready(outcome) = publish.as_mut().poll(cx) else { return false };

@@ -143,7 +143,7 @@ pub enum OpenRunError {
     },
     /// The run would not be newer than the one that took the checkpoint.
     #[error(
-        "expected a checkpoint of job `{job}` by a run before run {run}, got one by run {got}: give each run a higher number than every one before"
+        "expected a checkpoint of job `{job}` by a run before run {run}, got one by run {got}: give each run a higher number than all earlier ones"
     )]
     NotOlder {
         /// The job.
@@ -158,7 +158,7 @@ pub enum OpenRunError {
 /// Something that was made for another job or run was given to this one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "expected something for {} of job `{}`, got one for {} of job `{}`: make everything of a run from one `OpenRun`",
+    "expected something for run {} of job `{}`, got one for run {} of job `{}`: build everything of a run from one `OpenRun`",
     expected.1, expected.0, got.1, got.0
 )]
 pub struct OtherRun {

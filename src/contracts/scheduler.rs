@@ -106,7 +106,7 @@ impl fmt::Display for ConfirmedBy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Host => "their host",
-            Self::Records => "the scheduler's records alone; a worker may live on where it can't be reached",
+            Self::Records => "the scheduler's records only; a worker may still be running on an unreachable host",
         })
     }
 }
@@ -116,10 +116,10 @@ impl fmt::Display for ConfirmedBy {
 #[non_exhaustive]
 pub enum SchedulerError {
     /// A temporary failure: the call may succeed later.
-    #[error("the scheduler can't now: {0}")]
+    #[error("the scheduler is unavailable: {0}")]
     Unavailable(BoxError),
     /// The call will never succeed, for example because a permission is missing.
-    #[error("the scheduler refuses: {0}")]
+    #[error("the scheduler refused: {0}")]
     Refused(BoxError),
     /// It did not answer in time.
     #[error("the scheduler did not answer `{call}` within {}", crate::text::rounded(*after))]

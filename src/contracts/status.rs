@@ -166,8 +166,8 @@ pub enum RunFailure {
         /// How many of its tasks had not ended.
         unfinished: u32,
     },
-    /// A worker could not begin its work.
-    #[error("worker {worker} could not begin: {error}")]
+    /// A worker could not start its work.
+    #[error("worker {worker} could not start: {error}")]
     WorkerFailed {
         /// The worker.
         worker: WorkerId,

@@ -90,7 +90,7 @@ pub trait CheckpointStore: Send + Sync {
 #[non_exhaustive]
 pub enum StoreError {
     /// The store is temporarily unavailable.
-    #[error("the checkpoint store can't now: {0}")]
+    #[error("the checkpoint store is unavailable: {0}")]
     Unavailable(BoxError),
     /// A newer run has opened the store: this controller is stale, and must stop acting for the job.
     #[error(

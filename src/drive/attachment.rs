@@ -1,4 +1,4 @@
-//! What a drive can do with a job, depending on whether it has a controller.
+//! What a drive can do with a job with or without a controller.
 
 use crate::contracts::{Detached, JobController};
 
@@ -38,7 +38,7 @@ pub(super) mod sealed {
             job: &mut JobContext<Self, S>,
         ) -> impl Future<Output = Result<(), StepError>> + Send;
 
-        /// Steps to the successor, after a `run` that was `Ok`. It does not wait.
+        /// Steps to the successor, after a successful `run`. It does not wait.
         fn step<S: Scheduler>(phase: AnyPhase, job: &mut JobContext<Self, S>)
         -> Result<AnyPhase, StepFailed<AnyPhase>>;
 
@@ -49,7 +49,7 @@ pub(super) mod sealed {
             until: Instant,
         ) -> impl Future<Output = ()> + Send;
 
-        /// Gives a final checkpoint up, for what went wrong.
+        /// Gives up a final checkpoint because of an error.
         fn give_up<S: Scheduler>(
             phase: AnyPhase,
             why: &StepError,
@@ -97,7 +97,8 @@ pub(super) mod sealed {
         }
     }
 
-    /// Nobody can tell the workers anything: from every phase straight to force (the original contract's rule).
+    /// Nothing can send orders to the workers: from every phase straight to force (the original
+    /// contract's rule).
     #[diagnostic::do_not_recommend]
     impl Drive for Detached {
         async fn run<S: Scheduler>(phase: &mut AnyPhase, job: &mut JobContext<Self, S>) -> Result<(), StepError> {
@@ -135,7 +136,8 @@ pub(super) mod sealed {
     }
 
     impl AnyPhase {
-        /// `at`, or the phase's own deadline where that is earlier: a backoff is not a reason to stay longer.
+        /// `at`, or the phase's own deadline if that is earlier: a backoff does not extend the
+        /// phase.
         pub(in crate::drive) fn deadline_before(&self, at: Instant) -> Instant {
             let entry = match self {
                 Self::CheckpointStopping(phase) if phase.complete().is_none() => phase.entry(),

@@ -1,24 +1,26 @@
-//! What a drive may decide without asking.
+//! The decisions that a drive makes by itself.
 
-/// What [`drive`](crate::drive::drive) does where the machine leaves a choice. There is no default: losing a final checkpoint is a decision
-/// that the caller states.
+/// What [`drive`](crate::drive::drive) does when there is a choice. There is no default: whether to
+/// lose a final checkpoint is the caller's explicit decision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// What follows a final checkpoint that can't be had.
+    /// What to do if the final checkpoint does not complete.
     pub on_spent_checkpoint: OnSpentCheckpoint,
-    /// A seed for the jitter of retries, for runs that must repeat; random if it is absent.
+    /// A seed for the jitter of retries, for reproducible runs; random if absent.
     pub jitter_seed: Option<u64>,
 }
 
-/// What follows when `CheckpointStopping` has spent its budget or its retries, or when its checkpoint can't complete any more.
+/// What to do when `CheckpointStopping` has spent its budget or its retries, or when its checkpoint
+/// can't complete any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum OnSpentCheckpoint {
-    /// Try for another budget, without end, until the checkpoint completes or a user escalates. A checkpoint that can't complete any
-    /// more (a task failed, a worker is lost, a newer run has fenced this one) is given back all the same.
+    /// Grant another budget, without limit, until the checkpoint completes or a user escalates. If
+    /// the checkpoint can't complete any more (a task failed, a worker is lost, a newer run has
+    /// fenced this one), the failure is returned anyway.
     KeepTrying,
-    /// Give the final checkpoint up: stop at once, or by force where a worker is lost. The next run replays from the last complete
-    /// checkpoint.
+    /// Give up the final checkpoint: stop at once, or by force if a worker is lost. The next run
+    /// replays from the last complete checkpoint.
     Escalate,
     /// Return the failure with the phase, and let the caller decide.
     GiveBack,
@@ -30,7 +32,7 @@ impl Policy {
         Self::new(OnSpentCheckpoint::KeepTrying)
     }
 
-    /// Stop without the final checkpoint if it can't be had within its budget.
+    /// Stop without the final checkpoint if it does not complete within its budget.
     pub const fn escalate() -> Self {
         Self::new(OnSpentCheckpoint::Escalate)
     }
@@ -44,7 +46,7 @@ impl Policy {
         Self { on_spent_checkpoint, jitter_seed: None }
     }
 
-    /// Makes the jitter of retries repeatable.
+    /// Makes the jitter of retries reproducible.
     #[must_use]
     pub const fn jitter_seed(mut self, seed: u64) -> Self {
         self.jitter_seed = Some(seed);

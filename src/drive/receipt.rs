@@ -1,4 +1,4 @@
-//! What a drive has achieved, and how.
+//! The result of a drive.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -7,7 +7,7 @@ use crate::{
     machine::{AnyStopped, JobContext, PhaseKind, Reason},
 };
 
-/// The record of a finished shutdown: the evidence as a typed value, and the way there.
+/// The record of a finished shutdown: the evidence as a typed value, and the phases on the way.
 #[derive(Debug)]
 #[must_use = "it holds the evidence of how the job stopped"]
 pub struct Receipt {
@@ -71,7 +71,7 @@ impl Receipt {
         self.stopped
     }
 
-    /// The phases walked, the terminal one last, since the job's context was made.
+    /// The phases since the job's context was built, the terminal one last.
     pub fn legs(&self) -> &[Leg] {
         &self.legs
     }
@@ -86,18 +86,18 @@ impl Receipt {
         self.retries
     }
 
-    /// The last error on the way, even if a retry got past it.
+    /// The last error, even if a retry succeeded.
     pub fn last_error(&self) -> Option<&str> {
         self.last_error.as_deref()
     }
 
-    /// Whether another run of the job may be started: only if nobody asked for a stop (invariant I8), and no newer run or other
-    /// controller has taken the job over (invariant I11).
+    /// Whether another run of the job may be started: only if no stop was requested (invariant I8),
+    /// and no newer run or other controller has taken the job over (invariant I11).
     pub fn may_restart(&self) -> bool {
         self.may_restart
     }
 
-    /// From the making of the job's context to `Stopped`.
+    /// The time from building the job's context to `Stopped`.
     pub fn elapsed(&self) -> Duration {
         self.legs.iter().map(|leg| leg.took).sum()
     }
@@ -110,7 +110,7 @@ impl fmt::Display for Receipt {
             write!(f, " (epoch {epoch})")?;
         }
         if self.stopped.confirmed_by() != ConfirmedBy::Host {
-            write!(f, ", on the word of {}", self.stopped.confirmed_by())?;
+            write!(f, ", confirmed by {}", self.stopped.confirmed_by())?;
         }
         for leg in &self.legs {
             write!(f, "\n  {:<22} {:>9.3} s", leg.phase, leg.took.as_secs_f64())?;

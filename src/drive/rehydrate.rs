@@ -1,5 +1,5 @@
-//! A controller that crashed during a shutdown is followed by one that goes on with it: from the journal's record, checked against the
-//! scheduler and the checkpoint store, back to a phase.
+//! Continues the shutdown of a crashed controller: turns the journal's record back into a phase,
+//! after checking it against the scheduler and the checkpoint store.
 
 use std::{collections::BTreeSet, fmt, panic::Location, sync::Arc, time::Duration};
 
@@ -20,31 +20,34 @@ use crate::{
     text::shortened,
 };
 
-/// Loads the record of a job's last run, and checks it against the world, so that a phase can be made of it. `None`: there is no record.
+/// Loads the record of a job's last run, and checks it against reality, so that it can become a
+/// phase. Returns `None` if there is no record.
 ///
-/// The record is a claim, and is never believed:
+/// The record is only a claim, and is always checked:
 ///
-/// | the record says | and the world says | what follows |
+/// | the record says | the checks say | result |
 /// |---|---|---|
-/// | a phase that is not the end | workers are alive | that phase; a final checkpoint goes on under the number that it had |
-/// | a phase that is not the end | nobody is alive | `Stopping<Force>`: what was going on can't be finished; the next run replays from the last complete checkpoint |
-/// | `CheckpointStopping` | nobody is alive, its manifest is durable and has nothing to commit | `Stopped<Checkpointed>` |
+/// | a phase that is not the end | workers are alive | that phase; a final checkpoint keeps its number |
+/// | a phase that is not the end | no worker is alive | `Stopping<Force>`: the phase can't be finished; the next run replays from the last complete checkpoint |
+/// | `CheckpointStopping` | no worker is alive, its manifest is durable and has nothing to commit | `Stopped<Checkpointed>` |
 /// | `Finishing` | the same | `Stopped<Completed>` |
-/// | `Stopped<Checkpointed>`, `Stopped<Completed>` | nobody is alive, its manifest is the last one | the same |
-/// | another `Stopped<_>` | nobody is alive | the same |
+/// | `Stopped<Checkpointed>`, `Stopped<Completed>` | no worker is alive, its manifest is the last one | the same |
+/// | another `Stopped<_>` | no worker is alive | the same |
 ///
 /// A manifest with commits proves that they were ordered, not that they were carried out, so a job whose workers are gone by then is not
-/// `Stopped<Checkpointed>`; the next run carries them out again, which is the same as once. A manifest that does not hold every task of the
-/// topology proves nothing.
+/// `Stopped<Checkpointed>`; the next run carries them out again, which is harmless because commits
+/// are idempotent. A manifest that does not contain every task of the topology proves nothing.
 ///
-/// `checkpoints` is the job's checkpoint store, if it has one, and the topology that it ran with. The store is asked for the last complete checkpoint,
-/// which may be newer than the record: the next controller's epochs come after it. While the store is away a job can still be killed: pass `None`,
-/// and build with [`Detached`](crate::contracts::Detached).
+/// `checkpoints` is the job's checkpoint store, if it has one, and the topology that it ran with.
+/// The store's last complete checkpoint may be newer than the record: the next controller's epochs
+/// come after it. While the store is unavailable, a job can still be killed: pass `None`, and build
+/// with [`Detached`](crate::contracts::Detached).
 ///
-/// What was asked here is what the job goes on with: [`Rehydrated`] keeps journal and scheduler, and [`Rehydrated::build`] gives the job with these.
+/// The job continues with the same collaborators: [`Rehydrated`] keeps journal and scheduler, and
+/// [`Rehydrated::build`] returns the job with these.
 ///
 /// # Errors
-/// [`RehydrateError`] says what is wrong with the record or with the world.
+/// [`RehydrateError`] says what is wrong with the record or with the results of the checks.
 ///
 /// # Cancel safety
 /// It only reads.
@@ -76,17 +79,17 @@ async fn load(journal: &BoxJournal, job: &JobId, after: Duration) -> Result<Opti
     timeout(after, journal.load(job)).await.map_err(|_| JournalError::TimedOut { after })?
 }
 
-/// The run as its next controller takes it up.
+/// The run for its next controller.
 fn open(record: &PhaseRecord, manifest: Option<Manifest>) -> OpenRun {
     let last_complete = record.last_complete.max(manifest.as_ref().map(|manifest| manifest.epoch));
-    // Each controller gives out a bounded share of numbers above the last complete one.
+    // Each controller uses a bounded range of numbers above the last complete one.
     let skipped = EPOCHS_PER_CONTROLLER.saturating_mul(u64::from(record.attempt));
     let epochs_after = Epoch::new(last_complete.map_or(0, Epoch::get).saturating_add(skipped));
     let taken_up = TakenUp { final_epoch: record.final_epoch, last_complete, epochs_after };
     OpenRun::taken_up(record.job.clone(), record.run, manifest, taken_up)
 }
 
-/// The store, and what a complete manifest in it has to hold.
+/// The store, and the required content of a complete manifest.
 #[derive(Clone, Copy)]
 struct Asked<'a> {
     store: &'a dyn DynCheckpointStore,
@@ -137,7 +140,7 @@ fn takes_checkpoints(phase: PhaseKind) -> bool {
     matches!(phase, PhaseKind::Running | PhaseKind::Finishing | PhaseKind::CheckpointStopping)
 }
 
-/// The last complete checkpoint, as the store has it.
+/// The last complete checkpoint in the store.
 async fn latest(record: &PhaseRecord, asked: Asked<'_>, limits: &Limits) -> Result<Option<Manifest>, Unfit> {
     let manifest = timeout(limits.kill, asked.store.latest_boxed(&record.job)).await.map_err(|_| {
         StoreError::Unavailable(format!("no answer within {}", humantime::format_duration(limits.kill)).into())
@@ -150,7 +153,7 @@ async fn latest(record: &PhaseRecord, asked: Asked<'_>, limits: &Limits) -> Resu
     }
 }
 
-/// A final checkpoint whose workers are gone: is it proven by what is durable?
+/// Whether the store proves a final checkpoint whose workers are gone.
 async fn after_the_last_worker(
     record: &PhaseRecord,
     phase: PhaseKind,
@@ -164,7 +167,7 @@ async fn after_the_last_worker(
         Ok((_, Commits::Some)) | Err(Unfit::NoManifest { .. } | Unfit::NoFinalEpoch | Unfit::NotEveryTask { .. }) => {
             Ok(Replay::Phase(PhaseKind::StoppingForce))
         }
-        // A job that ends by itself may have no store: then nothing is claimed of it.
+        // A job that ends by itself may have no store: then nothing is claimed.
         Err(Unfit::NoStore) if phase == PhaseKind::Finishing => Ok(Replay::Phase(PhaseKind::StoppingForce)),
         Err(unfit) => Err(unfit),
     }
@@ -175,7 +178,7 @@ enum Commits {
     Some,
 }
 
-/// The final checkpoint that the record speaks of, as the store has it.
+/// The record's final checkpoint in the store.
 async fn final_manifest(
     record: &PhaseRecord,
     asked: Option<Asked<'_>>,
@@ -227,7 +230,8 @@ impl<S> fmt::Debug for Rehydrated<S> {
 }
 
 impl<S> Rehydrated<S> {
-    /// The run that is taken up: its controller, say, is made from it, and so goes on where the one before has come to.
+    /// The continued run. Build its controller from it, so that it continues where the previous one
+    /// was.
     pub fn open(&self) -> &OpenRun {
         &self.open
     }
@@ -237,7 +241,7 @@ impl<S> Rehydrated<S> {
         &self.record
     }
 
-    /// The phase that [`build`](Self::build) gives.
+    /// The phase that [`build`](Self::build) returns.
     pub fn phase(&self) -> PhaseKind {
         match self.replay {
             Replay::Phase(kind) => kind,
@@ -249,7 +253,8 @@ impl<S> Rehydrated<S> {
         }
     }
 
-    /// A mailbox made before, as for [`JobBuilder::mailbox`](crate::machine::JobBuilder::mailbox).
+    /// Sets an existing mailbox, as for
+    /// [`JobBuilder::mailbox`](crate::machine::JobBuilder::mailbox).
     pub fn mailbox(mut self, mailbox: Mailbox) -> Self {
         self.mailbox = Some(mailbox);
         self
@@ -261,10 +266,12 @@ impl<S> Rehydrated<S> {
         self
     }
 
-    /// The job and its phase, with the scheduler, the journal and the limits that it was checked with. The stop request of the record is in force
-    /// again. With [`Detached`](crate::contracts::Detached) as the controller, drive it to the kill.
+    /// The job and its phase, with the scheduler, the journal and the limits that it was checked
+    /// with. The stop request of the record is in effect again. With
+    /// [`Detached`](crate::contracts::Detached) as the controller, drive it to the kill.
     ///
-    /// Where the job has stopped, the scheduler is asked once more: a worker may have appeared since.
+    /// If the job has stopped, the scheduler is asked again, because a worker may have appeared
+    /// since.
     ///
     /// # Errors
     /// [`Unfit`]: a worker has appeared, the scheduler could not be asked, or the job's context could not be built ([`BuildError`]).
@@ -302,7 +309,7 @@ impl<S> Rehydrated<S> {
         Ok((job, phase))
     }
 
-    /// At the last moment: `Stopped` is not made of an answer that is not of now.
+    /// At the last moment, because `Stopped` requires a current answer.
     async fn look_again(&self) -> Result<Replay, Unfit>
     where
         S: Scheduler,
@@ -322,7 +329,7 @@ impl<S> Rehydrated<S> {
     }
 }
 
-/// No phase can be made of what the journal has.
+/// The journal's record cannot become a phase.
 #[derive(Debug)]
 pub struct RehydrateError {
     job: JobId,
@@ -364,11 +371,11 @@ impl fmt::Display for RehydrateError {
 
 impl std::error::Error for RehydrateError {}
 
-/// What is wrong with a record, or with the world that it speaks of.
+/// What is wrong with a record, or with the results of its checks.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Unfit {
-    /// It is another job's.
+    /// It belongs to another job.
     #[error("expected a record of job `{expected}`, got one of job `{got}`: look at how records are stored")]
     ForeignJob {
         /// The job that was to be taken up.
@@ -376,7 +383,7 @@ pub enum Unfit {
         /// The record's job.
         got: JobId,
     },
-    /// It says that the job has stopped, and workers are alive.
+    /// It says that the job has stopped, but workers are alive.
     #[error(
         "expected no worker to be alive after {phase}, got these: {}: have the scheduler stop them, then rehydrate again",
         shortened(alive.iter())
@@ -387,7 +394,7 @@ pub enum Unfit {
         /// Who is alive.
         alive: Vec<WorkerId>,
     },
-    /// It says that the final checkpoint is complete, and the store does not have it.
+    /// It says that the final checkpoint is complete, but the store does not have it.
     #[error(
         "expected the manifest of the final checkpoint (epoch {epoch}) to be the last in the store, got {}: the store is not the one that the job used, or \
          has lost it; don't resume from it before you know", Latest(*latest)
@@ -398,9 +405,9 @@ pub enum Unfit {
         /// The last one in the store.
         latest: Option<Epoch>,
     },
-    /// The final checkpoint's manifest is not one of the whole job.
+    /// The manifest of the final checkpoint does not cover the whole job.
     #[error(
-        "expected exactly the tasks of the topology in the manifest of the final checkpoint ({epoch}), but only one of the two has {task}: pass the \
+        "expected exactly the tasks of the topology in the manifest of the final checkpoint (epoch {epoch}), but only one of the two has task {task}: pass the \
          topology that the run had; if you did, the manifest proves nothing"
     )]
     NotEveryTask {
@@ -409,7 +416,7 @@ pub enum Unfit {
         /// The first task that only one of them has.
         task: TaskId,
     },
-    /// The store gave another job's manifest.
+    /// The store returned another job's manifest.
     #[error("expected a manifest of job `{expected}`, got one of job `{got}`: look at how checkpoints are stored")]
     ForeignManifest {
         /// The job that was to be taken up.
@@ -417,13 +424,13 @@ pub enum Unfit {
         /// The manifest's job.
         got: JobId,
     },
-    /// It says that the final checkpoint is complete, and not which one that was.
+    /// It says that the final checkpoint is complete, but not which one it was.
     #[error("expected the final checkpoint's epoch in the record, got none: no winddown writes such a record")]
     NoFinalEpoch,
-    /// It speaks of a checkpoint, and no store was given.
+    /// It names a checkpoint, but no store was given.
     #[error("expected a checkpoint store to check the final checkpoint against, got none: pass the job's")]
     NoStore,
-    /// A newer run has gone on from there.
+    /// A newer run has continued from there.
     #[error(
         "the record is of an older run: run {got} has published a checkpoint since; let the newer run's controller act"
     )]
@@ -440,7 +447,7 @@ pub enum Unfit {
     /// The scheduler could not be asked.
     #[error(transparent)]
     Scheduler(#[from] SchedulerError),
-    /// The store could not be asked, or is damaged.
+    /// The store could not be read, or is damaged.
     #[error(transparent)]
     Store(#[from] StoreError),
 }

@@ -1,4 +1,4 @@
-//! What a drive has achieved, to send or to store.
+//! The result of a drive, to send or to store.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,7 +11,8 @@ use crate::{
     machine::{PhaseKind, Reason},
 };
 
-/// A [`Receipt`] without its typed evidence: it can be sent and stored, and proves nothing to whoever reads it.
+/// A [`Receipt`] without its typed evidence: it can be sent and stored, but proves nothing to its
+/// reader.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -38,9 +39,9 @@ pub struct ReceiptReport {
     pub epoch: Option<Epoch>,
     /// Whether workers had to be killed.
     pub killed_workers: bool,
-    /// On whose word nothing is alive.
+    /// Who confirmed that nothing is alive.
     pub confirmed_by: ConfirmedBy,
-    /// The phases walked, the terminal one last.
+    /// The phases, the terminal one last.
     pub legs: Vec<LegReport>,
     /// The strongest stop request that was made.
     pub requested: Option<StopRequest>,
@@ -48,7 +49,7 @@ pub struct ReceiptReport {
     pub may_restart: bool,
     /// Retries used by the drive.
     pub retries: u32,
-    /// The last error on the way, even if a retry got past it.
+    /// The last error, even if a retry succeeded.
     pub last_error: Option<Arc<str>>,
 }
 

@@ -1,4 +1,4 @@
-//! How often, and after what wait, a failed phase is run again.
+//! The retries of a failed phase, and the waits between them.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,11 +14,12 @@ use crate::{
 pub(super) enum Verdict {
     /// Run the phase again after this wait.
     Retry(Duration),
-    /// No more of that.
+    /// No more retries.
     Spent,
 }
 
-/// The retries of the phase that the job is in. What workers, scheduler and journal refuse is counted apart.
+/// The retries of the phase that the job is in. Failures of workers, scheduler and journal are
+/// counted separately.
 pub(super) struct Retries {
     limits: Arc<Limits>,
     jitter_seed: Option<u64>,
@@ -55,7 +56,7 @@ impl Retries {
             failure if failure.is_schedulers() => (&mut self.scheduler, limits.scheduler_retries),
             _ => (&mut self.controller, limits.checkpoint_retries),
         };
-        // Every phase and every drive gets waits of its own from one seed.
+        // Every phase and every drive gets its own waits from one seed.
         let seed = self.jitter_seed.map(|seed| seed.wrapping_add(phase as u64));
         match backoff.get_or_insert_with(|| exponential(limits, most, seed).into()).next() {
             Some(delay) => {

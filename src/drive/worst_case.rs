@@ -1,13 +1,14 @@
-//! The longest that a shutdown can take, from its limits alone (invariant I5).
+//! The longest time that a shutdown can take, computed from its limits (invariant I5).
 
 use std::time::Duration;
 
 use crate::{drive::OnSpentCheckpoint, limits::Limits, machine::PhaseKind};
 
 impl Limits {
-    /// The longest that [`drive`](crate::drive::drive) can take from entering `phase` until it returns, if no further stop request is made
-    /// (one starts the count anew from the phase that it leads to). `None`: without end, which is so for
-    /// [`OnSpentCheckpoint::KeepTrying`] by its nature.
+    /// The longest time that [`drive`](crate::drive::drive) can take from entering `phase` until it
+    /// returns, if no further stop request is made (a request starts the count again from the phase
+    /// that it leads to). `None` means without limit, which is inherent in
+    /// [`OnSpentCheckpoint::KeepTrying`].
     ///
     /// With *backoffs(n)* = 2 · Σ min(`backoff_min` · 2ⁱ, `backoff_max`) for *i* < *n* (jitter at most doubles a wait):
     ///
@@ -16,16 +17,18 @@ impl Limits {
     /// | `Stopping<Force>` | *F* = (1 + `scheduler_retries`) · `kill` + *backoffs*(`scheduler_retries`) |
     /// | `Stopping<Graceful>`, `Stopping<Immediate>` | `finish` + `release` + *F* |
     /// | `Recovering` | `recover` + `release` + *F* |
-    /// | `CheckpointStopping` | `final_checkpoint` + `release` + *F*, and `finish` more if the policy escalates |
+    /// | `CheckpointStopping` | `final_checkpoint` + `release` + *F*, plus `finish` if the policy escalates |
     /// | `Finishing` | `final_checkpoint` + `finish` + `release` + *F* |
     /// | `Running` | from the stop request: the longest of the above; the wait for a request has no end |
     ///
-    /// The formulas hold whether a worker takes a repeated order as one or, as Arroyo's do, as two: those are not sent an order again that may have
-    /// arrived, so one that was lost on the way costs the whole budget of its phase (`final_checkpoint`, `finish`, `recover` or `release`), where
-    /// another worker would cost a retry.
+    /// The formulas also hold for workers that treat a repeated order as a second one, such as
+    /// Arroyo's. They never get an order twice if the first one may have arrived, so a lost order
+    /// costs the whole budget of its phase (`final_checkpoint`, `finish`, `recover` or `release`),
+    /// where it would cost another worker one retry.
     ///
-    /// With a journal, each record may take *J* = (1 + `journal_retries`) · `journal` + *backoffs*(`journal_retries`) more: one for each
-    /// phase entered, one for the epoch of a final checkpoint, one for the end ([`worst_record`](Self::worst_record)).
+    /// With a journal, add *J* = (1 + `journal_retries`) · `journal` +
+    /// *backoffs*(`journal_retries`) for each record: one per phase entered, one for the epoch of a
+    /// final checkpoint, and one for the end ([`worst_record`](Self::worst_record)).
     ///
     /// ```
     /// use std::time::Duration;
@@ -56,7 +59,8 @@ impl Limits {
         }
     }
 
-    /// The longest that [`drive`](crate::drive::drive) tries to write one record into the journal.
+    /// The longest time that [`drive`](crate::drive::drive) tries to write one record to the
+    /// journal.
     pub fn worst_record(&self) -> Duration {
         let attempts = self.journal_retries.saturating_add(1);
         self.journal.saturating_mul(attempts).saturating_add(self.worst_backoffs(self.journal_retries))

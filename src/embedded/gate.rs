@@ -1,4 +1,4 @@
-//! Fault injection: what stands between a worker and its controller.
+//! Fault injection: a gate between a worker and its controller.
 
 use std::sync::Arc;
 
@@ -12,11 +12,11 @@ use crate::{
 /// Whether orders and events get through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Gate {
-    /// They do.
+    /// They get through.
     Open,
-    /// They wait.
+    /// They wait until the gate opens.
     Frozen,
-    /// They never will.
+    /// They never get through.
     Killed,
 }
 
@@ -39,8 +39,9 @@ impl<S: EventSink> EventSink for GatedSink<S> {
         let mut gate = self.gate.clone();
         loop {
             passable(&mut gate).await?;
-            // A worker that freezes while its event waits for room must not speak either; it delivers again when it thaws.
-            // That the first delivery went through all the same is what the contract of `EventSink` allows for.
+            // A worker that freezes while its event waits for room must not report either; it
+            // delivers again when it thaws. The contract of `EventSink` allows that the first
+            // delivery went through as well.
             tokio::select! {
                 biased;
                 changed = gate.changed() => changed.map_err(|_| SinkClosed)?,

@@ -1,4 +1,4 @@
-//! Which task runs where, and from what it starts.
+//! Where each task runs, and what it starts from.
 
 use std::collections::HashMap;
 
@@ -7,23 +7,23 @@ use crate::{
     worker::{TaskSpec, WorkerSpec},
 };
 
-/// Why a run could not be started. Nothing of it runs.
+/// Why a run could not be started. Nothing of it is running.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// No runtime to run tasks on.
+    /// There is no runtime for the tasks.
     #[error(
         "expected to be called from within a tokio runtime, got none: call it from async code, or enter a runtime first"
     )]
     NoRuntime,
-    /// The run is not newer than what is known of the job.
+    /// The run is not newer than the known runs of the job.
     #[error(
         "expected a run of job `{job}` after run {newest}, got run {got}: take the number that the checkpoint store gave"
     )]
     RunNotNewer {
         /// The job.
         job: JobId,
-        /// The newest run that was hosted here, or that the checkpoint was taken by.
+        /// The newest run that was hosted here, or that took the checkpoint.
         newest: RunId,
         /// The run that was to be started.
         got: RunId,
@@ -49,7 +49,7 @@ pub(super) fn plan(open: &OpenRun, topology: &Topology) -> Result<Vec<WorkerSpec
     for task in topology.task_ids() {
         let place = topology.worker_index_of(task).and_then(|index| workers.get_mut(index as usize));
         let role = topology.operators().get(task.operator as usize).map(crate::contracts::Operator::role);
-        // Both are known of every task that the topology itself names.
+        // Both are known for every task that the topology names.
         if let (Some(place), Some(role)) = (place, role) {
             place.tasks.push(TaskSpec { task, role, restored: snapshots.remove(&task) });
         }
@@ -57,13 +57,15 @@ pub(super) fn plan(open: &OpenRun, topology: &Topology) -> Result<Vec<WorkerSpec
     Ok(workers)
 }
 
-/// A checkpoint restores a topology if no state of it is lost, and if an operator is in it whole or not at all (a new one).
+/// A checkpoint fits a topology if none of its state is lost, and if it contains each operator
+/// completely or not at all (a new one).
 fn check(
     open: &OpenRun,
     topology: &Topology,
     manifest: &Manifest,
 ) -> Result<HashMap<TaskId, TaskSnapshot>, StartError> {
-    // A run that was taken up after a crash may have taken its last checkpoint itself. Its workers are not started anew.
+    // A run that continues after a crash may have taken its last checkpoint itself. Its workers are
+    // not started again.
     if open.run() <= manifest.run {
         return Err(StartError::RunNotNewer { job: open.job().clone(), newest: manifest.run, got: open.run() });
     }

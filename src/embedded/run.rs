@@ -13,10 +13,11 @@ use crate::{
     worker::Worker,
 };
 
-/// A run on an [`EmbeddedCluster`](super::EmbeddedCluster): the [`Transport`] to its workers, and the means to make them
-/// fail. Cheap to clone.
+/// A run on an [`EmbeddedCluster`](super::EmbeddedCluster): the [`Transport`] to its workers, and
+/// ways to make them fail. Cheap to clone.
 ///
-/// The run lives as long as any handle on it or on its cluster does; dropping the last one aborts its tasks.
+/// The run lives as long as any handle to it or to its cluster; dropping the last one aborts its
+/// tasks.
 #[derive(Clone)]
 pub struct EmbeddedRun {
     inner: Arc<Inner>,
@@ -29,7 +30,7 @@ struct Inner {
     workers: HashMap<WorkerId, Hosted>,
 }
 
-/// A worker and what stands before it.
+/// A worker and its gate.
 pub(super) struct Hosted {
     pub(super) worker: Worker,
     pub(super) gate: watch::Sender<Gate>,
@@ -50,9 +51,10 @@ impl EmbeddedRun {
         self.inner.run
     }
 
-    /// The workers that are alive, in the order of their ids. One is alive from the start of the run until it has left (by a
-    /// release order, or because the scheduler stopped it) *and* none of its tasks runs any more. A worker whose tasks
-    /// have all ended but that was not released is alive.
+    /// The workers that are alive, ordered by id. A worker is alive from the start of the run until
+    /// it has left (after a release order, or because the scheduler stopped it) *and* none of its
+    /// tasks is running any more. A worker whose tasks have all ended but that was not released is
+    /// alive.
     pub fn alive_workers(&self) -> Vec<WorkerId> {
         let alive = self.inner.workers.iter().filter(|(_, hosted)| hosted.worker.is_alive());
         let mut alive: Vec<_> = alive.map(|(worker, _)| *worker).collect();
@@ -64,10 +66,10 @@ impl EmbeddedRun {
         self.inner.workers.values().any(|hosted| hosted.worker.is_alive())
     }
 
-    /// Fault injection: the worker dies. Its tasks are aborted, and from now on it says nothing and takes no order
-    /// ([`OrderErrorKind::Unreachable`]).
+    /// Fault injection: the worker dies. Its tasks are aborted, and from now on it reports nothing
+    /// and accepts no order ([`OrderErrorKind::Unreachable`]).
     ///
-    /// It is honest in that a task is aborted where it next yields, and that the worker is listed as alive until then.
+    /// A task is aborted when it next yields, and the worker is listed as alive until then.
     /// Returns whether the run has such a worker.
     pub fn kill_worker(&self, worker: WorkerId) -> bool {
         self.hosted(worker).map(Hosted::kill).is_some()
@@ -76,20 +78,21 @@ impl EmbeddedRun {
     /// Fault injection: the worker hangs. It answers no order and delivers no event or heartbeat until it
     /// [thaws](Self::thaw_worker), and is alive and listed until it is killed.
     ///
-    /// What freezes is its connection to the controller. Its tasks go on with what they do until they wait for an order or for
-    /// room for an event, since code that runs in this process can't be suspended from outside.
-    /// Returns whether the run has such a worker; one that was killed stays killed.
+    /// Only its connection to the controller freezes. Its tasks continue until they wait for an
+    /// order or for room for an event, because code in this process can't be suspended from
+    /// outside. Returns whether the run has such a worker; one that was killed stays killed.
     pub fn freeze_worker(&self, worker: WorkerId) -> bool {
         self.hosted(worker).map(|hosted| hosted.turn(Gate::Frozen, Gate::Open)).is_some()
     }
 
-    /// Ends [`freeze_worker`](Self::freeze_worker): delayed orders are answered, and delayed events come, in their order.
-    /// Returns whether the run has such a worker.
+    /// Ends [`freeze_worker`](Self::freeze_worker): delayed orders are answered, and delayed events
+    /// are delivered in order. Returns whether the run has such a worker.
     pub fn thaw_worker(&self, worker: WorkerId) -> bool {
         self.hosted(worker).map(|hosted| hosted.turn(Gate::Open, Gate::Frozen)).is_some()
     }
 
-    /// Stops every worker, at the same time; returns when none is alive, or when those that are can't be ended.
+    /// Stops all workers at the same time; returns when none is alive, or when the remaining ones
+    /// can't be ended.
     pub(super) async fn stop(&self, force: bool) {
         let grace = self.inner.grace;
         futures_util::future::join_all(self.inner.workers.values().map(|hosted| hosted.stop(force, grace))).await;
@@ -136,14 +139,15 @@ impl Hosted {
         if force {
             self.kill();
         } else if timeout(grace, passable(&mut self.gate.subscribe())).await.is_ok() {
-            // Its tasks are told, and aborted after the grace period, by the worker itself.
+            // The worker itself orders its tasks to stop, and aborts them after the grace period.
             self.worker.release();
             let _ = timeout(grace, self.worker.ended()).await;
         } else {
             // Frozen for the whole grace period.
             self.kill();
         }
-        // An abort takes effect where a task next yields. One that never does is left listed.
+        // An abort takes effect when a task next yields. A worker whose task never does stays
+        // listed.
         let _ = timeout(grace, self.worker.ended()).await;
     }
 }
@@ -153,7 +157,7 @@ impl Transport for EmbeddedRun {
         open.check(&self.inner.job, self.inner.run)
     }
 
-    /// Hands `order` to the worker, at once unless it is [frozen](EmbeddedRun::freeze_worker).
+    /// Passes `order` to the worker, at once unless it is [frozen](EmbeddedRun::freeze_worker).
     ///
     /// # Errors
     /// Those of [`Worker::handle`]; [`OrderErrorKind::Rejected`] for a worker that the run does not have.
@@ -165,7 +169,7 @@ impl Transport for EmbeddedRun {
             let message = format!("run {} of job `{}` has no worker {worker}", self.inner.run, self.inner.job);
             return Err(OrderError::new(OrderErrorKind::Rejected, message));
         };
-        // A worker that was killed answers for itself.
+        // A killed worker answers by itself.
         let _ = passable(&mut hosted.gate.subscribe()).await;
         hosted.worker.handle(order)
     }
@@ -186,7 +190,7 @@ impl fmt::Debug for EmbeddedRun {
 pub(super) struct JobRuns {
     /// The highest run that was ever hosted: run numbers only grow.
     newest: Option<RunId>,
-    /// Those that may be alive.
+    /// The runs that may be alive.
     runs: Vec<EmbeddedRun>,
 }
 
@@ -198,7 +202,8 @@ impl JobRuns {
         }
     }
 
-    /// Adds a run, and forgets those that have ended: whoever still holds one keeps its delayed events coming.
+    /// Adds a run, and removes those that have ended; a remaining handle to one still delivers its
+    /// delayed events.
     pub(super) fn insert(&mut self, run: EmbeddedRun) {
         self.newest = Some(run.run());
         self.runs.retain(EmbeddedRun::is_alive);

@@ -23,11 +23,12 @@ use crate::{
 
 const RECORD: &str = "record";
 const LOCK: &str = "lock";
-/// The ending of a record that is being written. Such a file means nothing.
+/// The extension of a record that is being written. Such a file has no meaning.
 const UNFINISHED: &str = "tmp";
 
-/// How long another writer of the same job may take, so that a stopped process gets an error of its own, well inside
-/// [`Limits::journal`](crate::limits::Limits::journal). A write takes milliseconds.
+/// How long another writer of the same job may take, so that a stopped process causes its own
+/// error, well within [`Limits::journal`](crate::limits::Limits::journal). A write takes
+/// milliseconds.
 const LOCK_PATIENCE: Duration = Duration::from_secs(3);
 /// The time between two attempts to take a lock.
 const LOCK_EVERY: Duration = Duration::from_millis(5);
@@ -36,17 +37,19 @@ const LOCK_EVERY: Duration = Duration::from_millis(5);
 ///
 /// | name | what it is |
 /// |---|---|
-/// | `job-<name>.record` | the job's newest record; a name's special characters are written as in a URL |
+/// | `job-<name>.record` | the job's newest record; special characters of the name are percent-encoded |
 /// | `job-<name>.lock` | locked by the operating system while a controller writes the job's record; empty |
-/// | `job-<name>.tmp` | a record that was being written when its controller crashed; nobody reads it, and it is removed |
+/// | `job-<name>.tmp` | a record that was being written when its controller crashed; it is never read, and is removed |
 ///
-/// A record is written beside the old one, synced, and renamed over it; then the folder is synced. So it survives a crash of the machine
-/// once [`write`](Journal::write) has returned, and a reader never sees half of one.
+/// A record is written to a temporary file, synced, and renamed over the old one; then the folder
+/// is synced. So it survives a crash of the machine once [`write`](Journal::write) has returned,
+/// and a reader never sees a partial one.
 ///
-/// Any number of journals in any number of processes *of one machine* may share the folder. It has to be on a local file system: on a
-/// network one, neither the lock nor the sync can be relied on. Where controllers run on several machines, use PostgreSQL.
+/// Any number of journals in any number of processes *of one machine* may share the folder. It must
+/// be on a local file system: on a network file system, neither the lock nor the sync is reliable.
+/// If controllers run on several machines, use PostgreSQL.
 ///
-/// Cheap to clone. All I/O is done on tokio's threads for blocking work.
+/// Cheap to clone. All I/O runs on tokio's threads for blocking work.
 ///
 /// ```
 /// use winddown::{FileJournal, prelude::*};
@@ -76,9 +79,9 @@ pub struct FileJournal {
 }
 
 impl FileJournal {
-    /// The journal in `folder`, which is created if need be.
+    /// The journal in `folder`, which is created if it does not exist.
     ///
-    /// It does a few blocking calls on the file system.
+    /// This makes a few blocking file system calls.
     ///
     /// # Errors
     /// [`JournalError::Unavailable`] when the folder can't be created or used.
@@ -98,7 +101,8 @@ impl Journal for FileJournal {
         let place = self.place(job);
         blocking(move || {
             let record = place.read()?;
-            // Whoever gets it may act on it: its name has to last, also where the call that wrote it was dropped before the end.
+            // The caller may act on the record, so its name must be durable, even if the call that
+            // wrote it was dropped before its end.
             durable::sync_folder(&place.folder).map_err(unavailable)?;
             Ok(record)
         })
@@ -109,7 +113,8 @@ impl Journal for FileJournal {
         let record = record.clone();
         let place = self.place(&record.job);
         let lock = lock(&self.folder, &place.stem).await?;
-        // Once begun it goes on to its end, whatever becomes of the caller, and the lock is held until then.
+        // Once started it runs to its end, even if the caller is dropped, and holds the lock until
+        // then.
         blocking(move || place.write(&record, &lock)).await
     }
 }
@@ -118,11 +123,12 @@ impl Journal for FileJournal {
 struct Place {
     folder: Arc<Path>,
     job: JobId,
-    /// The names of the job's files, without their endings.
+    /// The names of the job's files, without their extensions.
     stem: String,
 }
 
-/// Nobody else writes the job's record while this exists. The operating system ends it with the process.
+/// No one else writes the job's record while this exists. The operating system releases it with the
+/// process.
 struct Lock(#[expect(dead_code, reason = "it is held, not used")] File);
 
 impl Place {
@@ -140,7 +146,8 @@ impl Place {
 
     fn write(&self, record: &PhaseRecord, _: &Lock) -> Result<(), JournalError> {
         match may_write(self.read()?.as_ref(), record)? {
-            // The write before may have been interrupted between the name and its durability.
+            // The previous write may have been interrupted between the rename and the sync of the
+            // folder.
             Write::AlreadyThere => durable::sync_folder(&self.folder),
             Write::Needed => {
                 let text = encode(record)?;
@@ -155,7 +162,8 @@ impl Place {
     }
 }
 
-/// Waits for the lock. A blocking wait would hold a thread, and with it the end of the program, as long as the holder sleeps.
+/// Waits for the lock. A blocking wait would occupy a thread, and delay the end of the program, as
+/// long as the holder sleeps.
 async fn lock(folder: &Arc<Path>, stem: &str) -> Result<Lock, JournalError> {
     let deadline = Instant::now() + LOCK_PATIENCE;
     loop {
@@ -172,9 +180,10 @@ async fn lock(folder: &Arc<Path>, stem: &str) -> Result<Lock, JournalError> {
 }
 
 fn try_lock(folder: &Path, stem: &str) -> io::Result<Option<Lock>> {
-    // Never removed: a writer could hold the lock of the file that was there, and another one that of its successor.
+    // Never removed: otherwise one writer could hold the lock of the removed file, and another one
+    // that of its replacement.
     let file = File::options().create(true).truncate(false).write(true).open(folder.join(format!("{stem}.{LOCK}")))?;
-    // Named in full: from Rust 1.89 on, `File` has a method of its own by this name.
+    // Fully qualified, because since Rust 1.89 `File` has a method with this name.
     match fs4::FileExt::try_lock(&file) {
         Ok(()) => Ok(Some(Lock(file))),
         Err(TryLockError::WouldBlock) => Ok(None),
@@ -182,17 +191,18 @@ fn try_lock(folder: &Path, stem: &str) -> io::Result<Option<Lock>> {
     }
 }
 
-/// Removes what crashes have left over. Who holds a lock is writing: that is no leftover.
+/// Removes what crashes have left behind. While a lock is held, its file is being written and is
+/// not a leftover.
 fn sweep(folder: &Path) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
-        // A name that is not UTF-8 is none of ours.
+        // A name that is not UTF-8 is not ours.
         let Ok(name) = entry?.file_name().into_string() else { continue };
         let Some((stem, UNFINISHED)) = name.rsplit_once('.') else { continue };
         if stem.starts_with("job-")
             && let Some(_lock) = try_lock(folder, stem)?
         {
             match fs::remove_file(folder.join(&name)) {
-                // Another controller sweeps too, or has just given it its name.
+                // Another controller has removed or renamed it meanwhile.
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }

@@ -5,8 +5,8 @@
 //! {"job":"words","run":3,"revision":2,"phase":"checkpoint-stopping","requested":"checkpoint",…}⏎
 //! ```
 //!
-//! Phases and requests are written by their stable tags. A field or a tag more is a new [`PhaseRecord::VERSION`]: what this version does not
-//! know is not passed over, since it may be what forbids a step.
+//! Phases and requests are written by their stable tags. An additional field or tag requires a
+//! new [`PhaseRecord::VERSION`]: unknown content is not ignored, because it may forbid a step.
 
 use std::fmt::Write as _;
 
@@ -22,12 +22,12 @@ const ENVELOPE: Envelope = Envelope::new("winddown-journal", PhaseRecord::VERSIO
 pub(super) fn encode(record: &PhaseRecord) -> Result<String, JournalError> {
     let unavailable = |error| JournalError::Unavailable(error);
     let mut body = serde_json::to_vec(record).map_err(|error| unavailable(error.into()))?;
-    // So that a terminal shows it as a line.
+    // So that a terminal shows it as a line of its own.
     body.push(b'\n');
     String::from_utf8(ENVELOPE.seal(&body)).map_err(|error| unavailable(error.into()))
 }
 
-/// The record of `job` that `text` is.
+/// Parses the record of `job` from `text`.
 pub(super) fn decode(text: &[u8], job: &JobId) -> Result<PhaseRecord, Unsound> {
     let body = ENVELOPE.open(text)?;
     let record: PhaseRecord = serde_json::from_slice(body)
@@ -38,7 +38,7 @@ pub(super) fn decode(text: &[u8], job: &JobId) -> Result<PhaseRecord, Unsound> {
     Ok(record)
 }
 
-/// What is said of a record that can't be trusted.
+/// The error for a record that can't be trusted.
 pub(super) fn refusal(unsound: Unsound, job: &JobId, place: String) -> JournalError {
     let job = job.clone();
     match unsound {
@@ -47,14 +47,16 @@ pub(super) fn refusal(unsound: Unsound, job: &JobId, place: String) -> JournalEr
     }
 }
 
-/// How many characters a [`key`] has at most, so that a file system and an index take it with an ending.
+/// The maximum length of a [`key`], so that file systems and indexes accept it with an extension.
 const LONGEST_KEY: usize = 200;
 
-/// A name for `job` of letters, digits and `-_.%~` only. Another job has another one, and the record says whose it is.
+/// A name for `job` that consists of letters, digits and `-_.%~` only. Different jobs have
+/// different names, and the record contains the job's full name.
 pub(super) fn key(job: &JobId) -> String {
     let mut key = escaped(job.as_str(), "-_.");
     if key.len() > LONGEST_KEY {
-        // `~` is in no name that was not cut. Two long names can have one key by bad luck; the record of one is then refused to the other.
+        // Only cut names contain `~`. Two long names may collide by chance; then the record of one
+        // is refused to the other.
         let (length, sum) = (job.as_str().len(), crc32fast::hash(job.as_str().as_bytes()));
         key.truncate(LONGEST_KEY - 40);
         let _ = write!(key, "~{length}-{sum:08x}");
@@ -62,7 +64,7 @@ pub(super) fn key(job: &JobId) -> String {
     key
 }
 
-/// `text` with everything but letters, digits and `kept` as `%XX`, as in a URL.
+/// `text` with everything except letters, digits and `kept` percent-encoded.
 pub(super) fn escaped(text: &str, kept: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for byte in text.bytes() {

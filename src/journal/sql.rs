@@ -22,20 +22,23 @@ const LOAD: &str = "SELECT record FROM winddown_journal WHERE job = $1";
 const FIRST: &str = "INSERT INTO winddown_journal (job, record) VALUES ($1, $2) ON CONFLICT (job) DO NOTHING";
 const NEXT: &str = "UPDATE winddown_journal SET record = $2 WHERE job = $1 AND record = $3";
 
-/// A journal writes a few times in a shutdown: this is enough for a thousand jobs.
+/// A journal writes only a few times per shutdown, so this is enough for a thousand jobs.
 const CONNECTIONS: u32 = 4;
-/// How long a call waits for a connection, so that it ends with a reason inside [`Limits::journal`](crate::limits::Limits::journal).
+/// How long a call waits for a connection, so that it fails with a reason within
+/// [`Limits::journal`](crate::limits::Limits::journal).
 const ACQUIRE: Duration = Duration::from_secs(4);
-/// How often one call looks again because another controller was faster. Each time but the last, that one has advanced the job.
+/// How often one call reads again because another controller was faster. Except for the last time,
+/// that one has advanced the job.
 const LOOKS: usize = 16;
-/// How often the table's creation is tried: other controllers may start at the same moment.
+/// How often creating the table is tried: other controllers may start at the same time.
 const CREATIONS: usize = 20;
 /// The time between two attempts at it.
 const CREATE_EVERY: Duration = Duration::from_millis(50);
 
 /// A journal in a database, with one row per job: the same code for SQLite and PostgreSQL.
 ///
-/// The table is created if need be. Where the controller's role may not do that, create it beforehand:
+/// The table is created if it does not exist. If the controller's role may not do that, create it
+/// beforehand:
 ///
 /// ```sql
 /// CREATE TABLE winddown_journal (
@@ -48,13 +51,14 @@ const CREATE_EVERY: Duration = Duration::from_millis(50);
 ///
 /// # Durability
 /// - **SQLite** (compiled in, nothing to install) runs with `journal_mode = WAL` and `synchronous = FULL`: a commit is synced to disk before
-///   a write returns. A database that can't do that, such as one in memory, is refused. It has to be on a local file system, and serves controllers on one machine.
-/// - **PostgreSQL**: a session whose `synchronous_commit` is `off` sets it to `on`; other settings are the operator's choice. A server with `fsync = off` loses records in a crash,
-///   and nothing here can change that.
+///   a write returns. A database that can't do that, such as one in memory, is refused. It must be on a local file system, and serves controllers on one machine.
+/// - **PostgreSQL**: if the `synchronous_commit` of a session is `off`, it is set to `on`; other
+///   settings are the operator's choice. A server with `fsync = off` loses records in a crash,
+///   which this crate can't prevent.
 ///
 /// # TLS
-/// Connections to PostgreSQL use rustls with the system's root certificates, as `sslmode` in the URL says (`prefer` unless it says otherwise; `verify-full`
-/// checks the server's name).
+/// Connections to PostgreSQL use rustls with the system's root certificates, as `sslmode` in the
+/// URL says (default `prefer`; `verify-full` checks the server's name).
 ///
 /// Cheap to clone: clones share up to four connections.
 ///
@@ -86,10 +90,11 @@ impl Backend {
         if connection.backend_name() == "SQLite" { Self::Sqlite } else { Self::Postgres }
     }
 
-    /// What each connection is told first.
+    /// The first statements of each connection.
     const fn set_up(self) -> &'static str {
         match self {
-            // It waits for another writer 3 s: well inside `Limits::journal`, so that its error says why.
+            // It waits 3 s for another writer: well within `Limits::journal`, so that its error
+            // gives the reason.
             Self::Sqlite => "PRAGMA synchronous = FULL; PRAGMA busy_timeout = 3000",
             Self::Postgres => {
                 "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
@@ -99,13 +104,14 @@ impl Backend {
 }
 
 impl SqlJournal {
-    /// The journal in the SQLite database at `path`. It and the folders above it are created if need be.
+    /// The journal in the SQLite database at `path`. The database and its parent folders are
+    /// created if they do not exist.
     ///
     /// # Errors
     /// [`JournalError::Unavailable`] when the database can't be created or used.
     ///
     /// # Cancel safety
-    /// A dropped call may have created the database; the next one goes on with it.
+    /// A dropped call may have created the database; the next one uses it.
     pub async fn sqlite(path: impl AsRef<Path>) -> Result<Self, JournalError> {
         Self::connect(&sqlite_url(path.as_ref())?).await
     }
@@ -114,10 +120,10 @@ impl SqlJournal {
     /// sqlx documents for `PgConnectOptions` and `SqliteConnectOptions`.
     ///
     /// # Errors
-    /// [`JournalError::Unavailable`] when the database can't be reached, or is one that keeps nothing.
+    /// [`JournalError::Unavailable`] if the database can't be reached, or does not persist data.
     ///
     /// # Cancel safety
-    /// A dropped call may have created the table; the next one goes on with it.
+    /// A dropped call may have created the table; the next one uses it.
     pub async fn connect(url: &str) -> Result<Self, JournalError> {
         static DRIVERS: Once = Once::new();
         DRIVERS.call_once(sqlx::any::install_default_drivers);
@@ -158,16 +164,17 @@ impl SqlJournal {
         format!("table winddown_journal, job = '{}' ({:?})", key(job), self.backend)
     }
 
-    /// Compares and sets until it is done, or until the record there forbids it.
+    /// Retries the compare-and-set until it succeeds, or until the stored record forbids it.
     async fn set(&self, connection: &mut AnyConnection, record: &PhaseRecord) -> Result<(), JournalError> {
         let new = encode(record)?;
         for _ in 0..LOOKS {
             let old = self.look(connection, &record.job).await?;
             if may_write(self.read(old.as_ref(), &record.job)?.as_ref(), record)? == Write::AlreadyThere {
-                // Durable as well: both databases show a row only once it is.
+                // It is also durable: both databases show a row only once it is.
                 return Ok(());
             }
-            // The number of rows decides, not what was read: somebody may have been faster.
+            // The number of affected rows decides, not what was read: another writer may have been
+            // faster.
             let statement = sqlx::query(if old.is_none() { FIRST } else { NEXT });
             let statement = statement.bind(key(&record.job)).bind(new.clone());
             let statement = old.into_iter().fold(statement, sqlx::query::Query::bind);
@@ -199,16 +206,16 @@ impl Journal for SqlJournal {
 }
 
 impl fmt::Debug for SqlJournal {
-    /// Without the URL, which may hold a password.
+    /// Without the URL, which may contain a password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SqlJournal").field("backend", &self.backend).finish_non_exhaustive()
     }
 }
 
-/// A connection that goes back to the pool only after a whole conversation.
+/// A connection that goes back to the pool only after a complete exchange.
 ///
-/// Otherwise the pool would first wait for the end of the one that was dropped, without a deadline: a server that a partition has cut off
-/// would use up all connections, one with each call that timed out.
+/// Otherwise the pool would wait without a deadline for the end of the dropped one. During a
+/// partition, each call that times out would use up another connection.
 struct Lease(Option<PoolConnection<Any>>);
 
 impl Lease {
@@ -236,7 +243,7 @@ impl Drop for Lease {
 async fn use_write_ahead_log(connection: &mut AnyConnection) -> Result<(), JournalError> {
     let mut last = None;
     for _ in 0..CREATIONS {
-        // SQLite does not wait for a lock here as it does elsewhere.
+        // Unlike elsewhere, SQLite does not wait for a lock here.
         match sqlx::query("PRAGMA journal_mode = WAL").fetch_one(&mut *connection).await {
             Ok(row) => {
                 let mode: String = row.try_get(0).map_err(unavailable)?;
@@ -255,14 +262,15 @@ async fn use_write_ahead_log(connection: &mut AnyConnection) -> Result<(), Journ
     Err(last.map_or_else(|| JournalError::Unavailable("it was not tried".into()), unavailable))
 }
 
-/// Creates the table unless it is there. A role that may not create tables needs one that is.
+/// Creates the table unless it exists. A role that may not create tables needs an existing one.
 async fn create_table(connection: &mut AnyConnection) -> Result<(), JournalError> {
     let mut last = None;
     for _ in 0..CREATIONS {
         if sqlx::query(PROBE).fetch_optional(&mut *connection).await.is_ok() {
             return Ok(());
         }
-        // Two that create it at the same moment are no conflict, but PostgreSQL tells one of them that it is.
+        // Two controllers that create it at the same time do not conflict, but PostgreSQL reports
+        // an error to one of them.
         match sqlx::query(CREATE).execute(&mut *connection).await {
             Ok(_) => return Ok(()),
             Err(error) => last = Some(error),
@@ -272,7 +280,7 @@ async fn create_table(connection: &mut AnyConnection) -> Result<(), JournalError
     Err(last.map_or_else(|| JournalError::Unavailable("it was not tried".into()), unavailable))
 }
 
-/// The URL of the database file at `path`, whose folder exists from now on.
+/// The URL of the database file at `path`. Creates its folder.
 fn sqlite_url(path: &Path) -> Result<String, JournalError> {
     let refused = |why: &str| JournalError::Unavailable(format!("`{}` {why}", path.display()).into());
     let name = path.file_name().ok_or_else(|| refused("is not the path of a file"))?;

@@ -223,7 +223,7 @@ pub trait Journal: Send + Sync {
 #[non_exhaustive]
 pub enum JournalError {
     /// It is temporarily unavailable.
-    #[error("the journal can't now: {0}")]
+    #[error("the journal is unavailable: {0}")]
     Unavailable(BoxError),
     /// Another controller has written since.
     #[error("{}", Conflict(wrote, found))]

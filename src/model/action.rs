@@ -1,20 +1,20 @@
-//! What a [`RunModel`] wants done.
+//! The actions that a [`RunModel`] requests.
 
 use std::sync::Arc;
 
 use super::RunModel;
 use crate::contracts::{Command, Epoch, TaskCommit, WorkerId};
 
-/// Something that is to be done for a run; [`RunModel::poll_action`] gives it once.
+/// An action to take for a run; [`RunModel::poll_action`] returns it once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Action {
-    /// Send `command` to each of these workers, to all at once. It replaces what an earlier `Send` ordered, also where
-    /// no worker is left to send it to.
+    /// Send `command` to all of these workers at once. It replaces the order of an earlier `Send`,
+    /// even if no worker is left to receive it.
     Send {
         /// A checkpoint, a stop or the release.
         command: Command,
-        /// The workers that it is of use to.
+        /// The workers that need it.
         workers: Vec<WorkerId>,
     },
     /// Send each worker its part of the commit, to all at once: the second phase of the two-phase commit.
@@ -27,7 +27,7 @@ pub enum Action {
     Publish(Epoch),
 }
 
-/// An action that waits to be polled: without the data that it is built from.
+/// An action that waits to be polled, without its data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Queued {
     Broadcast(Command),
@@ -36,9 +36,9 @@ pub(super) enum Queued {
 }
 
 impl RunModel {
-    /// The next thing that is to be done; `None` when there is nothing. Each is given once.
+    /// The next pending action; `None` if there is none. Each is returned once.
     ///
-    /// Building it costs as much as it has entries.
+    /// The cost is proportional to its number of entries.
     pub fn poll_action(&mut self) -> Option<Action> {
         Some(match self.queue.pop_front()? {
             Queued::Publish(epoch) => Action::Publish(epoch),
@@ -52,8 +52,9 @@ impl RunModel {
         })
     }
 
-    /// Whether `command` is still of use at `worker`. An order that is not wanted any more need not be answered or sent
-    /// again: the worker has left, is lost or has no task left to obey, or the checkpoint has gone on or was given up.
+    /// Whether `worker` still needs `command`. An order that is no longer needed does not have to
+    /// be answered or resent: the worker has left, is lost or has no task left to obey, or the
+    /// checkpoint has advanced or was given up.
     pub fn wants(&self, worker: WorkerId, command: &Command) -> bool {
         self.workers.index_of(worker).is_some_and(|at| self.wants_of(at, command))
     }
@@ -71,8 +72,8 @@ impl RunModel {
         }
     }
 
-    /// One order for each worker that has tasks with something to commit, with the data of its own tasks, and that of the whole operator
-    /// where one commits as a whole.
+    /// One order for each worker that has tasks with something to commit, with the data of its own
+    /// tasks, and of the whole operator if it commits as a whole.
     fn commit_orders(&self, epoch: Epoch) -> Vec<(WorkerId, Command)> {
         let workers = self.topology.workers();
         let mut parts = vec![(Vec::new(), Vec::new()); workers.len()];
@@ -85,7 +86,8 @@ impl RunModel {
             }
         }
         let mut orders = Vec::new();
-        // Most workers of such operators host the same ones: what is the same for two of them in a row is made once.
+        // Most workers of such operators host the same ones, so data that is the same for two
+        // consecutive workers is built once.
         let mut shared: Option<(Vec<u32>, Arc<[TaskCommit]>)> = None;
         for ((at, worker), (mut own, wholes)) in (0..).zip(workers).zip(parts) {
             let tasks = match &shared {

@@ -14,8 +14,8 @@ use crate::contracts::{
 
 /// The checkpoint in flight.
 ///
-/// A final one stays here until it is complete, even when it can't become complete any more (`doomed`): its status says
-/// how far it came.
+/// A final one stays here until it is complete, even if it can't become complete any more
+/// (`doomed`): its status shows how far it got.
 #[derive(Clone, Debug)]
 #[allow(clippy::struct_excessive_bools, reason = "each may hold with each other")]
 pub(super) struct InFlight {
@@ -23,9 +23,10 @@ pub(super) struct InFlight {
     pub(super) then_stop: bool,
     phase: Phase,
     doomed: bool,
-    /// A controller before this one started it: some of its commits may have been ordered already.
+    /// A previous controller started it: some of its commits may already have been ordered.
     resumed: bool,
-    /// An operator has pre-committed for it as a whole: given up before that is committed, what it gave is lost.
+    /// An operator has pre-committed for it as a whole; if it is given up before the commit, that
+    /// data is lost.
     as_whole: bool,
     snapshots: Count,
     commits: Count,
@@ -59,8 +60,9 @@ impl RunModel {
     /// checkpoint starts any more. Starting one costs O(tasks).
     ///
     /// # Errors
-    /// [`ControllerError::Run`] when the run has failed, [`ControllerError::NoCheckpoint`] when it is being stopped or
-    /// released, or for a periodic checkpoint after the final one was asked for.
+    /// [`ControllerError::Run`] when the run has failed, [`ControllerError::NoCheckpoint`] when it
+    /// is being stopped or released, or for a periodic checkpoint after the final one was
+    /// requested.
     pub fn begin_checkpoint(&mut self, then_stop: bool) -> Result<CheckpointStart, ControllerError> {
         if then_stop && !self.final_asked {
             self.final_asked = true;
@@ -87,10 +89,11 @@ impl RunModel {
     }
 
     /// Orders every worker to stop its tasks. A stronger mode replaces a weaker one; a weaker or equal one changes
-    /// nothing. A checkpoint that is not durable yet is given up; one that is durable goes on collecting commits.
+    /// nothing. A checkpoint that is not durable yet is given up; a durable one continues to
+    /// collect commits.
     ///
-    /// After [`begin_release`](Self::begin_release) it changes nothing if every task has ended; else the release has to
-    /// be given again once they have.
+    /// After [`begin_release`](Self::begin_release) it changes nothing if every task has ended;
+    /// otherwise the release has to be repeated once they have.
     pub fn begin_stop(&mut self, mode: WorkerStopMode) {
         if self.stop >= Some(mode) || (self.released && self.status().all_ended()) {
             return;
@@ -113,8 +116,8 @@ impl RunModel {
         self.broadcast(Command::Release);
     }
 
-    /// The manifest of this checkpoint is durable: its commits go out, or it is complete if there are none. Anything
-    /// else than the checkpoint that is being published is ignored.
+    /// The manifest of this checkpoint is durable: its commits are ordered, or it is complete if
+    /// there are none. Any epoch except that of the checkpoint being published is ignored.
     pub fn published(&mut self, epoch: Epoch) {
         let Some(checkpoint) = self.in_flight.as_mut().filter(|it| it.is_in(Phase::Publishing, epoch)) else {
             return;
@@ -128,22 +131,25 @@ impl RunModel {
         }
     }
 
-    /// Gives the periodic checkpoint of this epoch up, so that another can start. Its late snapshots and commits change
-    /// nothing. A final checkpoint is never abandoned: it stays what the run waits for.
+    /// Gives up the periodic checkpoint of this epoch, so that another can start. Its late
+    /// snapshots and commits change nothing. A final checkpoint is never abandoned: the run keeps
+    /// waiting for it.
     ///
-    /// Where an operator that commits as a whole has pre-committed for it, what that gave would be passed over, and the run has failed
-    /// ([`RunFailure::PreCommitLost`]).
+    /// If an operator that commits as a whole has pre-committed for it, that data would be skipped,
+    /// so the run fails ([`RunFailure::PreCommitLost`]).
     pub fn abandon(&mut self, epoch: Epoch) {
         if self.in_flight.as_ref().is_some_and(|it| it.epoch == epoch && !it.then_stop) {
             self.abandon_periodic();
         }
     }
 
-    /// Orders the commits of the checkpoint that this run starts from again, for workers that do not carry them out by themselves when
-    /// they are started. It goes before any checkpoint of this run, and is one that is being committed: a final one waits for it.
+    /// Orders the commits of the checkpoint that this run starts from again, for workers that do
+    /// not carry them out by themselves when they start. This precedes any checkpoint of this run,
+    /// and counts as a checkpoint that is being committed: a final one waits for it.
     ///
-    /// Say it before anything else, after [`restore`](Self::restore), and only where a run before this one may have ended with commits
-    /// not carried out: after a crash, a kill, or a stop that came in the middle of a checkpoint; never after `Stopped<Checkpointed>`.
+    /// Call it before anything else, after [`restore`](Self::restore), and only if an earlier run
+    /// may have ended with unfinished commits: after a crash, a kill, or a stop in the middle of a
+    /// checkpoint; never after `Stopped<Checkpointed>`.
     pub fn commit_again(&mut self, manifest: &Manifest) {
         self.set_last_complete(Some(manifest.epoch));
         let commits = self.tasks.commit_again(manifest);
@@ -182,7 +188,7 @@ impl RunModel {
     /// Whether a periodic checkpoint may start: the run is neither failed, stopping nor at its final checkpoint, and
     /// none is in flight.
     pub(crate) fn may_start_periodic(&self) -> bool {
-        // The last number is the final checkpoint's.
+        // The last number is reserved for the final checkpoint.
         let given = self.newest.map_or(0, Epoch::get) - self.epochs_after.map_or(0, Epoch::get);
         let has_epochs = given + 1 < EPOCHS_PER_CONTROLLER;
         has_epochs && self.in_flight.is_none() && !self.final_asked && !self.is_over() && self.failure.is_none()
@@ -205,7 +211,7 @@ impl RunModel {
         self.in_flight.as_ref().is_some_and(|it| it.is_in(Phase::Committing, epoch))
     }
 
-    /// The run has been told to end, so that a task may end with its work half done.
+    /// The run has been ordered to end, so a task may end with unfinished work.
     pub(crate) fn is_over(&self) -> bool {
         self.stop.is_some() || self.released
     }
@@ -224,7 +230,8 @@ impl RunModel {
     ) -> Result<Applied, Rejection> {
         self.known_epoch(epoch)?;
         let Some(checkpoint) = self.in_flight.as_mut().filter(|it| it.epoch == epoch) else {
-            // A checkpoint of this run that was given up before this came: only now is it known that something is lost with it.
+            // A checkpoint of this run that was already given up: only now is it known that data is
+            // lost with it.
             let is_lost = as_whole && Some(epoch) > self.last_complete && self.failure.is_none() && !self.is_over();
             if is_lost {
                 self.fail(RunFailure::PreCommitLost { epoch });
@@ -255,8 +262,9 @@ impl RunModel {
         let Some(checkpoint) = self.in_flight.as_mut().filter(|it| it.epoch == epoch) else {
             return Ok(Applied::Duplicate);
         };
-        // Before the manifest is durable nothing may be committed: what a crash takes back would be visible already. Where a
-        // controller before this one has ordered the commit, its manifest was durable.
+        // Nothing may be committed before the manifest is durable: otherwise data that a crash
+        // undoes would already be visible. If a previous controller has ordered the commit, its
+        // manifest was durable.
         let ordered = checkpoint.phase == Phase::Committing || checkpoint.resumed;
         let has_to = self.tasks.has_to_commit(task, at);
         if !ordered || !self.tasks.has(at, ACKED) || !(has_to || checkpoint.resumed) {
@@ -269,7 +277,8 @@ impl RunModel {
             return Err(Rejection::TaskEnded(task));
         }
         if !has_to {
-            // The controller before this one knew by another subtask that the whole operator commits; here that one has yet to speak.
+            // The previous controller knew from another subtask that the whole operator commits;
+            // that one has not reported here yet.
             self.tasks.committed_early(task, at);
             return Ok(Applied::Changed);
         }
@@ -281,7 +290,7 @@ impl RunModel {
         Ok(Applied::Changed)
     }
 
-    /// What a task's good end means for the checkpoint in flight.
+    /// The effect of a task's successful end on the checkpoint in flight.
     pub(super) fn finished_in_checkpoint(&mut self, task: TaskId, at: usize) {
         if self.tasks.commit_is_pending(task, at) {
             return self.ended_without_commit(task);
@@ -304,12 +313,14 @@ impl RunModel {
         let epoch = self.in_flight.as_ref().map(|it| it.epoch).or(self.newest);
         match (self.is_over(), epoch) {
             (false, Some(epoch)) => self.fail(RunFailure::FinishedWithoutCommit { task, epoch }),
-            // A task that was told to stop commits no more; the next run does it, from the manifest.
+            // A task that was ordered to stop commits no more; the next run does it, from the
+            // manifest.
             _ => self.give_up(),
         }
     }
 
-    /// The periodic checkpoint in flight won't become complete, and the run goes on if nothing is lost with it.
+    /// The periodic checkpoint in flight won't become complete, and the run continues if no data is
+    /// lost with it.
     fn abandon_periodic(&mut self) {
         match self.in_flight.as_ref().filter(|it| it.as_whole && !self.is_over()).map(|it| it.epoch) {
             Some(epoch) => self.fail(RunFailure::PreCommitLost { epoch }),
@@ -317,8 +328,8 @@ impl RunModel {
         }
     }
 
-    /// The checkpoint in flight can't become complete: a periodic one ends here, a final one stays as it is. What waits
-    /// to be done for it is dropped.
+    /// The checkpoint in flight can't become complete: a periodic one ends here, a final one stays
+    /// as it is. Its pending actions are dropped.
     pub(super) fn give_up(&mut self) {
         let Some(checkpoint) = &mut self.in_flight else { return };
         checkpoint.doomed = true;
@@ -353,7 +364,7 @@ impl RunModel {
             commits: Count::default(),
         });
         self.broadcast(Command::Checkpoint { epoch, then_stop });
-        // With no task left there is nothing to wait for: the manifest carries them all.
+        // If no task is left, there is nothing to wait for: the manifest contains all of them.
         self.publish_if_collected();
         epoch
     }
@@ -379,7 +390,8 @@ impl RunModel {
         self.touch();
     }
 
-    /// Queues a command for all workers. It replaces one that waits: the newer is always the stronger.
+    /// Queues a command for all workers. It replaces a waiting one: the newer one is always
+    /// stronger.
     fn broadcast(&mut self, command: Command) {
         self.queue.retain(|queued| !matches!(queued, Queued::Broadcast(_)));
         self.queue.push_back(Queued::Broadcast(command));

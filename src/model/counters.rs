@@ -1,14 +1,14 @@
-//! What has come in, in figures.
+//! Counters of incoming events.
 
 use crate::contracts::{Applied, Rejection};
 
-/// What a [`RunModel`](super::RunModel) has counted since it was made.
+/// The counts of a [`RunModel`](super::RunModel) since its creation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Counters {
-    /// Events that said something new.
+    /// Events with new content.
     pub applied: u64,
-    /// Events that were known already, or came too late to matter.
+    /// Events that were already known, or came too late to matter.
     pub duplicates: u64,
     /// Events that changed nothing because they were wrong.
     pub rejected: Rejected,
@@ -23,26 +23,26 @@ pub struct Counters {
 #[serde(default)]
 #[non_exhaustive]
 pub struct Rejected {
-    /// They came from another run.
+    /// Events of another run.
     pub other_run: u64,
-    /// They came from workers that the run does not have.
+    /// Events of workers that the run does not have.
     pub unknown_worker: u64,
-    /// They spoke of tasks that the run does not have.
+    /// Events about tasks that the run does not have.
     pub unknown_task: u64,
-    /// They spoke of a task that is placed on another worker.
+    /// Events about a task that is placed on another worker.
     pub not_its_worker: u64,
-    /// They spoke of a checkpoint that was never started.
+    /// Events about a checkpoint that was never started.
     pub future_epoch: u64,
-    /// They reported a commit that was not asked for.
+    /// Commits that were not ordered.
     pub nothing_to_commit: u64,
-    /// They brought news of a task that had ended.
+    /// New reports of a task that had ended.
     pub task_ended: u64,
-    /// They said that a task which is no source has read its input.
+    /// Reports that a task that is no source has read its input.
     pub not_a_source: u64,
 }
 
 impl Rejected {
-    /// All of them together.
+    /// Their sum.
     pub const fn total(&self) -> u64 {
         let Self {
             other_run,

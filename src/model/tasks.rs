@@ -1,14 +1,15 @@
-//! What is known of each task: one `u32` per task for everything that is asked on every message, and its last snapshot.
+//! The state of each task: one `u32` per task for everything that is needed on every message, and
+//! its last snapshot.
 
 use bytes::Bytes;
 
 use crate::contracts::{Manifest, Role, TaskCommit, TaskId, TaskSnapshot, Topology};
 
-/// The task has ended well.
+/// The task has finished successfully.
 pub(super) const FINISHED: u32 = 1;
-/// The task has ended badly.
+/// The task has failed.
 pub(super) const FAILED: u32 = 1 << 1;
-/// The task has ended, well or badly.
+/// The task has ended, successfully or not.
 pub(super) const ENDED: u32 = FINISHED | FAILED;
 /// The task is a source.
 pub(super) const SOURCE: u32 = 1 << 2;
@@ -18,7 +19,7 @@ pub(super) const EXHAUSTED: u32 = 1 << 3;
 pub(super) const ACKED: u32 = 1 << 4;
 /// The last snapshot of the task came with something to commit.
 pub(super) const NEEDS_COMMIT: u32 = 1 << 5;
-/// What came with the last snapshot has been committed.
+/// The commit data of the last snapshot has been committed.
 pub(super) const COMMITTED: u32 = 1 << 6;
 
 /// The lower bits of a slot hold the flags, the others the index of the worker (`Topology::MAX_WORKERS` fits in).
@@ -27,42 +28,43 @@ const FLAG_BITS: u32 = 8;
 /// Every task of the run, addressed by `base[operator] + subtask`.
 #[derive(Clone, Debug)]
 pub(super) struct Tasks {
-    /// The first slot of each operator, and one entry more: the end of the last operator.
+    /// The first slot of each operator, and one additional entry: the end of the last operator.
     base: Box<[u32]>,
     operators: Box<[Commits]>,
     slots: Box<[u32]>,
-    /// Apart from the slots, so that what is read on every message stays dense.
+    /// Separate from the slots, so that the data that is read on every message stays dense.
     states: Box<[State]>,
 }
 
-/// What is known of an operator's commits in the newest checkpoint. So that it costs the same at any number of subtasks to find out
-/// that all of them have to commit.
+/// The commits of an operator in the newest checkpoint, so that it costs the same for any number of
+/// subtasks to find out that all of them have to commit.
 #[derive(Clone, Copy, Debug, Default)]
 struct Commits {
-    /// One subtask has said that every one of them has to.
+    /// One subtask has reported that all of them have to.
     as_whole: bool,
     /// Subtasks that take part in the checkpoint.
     take_part: u32,
-    /// Subtasks that gave something to commit, each for itself.
+    /// Subtasks that reported something to commit, each for itself.
     own: u32,
-    /// Subtasks that gave a state with nothing to commit, and have ended since.
+    /// Subtasks that reported a state with nothing to commit, and have ended since.
     ended: u32,
-    /// Subtasks that said they have committed, as they were told to before it was known here that they have to.
+    /// Subtasks that reported a commit, because they were ordered to before it was known here that
+    /// they have to.
     early: u32,
 }
 
-/// What a state that came in means for the commits of its checkpoint.
+/// The effect of a reported state on the commits of its checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Acknowledged {
-    /// So many commits more the checkpoint waits for.
+    /// The number of additional commits that the checkpoint waits for.
     pub(super) commits: u32,
-    /// So many of them have been carried out.
+    /// The number of them that have been carried out.
     pub(super) done: u32,
-    /// A subtask that has to commit after all has ended.
+    /// A subtask that turns out to have to commit has already ended.
     pub(super) too_late: bool,
 }
 
-/// The last state that a task gave.
+/// The last state that a task reported.
 #[derive(Clone, Debug, Default)]
 struct State {
     snapshot: Bytes,
@@ -120,7 +122,7 @@ impl Tasks {
         self.operators.get(operator as usize).is_some_and(|it| it.as_whole)
     }
 
-    /// Whether the task, or its operator as a whole, gave something to commit.
+    /// Whether the task, or its operator as a whole, reported something to commit.
     pub(super) fn has_to_commit(&self, task: TaskId, at: usize) -> bool {
         self.has(at, NEEDS_COMMIT) || (self.has(at, ACKED) && self.is_whole(task.operator))
     }
@@ -130,7 +132,8 @@ impl Tasks {
         self.has_to_commit(task, at) && !self.has(at, COMMITTED)
     }
 
-    /// Takes the snapshot of the newest checkpoint in; `as_whole` says that the whole operator has to commit.
+    /// Stores the snapshot of the newest checkpoint; `as_whole` says that the whole operator has to
+    /// commit.
     pub(super) fn acknowledge(
         &mut self,
         task: TaskId,
@@ -139,7 +142,8 @@ impl Tasks {
         commit: Option<Bytes>,
         as_whole: bool,
     ) -> Acknowledged {
-        // The new snapshot covers what earlier, abandoned checkpoints left uncommitted, so it replaces those flags too.
+        // The new snapshot covers the uncommitted data of earlier, abandoned checkpoints, so it
+        // replaces those flags too.
         let commit_flag = if commit.is_some() { NEEDS_COMMIT } else { 0 };
         self.slots[at] = (self.slots[at] & !(NEEDS_COMMIT | COMMITTED)) | ACKED | commit_flag;
         let operator = &mut self.operators[task.operator as usize];
@@ -170,8 +174,8 @@ impl Tasks {
         }
     }
 
-    /// What the operators that gave something to commit with the checkpoint that the run starts from have to commit again; says how many
-    /// tasks have to.
+    /// Marks the operators with commit data in the checkpoint that the run starts from: they have
+    /// to commit again. Returns the number of tasks.
     pub(super) fn commit_again(&mut self, manifest: &Manifest) -> u32 {
         let mut commits = 0;
         let of = |it: &&TaskSnapshot| it.commit.is_some();
@@ -210,7 +214,8 @@ impl Tasks {
         all
     }
 
-    /// Every task of the checkpoint whose snapshots are all in. A task that gave none for it had ended before it began.
+    /// Every task of the checkpoint, once all snapshots have arrived. A task without one had ended
+    /// before the checkpoint began.
     pub(super) fn snapshots(&self, topology: &Topology) -> Vec<TaskSnapshot> {
         let known = self.slots.iter().zip(&self.states);
         topology
@@ -221,8 +226,9 @@ impl Tasks {
                 TaskSnapshot {
                     task,
                     snapshot: state.snapshot.clone(),
-                    // What an ended task once gave has been committed since: the run fails otherwise. One that gave nothing has to
-                    // commit all the same where its operator does so as a whole: now, and again if this fails.
+                    // The data of an ended task has been committed since; otherwise the run fails.
+                    // A task without data also has to commit if its operator commits as a whole:
+                    // now, and again if this fails.
                     commit: state
                         .commit
                         .clone()
@@ -242,7 +248,7 @@ impl Tasks {
         })
     }
 
-    /// What all subtasks of an operator commit in the newest checkpoint.
+    /// The commit data of all subtasks of an operator in the newest checkpoint.
     pub(super) fn commits_of(&self, operator: u32) -> impl Iterator<Item = TaskCommit> {
         let end = self.base.get(operator as usize + 1).copied().unwrap_or_default();
         let first = self.base.get(operator as usize).copied().unwrap_or(end);

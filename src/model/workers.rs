@@ -1,7 +1,9 @@
-//! What is known of each worker: how many of its tasks run, and when it last gave a sign of life.
+//! The state of each worker: how many of its tasks are running, and the time of its last sign of
+//! life.
 //!
-//! The workers that are watched form a doubly linked list by index, in the order of their last sign of life. A sign of
-//! life moves a worker to the end, so the one that has been silent for longest is always the first: both cost O(1).
+//! The watched workers form a doubly linked list by index, in the order of their last sign of life.
+//! A sign of life moves a worker to the end, so the one that has been silent longest is always the
+//! first. Both operations cost O(1).
 
 use std::{
     collections::HashMap,
@@ -12,9 +14,9 @@ use crate::contracts::{Topology, WorkerId};
 
 /// The worker is in the list.
 const WATCHED: u32 = 1;
-/// The worker said that it leaves.
+/// The worker reported that it leaves.
 const LEFT: u32 = 1 << 1;
-/// The worker was silent for too long, and has not spoken since.
+/// The worker was silent for too long, and has not reported since.
 const LOST: u32 = 1 << 2;
 
 #[derive(Clone, Copy, Debug)]
@@ -29,10 +31,10 @@ struct Node {
 
 #[derive(Clone, Debug)]
 pub(super) struct Workers {
-    /// One for each worker, and the list's head at the end.
+    /// One for each worker, and the head of the list at the end.
     nodes: Box<[Node]>,
     index: HashMap<WorkerId, u32>,
-    /// The latest time that came in: a caller whose clock reading is older must not break the order of the list.
+    /// The latest time so far: an older clock reading must not break the order of the list.
     latest: Instant,
     /// Workers that have not left and have a task that has not ended.
     expected: u32,
@@ -41,7 +43,7 @@ pub(super) struct Workers {
 }
 
 impl Node {
-    /// No order reaches the worker, and a task of it has not ended.
+    /// No order reaches the worker, and one of its tasks has not ended.
     fn is_lost(&self) -> bool {
         self.running > 0 && self.flags & (LEFT | LOST) != 0
     }
@@ -76,7 +78,7 @@ impl Workers {
         self.index.get(&worker).copied()
     }
 
-    /// Workers that are still expected to speak.
+    /// Workers that are still expected to report.
     pub(super) fn expected(&self) -> u32 {
         self.expected
     }
@@ -100,7 +102,8 @@ impl Workers {
         self.node(worker).running > 0
     }
 
-    /// A sign of life. A lost worker that speaks is watched again: orders may reach it after all.
+    /// A sign of life. A lost worker that reports is watched again, because orders may reach it
+    /// after all.
     pub(super) fn seen(&mut self, worker: u32, now: Instant) {
         self.latest = self.latest.max(now);
         let flags = self.node(worker).flags;
@@ -115,7 +118,8 @@ impl Workers {
         }
     }
 
-    /// One of the worker's tasks has ended. With the last one the worker's silence means nothing any more.
+    /// One of the worker's tasks has ended. After the last one the worker's silence no longer
+    /// matters.
     pub(super) fn task_ended(&mut self, worker: u32) {
         self.change(worker, |node| node.running = node.running.saturating_sub(1));
         if !self.is_busy(worker) {
@@ -124,7 +128,7 @@ impl Workers {
         }
     }
 
-    /// The worker leaves; gives the number of its tasks that have not ended.
+    /// The worker leaves; returns the number of its tasks that have not ended.
     pub(super) fn leave(&mut self, worker: u32) -> u32 {
         self.unwatch(worker);
         self.change(worker, |node| node.flags = LEFT);
@@ -133,14 +137,15 @@ impl Workers {
         running
     }
 
-    /// When the worker that has been silent for longest becomes overdue.
+    /// When the worker that has been silent longest becomes overdue.
     pub(super) fn next_deadline(&self, limit: Duration) -> Option<Instant> {
         let head = self.head();
         let first = self.node(head).next;
         (first != head).then(|| self.node(first).last_seen.checked_add(limit))?
     }
 
-    /// Takes out one worker that has been silent for `limit`, with the time that it has been silent.
+    /// Removes one worker that has been silent for `limit`, and returns it with the time of its
+    /// silence.
     pub(super) fn take_overdue(&mut self, limit: Duration, now: Instant) -> Option<(u32, Duration)> {
         let head = self.head();
         let first = self.node(head).next;
@@ -156,7 +161,7 @@ impl Workers {
         Some((first, silent_for))
     }
 
-    /// Changes a worker and keeps count of those that are lost.
+    /// Changes a worker and updates the number of lost workers.
     fn change(&mut self, worker: u32, change: impl FnOnce(&mut Node)) {
         let node = &mut self.nodes[worker as usize];
         let before = node.is_lost();
@@ -169,7 +174,7 @@ impl Workers {
     }
 
     fn head(&self) -> u32 {
-        // `new` made one node more than there are workers, and their number fits in 24 bits.
+        // `new` created one more node than there are workers, and their number fits in 24 bits.
         u32::try_from(self.nodes.len() - 1).unwrap_or(u32::MAX)
     }
 

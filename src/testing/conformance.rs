@@ -1,10 +1,12 @@
-//! Checks a [`Journal`](crate::journal::Journal), a [`Scheduler`](crate::contracts::Scheduler), a [`CheckpointStore`](crate::contracts::CheckpointStore), a
-//! [`JobController`](crate::contracts::JobController) or a [`Transport`](crate::contracts::Transport) of yours against its contract, and names the rule that it
-//! breaks.
+//! Checks a [`Journal`](crate::machine::Journal), a [`Scheduler`](crate::contracts::Scheduler), a [`CheckpointStore`](crate::contracts::CheckpointStore), a
+//! [`JobController`](crate::contracts::JobController) or a
+//! [`Transport`](crate::contracts::Transport) of yours against its contract, and names each rule
+//! that it breaks.
 //!
-//! You say how to make one and, where a check needs more than the contract's own methods, how to do that: in a small trait, the
-//! *subject*. [`journal()`], [`scheduler()`], [`store()`], [`controller()`] and [`transport()`] do the rest, and give a [`Report`] with every [`Rule`]:
-//! kept, broken (with what was expected, what came, and where to begin), not applicable, or not checked.
+//! You implement a small trait, the *subject*, which creates it and has hooks for what the
+//! contract's own methods can't do. [`journal()`], [`scheduler()`], [`store()`], [`controller()`]
+//! and [`transport()`] do the rest, and return a [`Report`] with every [`Rule`]: kept, broken (with
+//! what was expected, what came, and where to start), not applicable, or not checked.
 //!
 //! ```
 //! use std::{collections::HashMap, sync::{Arc, Mutex}};
@@ -43,20 +45,25 @@
 //! # }
 //! ```
 //!
-//! In a test, `conformance::journal(…).await.assert()` panics if a rule is broken, and says which were not checked.
+//! In a test, `conformance::journal(…).await.assert()` panics if a rule is broken, and prints which
+//! were not checked.
 //! `docs/implementing.md` shows such a test.
 //!
 //! # How it checks
-//! Each rule gets a fresh subject, a thread and a runtime of its own (with two threads), and a limit: a subject that panics, hangs or
-//! blocks breaks the rule that was being checked, and the suite goes on. A check that hangs leaves its thread behind. Real time passes:
-//! a paused clock in your test changes nothing.
+//! Each rule gets a fresh subject, its own thread and runtime (with two threads), and a time limit:
+//! a subject that panics, hangs or blocks breaks the rule that is being checked, and the suite
+//! continues. A check that hangs leaves its thread behind. The checks use real time: a paused clock
+//! in your test has no effect.
 //!
-//! Rules are checked side by side, four at a time, and a check that takes longer than two seconds keeps no other from starting. So a suite ends
-//! within a minute even if every rule is broken, unless the subject sets a limit above 40 s (`LIMIT`); then it takes that long and 15 s more.
-//! Subjects are at work at the same time: each needs a place of its own (a folder, a schema, a namespace), not one that is emptied for the next.
+//! Rules are checked concurrently, four at a time, and a check that takes longer than two seconds
+//! does not keep others from starting. So a suite ends within a minute even if every rule is
+//! broken, unless the subject sets a limit above 40 s (`LIMIT`); then it may take that limit plus
+//! 15 s. Subjects are used at the same time: each needs its own place (a folder, a schema, a
+//! namespace), not one that is emptied for the next.
 //!
-//! A check can find a breach; it can't prove that there is none. What is said of races, crashes and dropped calls is tried in some dozens of
-//! ways, not in all; the [explorer](super::explore) tries more of them, on the phases.
+//! A check can find a violation, but can't prove that there is none. Races, crashes and dropped
+//! calls are tried in dozens of ways, not in all; the [explorer](super::explore) tries more of
+//! them, on the phases.
 
 mod bench;
 mod controller;
@@ -82,13 +89,13 @@ pub use suite::Hook;
 pub use transport::{TransportRun, TransportSubject, transport};
 pub use workers::{Around, Workers};
 
-/// What has become of something that was stored.
+/// How a stored object is damaged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Damage {
-    /// Its end is missing, as after a write that was interrupted.
+    /// Its end is missing, as after an interrupted write.
     CutShort,
-    /// It has its length, and a byte in the middle is another one.
+    /// A byte in the middle is altered; the length is the same.
     Altered,
     /// It was written by a newer version of winddown.
     NewerVersion,
@@ -104,7 +111,7 @@ impl fmt::Display for Damage {
     }
 }
 
-/// Names that have been mistaken for one another, or for something else than a name.
+/// Names that could be confused with each other, or with something other than a name.
 const NAMES: [&str; 20] = [
     "words",
     "Words",

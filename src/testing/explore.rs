@@ -1,24 +1,31 @@
 //! The explorer: systematic search over everything that can go wrong, on the real phases and the real [`drive`](crate::drive::drive).
 //!
-//! A schedule is one run of a small job (two workers, three tasks, one of which commits) on a paused clock, from its start to its end, over
-//! crashes of its controller. At every call of a collaborator it takes one of the call's outcomes: done, an error with or without the
-//! effect, refused for good, silence with or without the effect, a late answer, an effect after its time, a crash before, at or after it. At every
-//! step of the workers it takes one of the messages that may come (in each order, twice, late, from strangers), and a stop request, a death, a freeze or
-//! a failed task may come with it. The default of each choice is that nothing goes wrong; a schedule is named by its deviations from that.
+//! A schedule is one run of a small job (two workers, three tasks, one of which commits) on a
+//! paused clock, from its start to its end, across crashes of its controller. At every call of a
+//! collaborator it chooses one of the call's outcomes: success, an error with or without the
+//! effect, a permanent refusal, silence with or without the effect, a late answer, a late effect,
+//! or a crash before, during or after the call. At every step of the workers it chooses one of the
+//! possible messages (in any order, twice, late, from strangers), possibly with a stop request, a
+//! death, a freeze or a failed task. By default nothing goes wrong; a schedule is identified by its
+//! deviations from that.
 //!
-//! The search runs every schedule with one deviation, then with two, and so on up to [`depth`](Explorer::depth), and skips the rest of a schedule
-//! whose state was seen before with as many deviations left; then it walks at random. What happens in the simulated world is compared with what is claimed:
-//! the invariants I2 to I11 are checked on every schedule, the world being the truth. A run is good only if it also took every edge of
-//! the machine, and if everything that can happen did.
+//! The search runs every schedule with one deviation, then with two, and so on up to
+//! [`depth`](Explorer::depth), and skips the rest of a schedule whose state was seen before with as
+//! many deviations left; then it chooses at random. The invariants I2 to I11 are checked on every
+//! schedule: claims are compared with the state of the simulated world. An exploration succeeds
+//! only if it also took every edge of the machine, and if everything that can happen did happen.
 //!
 //! # What it does not explore
 //! - Real clocks, threads and networks: one task is polled at a time, and a lost message is a call that is never answered.
-//! - Jobs of another shape than the one above, and more deviations at a time than the depth (beyond it: at random).
-//! - Damage to what is durable. A journal or store that loses what it has confirmed breaks its contract.
+//! - Jobs of another shape, and all combinations of more deviations than the depth (beyond it,
+//!   random ones).
+//! - Damage to durable data. A journal or store that loses what it has confirmed breaks its
+//!   contract.
 //! - The worker kit, the gRPC transport and the schedulers: the simulated workers stand in for them.
-//! - I1, which is the compiler's.
+//! - I1, which the compiler checks.
 //!
-//! States are told apart by a 64-bit digest, so two may be taken for one; with millions of states that is improbable, and it only hides schedules.
+//! States are distinguished by a 64-bit digest, so two may be mistaken for one. With millions of
+//! states that is improbable, and it only hides schedules.
 mod choice;
 mod collaborators;
 mod digest;
@@ -65,43 +72,44 @@ impl Default for Explorer {
 }
 
 impl<S: Subject> Explorer<S> {
-    /// Explores a user's own parts.
+    /// Explores your own parts.
     pub fn of(subject: S) -> Self {
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Self { subject, bounds: Bounds { schedules: 1_000_000, depth: 2, seed: 1, threads, stop_early: false } }
     }
 
-    /// How many distinct schedules are run. 1,000,000.
+    /// The number of distinct schedules to run. Default: 1,000,000.
     pub fn schedules(mut self, schedules: u64) -> Self {
         self.bounds.schedules = schedules;
         self
     }
 
-    /// Up to how many deviations from the default every schedule is run, before it goes on at random. 2.
+    /// Up to this many deviations from the default, all schedules are run; beyond that, random
+    /// ones. Default: 2.
     pub fn depth(mut self, depth: u32) -> Self {
         self.bounds.depth = depth;
         self
     }
 
-    /// The order in which schedules are run, and which random ones. 1.
+    /// The seed for the order of the schedules and the random ones. Default: 1.
     pub fn seed(mut self, seed: u64) -> Self {
         self.bounds.seed = seed;
         self
     }
 
-    /// How many threads run schedules. As many as there are processors.
+    /// The number of threads. Default: the number of processors.
     pub fn threads(mut self, threads: usize) -> Self {
         self.bounds.threads = threads.max(1);
         self
     }
 
-    /// Stop at the first violation.
+    /// Stops at the first violation.
     pub fn stop_early(mut self) -> Self {
         self.bounds.stop_early = true;
         self
     }
 
-    /// Runs schedules until there are enough.
+    /// Runs the schedules.
     pub fn run(&self) -> Report {
         let (mut report, found) = search(&self.subject, self.bounds);
         let mut runner = Runner::new(&self.subject);
@@ -114,10 +122,10 @@ impl<S: Subject> Explorer<S> {
         report
     }
 
-    /// Runs one schedule again, as a [`Finding`] or [`Report`] names it.
+    /// Replays one schedule, given by the line of a [`Finding`] or [`Report`].
     ///
     /// # Errors
-    /// [`ParseLineError`] when it is no such line.
+    /// [`ParseLineError`] if the line is not a schedule.
     pub fn replay(&self, line: &str) -> Result<Vec<Finding>, ParseLineError> {
         let Line { scenario, plan } = line.parse()?;
         let shown = Runner::new(&self.subject).run(scenario, &plan, None, true);
@@ -136,7 +144,7 @@ struct Line {
     plan: Vec<Deviation>,
 }
 
-/// A line that is no schedule.
+/// A line that is not a schedule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParseLineError(String);
 

@@ -1,7 +1,9 @@
-//! A controller, a scheduler and a journal that do as a test says, and write down what they were told. With tokio's paused clock
-//! (`#[tokio::test(start_paused = true)]`) a test of minutes takes none.
+//! A controller, a scheduler and a journal that follow a test's script and record their calls. With
+//! tokio's paused clock (`#[tokio::test(start_paused = true)]`), a test that spans minutes takes no
+//! time.
 //!
-//! Each is a handle: clone it, give one to the job, and keep one to script it and to read what it was told.
+//! Each is a handle: clone it, give one to the job, and keep one to script it and to read its
+//! calls.
 
 mod controller;
 mod journal;
@@ -18,7 +20,7 @@ pub use controller::{CheckpointAnswer, ControllerCall, Does, ScriptedController,
 pub use journal::{JournalAnswer, ScriptedJournal};
 pub use scheduler::{Call, SchedulerAnswer, ScriptedScheduler};
 
-/// Asks the job to stop so much later, from a task of its own. A job that has ended by then is no matter.
+/// Requests a stop of the job after a delay, from a separate task. The job may have ended by then.
 ///
 /// # Panics
 /// It needs a tokio runtime around it.
@@ -30,7 +32,8 @@ pub fn request_later<C, S>(job: &JobContext<C, S>, after: Duration, request: Sto
     });
 }
 
-/// A script stays readable after a panic elsewhere: the test is about to fail anyway, and should say why.
+/// A script stays readable after a panic elsewhere: the test is failing anyway, and should show
+/// why.
 fn lock<T>(script: &Mutex<T>) -> MutexGuard<'_, T> {
     script.lock().unwrap_or_else(PoisonError::into_inner)
 }

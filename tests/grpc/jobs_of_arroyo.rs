@@ -228,7 +228,7 @@ async fn a3_a_worker_that_could_not_begin_is_a_failure_of_the_run() {
     let receipt = timeout(LONG, drive(running, &mut cluster.job, &Policy::give_back())).await.unwrap().unwrap();
     assert!(receipt.legs().iter().any(|leg| leg.phase == PhaseKind::Recovering), "{receipt}");
     let failure = cluster.job.controller().failure().unwrap();
-    assert_eq!(failure.to_string(), "worker 2 could not begin: no such connector");
+    assert_eq!(failure.to_string(), "worker 2 could not start: no such connector");
 }
 
 /// What another worker than one of our kit says, without a worker.

@@ -124,7 +124,7 @@ async fn i2_a_node_that_is_gone_is_not_said_to_have_confirmed() {
     node.set(Node::CutOff);
     let receipt = force(&scheduler).await;
     assert_eq!(killed(&receipt), ConfirmedBy::Records, "{receipt}");
-    assert!(receipt.to_string().contains("the scheduler's records alone"), "{receipt}");
+    assert!(receipt.to_string().contains("the scheduler's records only"), "{receipt}");
     assert_eq!(node.running().len(), 2, "they live on, and that is what the receipt says");
     node.set(Node::Healthy);
     cluster.until("the node ends what has no pod", async || node.running().is_empty()).await;

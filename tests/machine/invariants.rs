@@ -71,8 +71,8 @@ async fn i2_killed_workers_are_gone_before_the_job_is_stopped() {
 #[tokio::test(start_paused = true)]
 async fn i2_who_can_not_be_asked_about_is_not_gone() {
     for (list, expected) in [
-        (SchedulerAnswer::Unavailable, "the scheduler can't now: scripted"),
-        (SchedulerAnswer::Refuses, "the scheduler refuses: scripted"),
+        (SchedulerAnswer::Unavailable, "the scheduler is unavailable: scripted"),
+        (SchedulerAnswer::Refuses, "the scheduler refused: scripted"),
         (SchedulerAnswer::Hangs, "the scheduler did not answer `workers_for_job` within 30s"),
     ] {
         let (mut job, running, _, workers) = job(Limits::default());

@@ -108,7 +108,7 @@ async fn i7_drive_gives_the_phase_back_and_an_operator_may_go_on_without_a_journ
     let (mut job, running, _, _, journal) = journaled(Limits::default());
     journal.answers([JournalAnswer::Unavailable]);
     let error = drive(running.force(&mut job).unwrap(), &mut job, &Policy::escalate()).await.unwrap_err();
-    assert_eq!(error.to_string(), "the shutdown is stuck in Stopping<Force>: the journal can't now: scripted");
+    assert_eq!(error.to_string(), "the shutdown is stuck in Stopping<Force>: the journal is unavailable: scripted");
     assert_eq!(job.progress_now().retries, Limits::JOURNAL_RETRIES);
     job.set_journal(NoJournal);
     let receipt = drive(error.into_phase(), &mut job, &Policy::escalate()).await.unwrap();
@@ -345,11 +345,11 @@ async fn records_that_can_not_be_taken_up_say_why() {
             None,
             "expected a checkpoint store to check the final checkpoint against, got none: pass the job's",
         ),
-        (end, &unsure, with, "the scheduler can't now: scripted"),
+        (end, &unsure, with, "the scheduler is unavailable: scripted"),
     ];
     for (record, workers, store, text) in cases {
         let error = taken_up(record, workers, store, Limits::default()).await.unwrap_err();
         assert_eq!(error.unfit().to_string(), text);
-        assert_eq!(error.is_retryable(), text.contains("can't now"));
+        assert_eq!(error.is_retryable(), text.contains("is unavailable"));
     }
 }

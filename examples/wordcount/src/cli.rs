@@ -5,19 +5,22 @@ use std::{path::PathBuf, str::FromStr, time::Duration};
 use clap::{Parser, ValueEnum};
 use winddown::{StopRequest, contracts::ParseStopRequestError};
 
-/// Counts the words in files as a streaming job with exactly-once output, which can be stopped at any moment without loss.
+/// Counts the words in files as a streaming job with exactly-once output, which can be stopped at
+/// any moment without loss.
 ///
-/// A word is a maximal sequence of ASCII letters, converted to lower case; all other bytes are separators.
-/// When all input is consumed, `STATE_DIR/counts.tsv` contains `word<TAB>count`, sorted by word. The same
-/// command resumes a run that was stopped in any way. If a call is killed during a stop, the next call
-/// finishes that stop first, and says so.
+/// A word is a maximal sequence of ASCII letters, converted to lower case; all other bytes are
+/// separators. When all input is consumed, `STATE_DIR/counts.tsv` contains `word<TAB>count`, sorted
+/// by word. The same command resumes a run that was stopped in any way. If a call is killed during
+/// a stop, the next call finishes that stop first, and says so.
 ///
-/// Ctrl-C (or SIGTERM) stops with a checkpoint; a second one stops at once; a third one kills the workers.
+/// Ctrl-C (or SIGTERM) stops with a checkpoint; a second one stops at once; a third one kills the
+/// workers.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "wordcount", verbatim_doc_comment)]
 pub(crate) struct Args {
-    /// Files, and folders that are read recursively (without hidden files, `target` and symbolic links).
-    /// Default: `src` and `docs` of this repository, at a rate that makes the run last about ten seconds.
+    /// Files, and folders that are read recursively (without hidden files, `target` and symbolic
+    /// links). Default: `src` and `docs` of this repository, at a rate that makes the run last
+    /// about ten seconds.
     #[arg(value_name = "INPUT")]
     pub(crate) inputs: Vec<PathBuf>,
     /// Number of workers that share the input lines.
@@ -32,8 +35,8 @@ pub(crate) struct Args {
     /// Time between checkpoints, for example `500ms` or `2s`.
     #[arg(long, value_name = "DURATION", default_value = "500ms", value_parser = positive_duration)]
     pub(crate) checkpoint_every: Duration,
-    /// Requests a stop after a time, for example `checkpoint@2s`; may be repeated. Modes: checkpoint,
-    /// graceful, immediate, force.
+    /// Requests a stop after a time, for example `checkpoint@2s`; may be repeated. Modes:
+    /// checkpoint, graceful, immediate, force.
     #[arg(long, value_name = "MODE@AFTER")]
     pub(crate) stop: Vec<StopAt>,
     /// Stops the job at once after this time.
@@ -54,12 +57,12 @@ pub(crate) struct Args {
     #[cfg(all(target_os = "linux", feature = "kubernetes"))]
     #[command(flatten)]
     pub(crate) pods: Pods,
-    /// Failure injection, to watch a recovery: the source of the first worker fails after this many lines, once per
-    /// call of this program.
+    /// Failure injection, to watch a recovery: the source of the first worker fails after this many
+    /// lines, once per call of this program.
     #[arg(long, value_name = "N", hide = true, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) fail_at_line: Option<u64>,
-    /// Failure injection, to watch a stop that has to wait: after this many lines, the source of the first worker
-    /// accepts no order and reads nothing for `--stall-for`.
+    /// Failure injection, to watch a stop that has to wait: after this many lines, the source of
+    /// the first worker accepts no order and reads nothing for `--stall-for`.
     #[arg(long, value_name = "N", hide = true, requires = "stall_for")]
     pub(crate) stall_at_line: Option<u64>,
     /// See `--stall-at-line`.
@@ -93,15 +96,15 @@ pub enum Runtime {
 #[cfg(all(target_os = "linux", feature = "kubernetes"))]
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Pods {
-    /// With --runtime kubernetes: the pod template of a worker, as YAML. Its first container runs this program;
-    /// state directory and input are mounted at the same paths as in the controller.
+    /// With --runtime kubernetes: the pod template of a worker, as YAML. Its first container runs
+    /// this program; state directory and input are mounted at the same paths as in the controller.
     #[arg(long, value_name = "FILE", required_if_eq("runtime", "kubernetes"))]
     pub(crate) pod_template: Option<PathBuf>,
     /// With --runtime kubernetes: where the controller listens for workers.
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:0")]
     pub(crate) listen: std::net::SocketAddr,
-    /// With --runtime kubernetes: the name or address at which pods reach the controller, if it differs from the one
-    /// that it listens on.
+    /// With --runtime kubernetes: the name or address at which pods reach the controller, if it
+    /// differs from the one that it listens on.
     #[arg(long, value_name = "HOST")]
     pub(crate) advertise: Option<String>,
 }

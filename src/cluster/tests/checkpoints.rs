@@ -84,7 +84,7 @@ async fn i5_a_store_that_never_answers_is_an_error_after_six_order_limits() {
     bench.ack(1, 1, false);
     let errors = bench.run_for(secs(100)).await;
     assert_eq!((errors.len(), errors[0].0), (1, limits().order * 6));
-    assert_eq!(errors[0].1.to_string(), "the checkpoint store can't now: it did not publish epoch 1 within 30s");
+    assert_eq!(errors[0].1.to_string(), "the checkpoint store is unavailable: it did not publish epoch 1 within 30s");
 }
 
 #[tokio::test(start_paused = true)]

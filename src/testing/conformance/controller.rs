@@ -19,17 +19,19 @@ use crate::{
     mailbox::JobSender,
 };
 
-/// What a controller is given for one run. There are six tasks on three workers.
+/// The input of a controller for one run, with six tasks on three workers.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct RunSetup {
-    /// Its names, and what it starts from.
+    /// Its names and its starting point.
     pub open: OpenRun,
     /// Its tasks and workers.
     pub topology: Arc<Topology>,
-    /// The workers: they take orders, and answer. Real ones may stand behind them, see [`Workers::around`].
+    /// The workers, which accept and answer orders. There may be real ones behind them, see
+    /// [`Workers::around`].
     pub workers: Workers,
-    /// Where the events of real workers go. The check takes them to the controller, as a phase does.
+    /// The destination for events of real workers. The check passes them to the controller, as a
+    /// phase does.
     pub events: JobSender,
     /// Where manifests become durable.
     pub store: Arc<dyn DynCheckpointStore>,
@@ -38,22 +40,24 @@ pub struct RunSetup {
 }
 
 impl RunSetup {
-    /// The part of it that a transport and its workers need.
+    /// The part that a transport and its workers need.
     pub fn transport(&self) -> TransportRun {
         let Self { open, topology, workers, events, .. } = self.clone();
         TransportRun { open, topology, workers, events }
     }
 }
 
-/// A maker of controllers, on which a [`JobController`] is checked. Dropping it may end what it has started.
+/// Creates the controllers on which a [`JobController`] is checked. Dropping it may end what it has
+/// started.
 pub trait ControllerSubject: 'static {
     /// The controller.
     type Controller: JobController;
 
-    /// How long one rule may take. A check that takes longer has found a call that does not answer.
+    /// The time limit of one rule. A check that takes longer has found a call that does not answer.
     const LIMIT: Duration = LIMIT;
 
-    /// The controller of this run, whose workers are up. A check may start some runs, each newer than the one before.
+    /// Returns the controller of this run, whose workers are running. A check may start several
+    /// runs, each newer than the previous one.
     fn start(&self, run: RunSetup) -> impl Future<Output = Self::Controller>;
 
     /// Whether it takes checkpoints at all. If not, the rules about them do not apply.
@@ -61,19 +65,20 @@ pub trait ControllerSubject: 'static {
         true
     }
 
-    /// Whether it takes workers for lost that have been silent for [`Limits::heartbeat`]. If it finds out by other means, that rule does
-    /// not apply.
+    /// Whether workers that have been silent for [`Limits::heartbeat`] count as lost. If it finds
+    /// out in another way, that rule does not apply.
     fn watches_heartbeats(&self) -> bool {
         true
     }
 }
 
-/// Checks a [`JobController`]. `make` makes a maker of controllers; it is called once for each rule.
+/// Checks a [`JobController`]. `make` creates a subject; it is called once for each rule.
 ///
-/// [`Detached`](crate::contracts::Detached) is no subject: it is the absence of a controller, and no method of this contract compiles on it.
+/// [`Detached`](crate::contracts::Detached) can't be a subject: it is the absence of a controller,
+/// and no method of this contract compiles on it.
 ///
 /// # Cancel safety
-/// The check that is under way goes on to its end or its limit, on a thread of its own.
+/// The current check continues to its end or its limit, on its own thread.
 pub async fn controller<S: ControllerSubject>(make: impl AsyncFn() -> S + Send + Sync + 'static) -> Report {
     let mut suite = Suite::new(Contract::Controller, make, S::LIMIT);
     suite.check(Rule::ControllerForeignRun, events::foreign_run);

@@ -19,23 +19,27 @@ use crate::{
     machine::{Journal, JournalError, PhaseKind, PhaseRecord},
 };
 
-/// A place for records, empty when it is made, on which a [`Journal`] is checked. Dropping it may tidy up.
+/// A place for records, initially empty, on which a [`Journal`] is checked. Dropping it may clean
+/// up.
 pub trait JournalSubject: 'static {
     /// The journal.
     type Journal: Journal + 'static;
 
-    /// How long one rule may take. A check that takes longer has found a call that does not answer.
+    /// The time limit of one rule. A check that takes longer has found a call that does not answer.
     const LIMIT: Duration = LIMIT;
 
-    /// The journal as one more controller opens it, on the same place: with nothing shared that two processes would not share.
+    /// Opens the journal on the same place as another controller would: without sharing anything
+    /// that two processes would not share.
     fn open(&self) -> impl Future<Output = Self::Journal>;
 
-    /// Whether it keeps records at all. [`NoJournal`](crate::journal::NoJournal) says no; then only the rules that are about calls apply.
+    /// Whether it keeps records at all. [`NoJournal`](crate::machine::NoJournal) does not; then
+    /// only the rules about calls apply.
     fn keeps_records(&self) -> bool {
         true
     }
 
-    /// Takes away what a crash of everything would take: what is not on the disk yet. Journals opened before are not used again.
+    /// Removes what a crash of everything would lose: whatever is not on disk yet. Journals that
+    /// were opened before are not used again.
     fn crash(&self) -> impl Future<Output = Hook> {
         async { Hook::Unsupported }
     }
@@ -47,10 +51,10 @@ pub trait JournalSubject: 'static {
     }
 }
 
-/// Checks a [`Journal`]. `make` makes an empty place; it is called once for each rule.
+/// Checks a [`Journal`]. `make` creates an empty place; it is called once for each rule.
 ///
 /// # Cancel safety
-/// The check that is under way goes on to its end or its limit, on a thread of its own.
+/// The current check continues to its end or its limit, on its own thread.
 pub async fn journal<S: JournalSubject>(make: impl AsyncFn() -> S + Send + Sync + 'static) -> Report {
     let mut suite = Suite::new(Contract::Journal, make, S::LIMIT);
     suite.check(Rule::JournalStartsEmpty, starts_empty);
@@ -113,12 +117,12 @@ async fn write(journal: &impl Journal, record: &PhaseRecord) -> Outcome {
     ok("`write`", journal.write(record).await)
 }
 
-/// What is loaded has to be this.
+/// The loaded record must be this.
 async fn holds(journal: &impl Journal, expected: &PhaseRecord) -> Outcome {
     same("the record", &load(journal, &expected.job).await?, &Some(expected.clone()))
 }
 
-/// Writing `record` has to be a conflict with `there`, which stays.
+/// Writing `record` must be a conflict with `there`, which stays.
 async fn refused(journal: &impl Journal, record: &PhaseRecord, there: &PhaseRecord) -> Outcome {
     match journal.write(record).await {
         Err(JournalError::Conflict { wrote, found }) if *wrote == *record && *found == *there => {}
@@ -299,7 +303,8 @@ async fn cancel_safe<S: JournalSubject>(subject: S) -> Outcome {
     Ok(())
 }
 
-/// Stores a record of `job`, damages it, and opens the journal anew: one that is open may remember what it has written.
+/// Stores a record of `job`, damages it, and reopens the journal: an open one may remember what it
+/// has written.
 async fn damaged<S: JournalSubject>(subject: &S, job: &str, damage: Damage) -> Result<S::Journal, Finding> {
     keeps(subject)?;
     write(&subject.open().await, &of(job, 1)).await?;

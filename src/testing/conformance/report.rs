@@ -1,4 +1,4 @@
-//! What a suite has found.
+//! The result of a suite.
 
 use std::{
     fmt,
@@ -7,7 +7,7 @@ use std::{
 
 use super::rule::{Contract, Rule};
 
-/// Every rule of a contract, and whether it was kept.
+/// Every rule of a contract, and whether it is kept.
 #[derive(Clone, Debug)]
 #[must_use = "a report that nobody looks at checks nothing: call `assert`"]
 pub struct Report {
@@ -15,20 +15,20 @@ pub struct Report {
     findings: Vec<(Rule, Verdict)>,
 }
 
-/// What was found of one rule.
+/// The result for one rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Verdict {
-    /// No breach was found.
+    /// No violation was found.
     Kept,
     /// It is broken.
     Broken(Breach),
-    /// It says nothing about this subject.
+    /// It does not apply to this subject.
     NotApplicable {
         /// Why.
         reason: String,
     },
-    /// The subject does not offer what the check needs, so nobody knows.
+    /// The subject lacks a hook that the check needs, so the result is unknown.
     NotChecked {
         /// What is missing.
         reason: String,
@@ -38,15 +38,15 @@ pub enum Verdict {
 /// How a rule was broken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Breach {
-    /// What the rule demands.
+    /// What the rule requires.
     pub expected: String,
     /// What was seen.
     pub got: String,
-    /// Where to begin.
+    /// Where to start.
     pub advice: String,
 }
 
-/// Some rules are broken; it displays the whole report.
+/// Some rules are broken; it displays the complete report.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{report}")]
 pub struct NonConforming {
@@ -68,7 +68,7 @@ impl Report {
         self.contract
     }
 
-    /// Every rule of the contract, with what was found.
+    /// Every rule of the contract, with its result.
     pub fn findings(&self) -> &[(Rule, Verdict)] {
         &self.findings
     }
@@ -78,12 +78,12 @@ impl Report {
         self.which(|verdict| matches!(verdict, Verdict::Broken(_)))
     }
 
-    /// The rules that were not checked, because the subject does not offer what it takes.
+    /// The rules that were not checked, because the subject lacks a hook.
     pub fn not_checked(&self) -> Vec<Rule> {
         self.which(|verdict| matches!(verdict, Verdict::NotChecked { .. }))
     }
 
-    /// The rules that say nothing about this subject.
+    /// The rules that do not apply to this subject.
     pub fn not_applicable(&self) -> Vec<Rule> {
         self.which(|verdict| matches!(verdict, Verdict::NotApplicable { .. }))
     }
@@ -92,7 +92,8 @@ impl Report {
         self.findings.iter().filter(|(_, verdict)| is(verdict)).map(|(rule, _)| *rule).collect()
     }
 
-    /// The report, unless a rule is broken. Rules that were not checked are no error here: see [`not_checked`](Self::not_checked).
+    /// Returns the report unless a rule is broken. Unchecked rules are not an error here: see
+    /// [`not_checked`](Self::not_checked).
     ///
     /// # Errors
     /// [`NonConforming`] when a rule is broken.
@@ -100,15 +101,18 @@ impl Report {
         if self.broken().is_empty() { Ok(self) } else { Err(Box::new(NonConforming { report: self })) }
     }
 
-    /// Ends a test: panics if a rule is broken, and says on standard error which rules were not checked.
+    /// For the end of a test: panics if a rule is broken, and prints to standard error which rules
+    /// were not checked.
     ///
     /// # Panics
-    /// If a rule is broken. The message names every broken rule, what was expected, what came and where to begin.
+    /// If a rule is broken. The message names every broken rule, with what was expected, what came
+    /// and where to start.
     #[track_caller]
     pub fn assert(self) {
         for (rule, verdict) in &self.findings {
             if let Verdict::NotChecked { reason } = verdict {
-                // Not `eprintln`: a test harness keeps that of a test that passes to itself. Nobody misses it if it can't be written.
+                // Not `eprintln`, whose output a test harness hides if the test passes. A failed
+                // write does not matter.
                 let _ = writeln!(io::stderr(), "NOT CHECKED {rule}: {reason}");
             }
         }

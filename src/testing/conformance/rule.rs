@@ -1,4 +1,4 @@
-//! The rules, each with its name, what it says, and where the contract says it.
+//! The rules, each with its name, its text, and its place in the contract.
 
 use std::fmt;
 
@@ -14,7 +14,7 @@ pub enum Contract {
     Store,
     /// [`JobController`](crate::contracts::JobController).
     Controller,
-    /// [`Transport`](crate::contracts::Transport), and the workers behind it.
+    /// [`Transport`](crate::contracts::Transport) and the workers behind it.
     Transport,
 }
 
@@ -32,9 +32,9 @@ impl fmt::Display for Contract {
 
 macro_rules! rules {
     ($( $contract:ident { $( $rule:ident $id:literal $place:literal, $says:literal; )+ } )+) => {
-        /// What a contract demands, as something that can be checked from outside.
-        ///
-        /// The names are stable: a rule is never given another's name.
+        /// A requirement of a contract that can be checked from outside.
+///
+/// The names are stable: a name is never reused for another rule.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[non_exhaustive]
         pub enum Rule { $( $(
@@ -61,7 +61,7 @@ macro_rules! rules {
                 match self { $( $( Self::$rule => Contract::$contract, )+ )+ }
             }
 
-            /// Where the contract says it: the item of this crate whose documentation to read.
+            /// The item of this crate whose documentation contains the rule.
             pub const fn written_in(self) -> &'static str {
                 match self { $( $( Self::$rule => $place, )+ )+ }
             }

@@ -11,17 +11,18 @@ use super::{
 };
 use crate::contracts::{JobId, RunId, Scheduler, WorkerId};
 
-/// How a worker of a check behaves. It runs until it is ended.
+/// The behaviour of a worker in a check. It runs until it is ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Manners {
-    /// When it is asked to leave, it leaves.
+    /// It leaves when it is asked to.
     Leaves,
-    /// It takes no notice of being asked.
+    /// It ignores requests to leave.
     Stays,
-    /// It has a child (a process, a thread, a container) that takes no notice of being asked, and would outlive it.
+    /// It has a child (a process, a thread, a container) that ignores requests to leave, and would
+    /// outlive it.
     HasChild,
-    /// Asked or killed, it needs a moment (a few tenths of a second) until it runs no more code.
+    /// After a request to leave or a kill, it runs for another moment (a few tenths of a second).
     EndsLate,
 }
 
@@ -32,47 +33,50 @@ pub struct Placed {
     pub job: JobId,
     /// The run.
     pub run: RunId,
-    /// The worker. No two workers of a check have the same.
+    /// The worker. Each worker of a check has its own id.
     pub worker: WorkerId,
 }
 
-/// A place to run workers in, empty when it is made, on which a [`Scheduler`] is checked. Dropping it has to end what is left.
+/// A place to run workers in, initially empty, on which a [`Scheduler`] is checked. Dropping it
+/// must end the remaining workers.
 pub trait SchedulerSubject: 'static {
     /// The scheduler.
     type Scheduler: Scheduler + 'static;
 
-    /// How long one rule may take. A check that takes longer has found a call that does not answer.
+    /// The time limit of one rule. A check that takes longer has found a call that does not answer.
     const LIMIT: Duration = LIMIT;
 
     /// The scheduler of this place.
     fn scheduler(&self) -> Self::Scheduler;
 
-    /// Starts the workers of a run, and returns when they are up. Runs of a job are started in the order of their numbers.
+    /// Starts the workers of a run, and returns when they are running. Runs of a job are started in
+    /// the order of their numbers.
     fn start(&self, job: &JobId, run: RunId, workers: &[(WorkerId, Manners)]) -> impl Future<Output = Hook>;
 
-    /// Whether any code of the worker or of a child of it runs, by other means than the scheduler's; `None` if that can't be told.
+    /// Whether any code of the worker or of its children is running, found out independently of the
+    /// scheduler; `None` if unknown.
     fn is_running(&self, worker: &Placed) -> impl Future<Output = Option<bool>> {
         let _ = worker;
         async { None }
     }
 
-    /// Whether the worker was asked to leave, as it has noted itself; `None` if that can't be told.
+    /// Whether the worker was asked to leave, as recorded by the worker itself; `None` if unknown.
     fn was_asked(&self, worker: &Placed) -> impl Future<Output = Option<bool>> {
         let _ = worker;
         async { None }
     }
 
-    /// Makes the worker one that can't be asked about or talked to (frozen, or behind a partition), though it is alive.
+    /// Makes the worker unreachable (frozen, or behind a partition), although it is alive.
     fn cut_off(&self, worker: &Placed) -> impl Future<Output = Hook> {
         let _ = worker;
         async { Hook::Unsupported }
     }
 }
 
-/// Checks a [`Scheduler`]. `make` makes an empty place; it is called once for each rule.
+/// Checks a [`Scheduler`]. `make` creates an empty place; it is called once for each rule.
 ///
 /// # Cancel safety
-/// The check that is under way goes on to its end or its limit, on a thread of its own.
+/// The current check continues to its end or its limit, on its own thread.
 pub async fn scheduler<S: SchedulerSubject>(make: impl AsyncFn() -> S + Send + Sync + 'static) -> Report {
     let mut suite = Suite::new(Contract::Scheduler, make, S::LIMIT);
     suite.check(Rule::SchedulerListsAlive, lists_alive);
@@ -130,7 +134,7 @@ impl<S: SchedulerSubject> Stage<S> {
         Ok(self.list(&worker.job, Some(worker.run.get())).await?.contains(&worker.worker))
     }
 
-    /// The truth, or the scheduler's word where the truth can't be had.
+    /// The truth, or the scheduler's answer if the truth is unknown.
     async fn runs(&self, worker: &Placed) -> Result<bool, Finding> {
         match self.subject.is_running(worker).await {
             Some(is_running) => Ok(is_running),
@@ -250,7 +254,8 @@ async fn asks<S: SchedulerSubject>(subject: S) -> Outcome {
     }
 }
 
-/// How long a scheduler that forgets a worker which takes no notice has to do it: longer than the usual grace periods.
+/// How long to wait for a scheduler to forget a worker that ignores it: longer than the usual grace
+/// periods.
 const FORGETS: Duration = Duration::from_secs(8);
 
 async fn asked_is_alive<S: SchedulerSubject>(subject: S) -> Outcome {
@@ -259,13 +264,13 @@ async fn asked_is_alive<S: SchedulerSubject>(subject: S) -> Outcome {
     if stage.subject.is_running(&workers[0]).await.is_none() {
         return Err(Finding::NotChecked("needs `SchedulerSubject::is_running`"));
     }
-    // The same of a worker that is gone, and its child is not; where the subject has such workers.
+    // The same for a worker that is gone while its child is not, if the subject has such workers.
     workers.extend(stage.start(&job, 2, 2, Manners::HasChild).await.ok());
     let asked = workers.iter().map(|worker| stage.stop(&job, Some(worker.run.get()), false));
     let watched = workers.iter().map(|worker| {
         let stage = &stage;
         async move {
-            // It may be killed after a grace period: then it is gone, and need not be listed any more.
+            // It may be killed after a grace period: then it is gone, and need not be listed.
             let is_gone = async || {
                 if stage.is_listed(worker).await? {
                     return Ok(false);
@@ -282,7 +287,7 @@ async fn asked_is_alive<S: SchedulerSubject>(subject: S) -> Outcome {
             eventually(FORGETS.min(S::LIMIT / 2) * 2, is_gone).await
         }
     });
-    // Whether the asking is answered, and how, is another rule's.
+    // Whether and how the request is answered is checked by another rule.
     let asked = join_all(asked);
     let (watched, _) = tokio::join!(try_join_all(watched), tokio::time::timeout(S::LIMIT / 2, asked));
     watched.map(drop)
@@ -305,7 +310,8 @@ async fn force_children<S: SchedulerSubject>(subject: S) -> Outcome {
     stage.ends(slice::from_ref(&parent), "force, its child included,").await
 }
 
-/// The scheduler is asked all the time while a kill is under way. Whenever it says that the worker is gone, it has to be.
+/// The scheduler is queried constantly during a kill. Whenever it reports that the worker is gone,
+/// this must be true.
 async fn kill_verified<S: SchedulerSubject>(subject: S) -> Outcome {
     let (stage, (job, _)) = (Stage::new(subject), jobs());
     for (run, force) in [(1, true), (2, false)] {
@@ -325,7 +331,7 @@ async fn kill_verified<S: SchedulerSubject>(subject: S) -> Outcome {
                 _ => Ok(true),
             }
         };
-        // Whether it ends at all is another rule's.
+        // Whether it ends at all is checked by another rule.
         let (stopped, seen) = tokio::join!(stage.stop(&job, Some(run), force), eventually(S::LIMIT, is_refuted));
         seen?;
         stopped?;
@@ -343,7 +349,7 @@ async fn never_left_out<S: SchedulerSubject>(subject: S) -> Outcome {
                 return Err(broken("the worker that can't be asked about, or an error", listed)
                     .advise("\"not known\" is never an empty list"));
             }
-            // An error says it too.
+            // An error is fine, too.
             Ok(_) | Err(_) => {}
         }
     }

@@ -20,33 +20,36 @@ use super::{
 };
 use crate::contracts::{CheckpointStore, Epoch, JobId, Manifest, OpenRun, RunId, StoreError, TaskId, TaskSnapshot};
 
-/// A place for checkpoints, empty when it is made, on which a [`CheckpointStore`] is checked. Dropping it may tidy up.
+/// A place for checkpoints, initially empty, on which a [`CheckpointStore`] is checked. Dropping it
+/// may clean up.
 pub trait StoreSubject: 'static {
     /// The store.
     type Store: CheckpointStore + 'static;
 
-    /// How long one rule may take. A check that takes longer has found a call that does not answer.
+    /// The time limit of one rule. A check that takes longer has found a call that does not answer.
     const LIMIT: Duration = LIMIT;
 
-    /// The store as one more controller opens it, on the same place: with nothing shared that two processes would not share.
+    /// Opens the store on the same place as another controller would: without sharing anything that
+    /// two processes would not share.
     fn open(&self) -> impl Future<Output = Self::Store>;
 
-    /// Takes away what a crash of everything would take: what is not on the disk yet. Stores opened before are not used again.
+    /// Removes what a crash of everything would lose: whatever is not on disk yet. Stores that were
+    /// opened before are not used again.
     fn crash(&self) -> impl Future<Output = Hook> {
         async { Hook::Unsupported }
     }
 
-    /// Damages the newest manifest of `job`. [`Damage::NewerVersion`] is not asked for.
+    /// Damages the newest manifest of `job`. [`Damage::NewerVersion`] is not used.
     fn damage(&self, job: &JobId, damage: Damage) -> impl Future<Output = Hook> {
         let _ = (job, damage);
         async { Hook::Unsupported }
     }
 }
 
-/// Checks a [`CheckpointStore`]. `make` makes an empty place; it is called once for each rule.
+/// Checks a [`CheckpointStore`]. `make` creates an empty place; it is called once for each rule.
 ///
 /// # Cancel safety
-/// The check that is under way goes on to its end or its limit, on a thread of its own.
+/// The current check continues to its end or its limit, on its own thread.
 pub async fn store<S: StoreSubject>(make: impl AsyncFn() -> S + Send + Sync + 'static) -> Report {
     let mut suite = Suite::new(Contract::Store, make, S::LIMIT);
     suite.check(Rule::StoreStartsEmpty, starts_empty);
@@ -99,7 +102,7 @@ async fn holds(store: &impl CheckpointStore, job: &JobId, expected: Option<&Mani
     same("the last checkpoint", &ok("`latest`", store.latest(job).await)?, &expected.cloned())
 }
 
-/// Publishing this has to be refused in this way.
+/// Publishing this must be refused in this way.
 async fn refused(
     store: &impl CheckpointStore,
     manifest: &Manifest,
@@ -123,7 +126,7 @@ async fn starts_empty<S: StoreSubject>(subject: S) -> Outcome {
 }
 
 async fn runs_grow<S: StoreSubject>(subject: S) -> Outcome {
-    // Two that are open all the time, and take turns: neither may count for itself.
+    // Two that are always open and take turns: neither may keep its own count.
     let stores = [subject.open().await, subject.open().await];
     let mut newest = None;
     for (round, store) in (0..12).zip(stores.iter().cycle()) {
@@ -291,7 +294,7 @@ async fn fencing<S: StoreSubject>(subject: S) -> Outcome {
     let new = open_run(&store, &job()).await?.run();
     let mut last = published.clone();
     for epoch in 2..=4 {
-        // What it had published before is none of its business any more either.
+        // It may not repeat what it had published before, either.
         for late in [manifest(&job(), old, epoch), published.clone(), manifest(&job(), old, 99)] {
             refused(&stale, &late, "`Fenced`", |error| matches!(error, StoreError::Fenced { .. })).await?;
             holds(&store, &job(), Some(&last)).await?;
@@ -321,7 +324,8 @@ async fn handover<S: StoreSubject>(subject: S) -> Outcome {
                     broken(expected, got).advise("after the write, look again whether a newer run has been opened")
                 );
             }
-            // Fenced, and all the same what the new run starts from: the answer came too late, and that is allowed.
+            // Fenced, although the new run starts from it: the answer came too late, which is
+            // allowed.
             Ok(()) | Err(StoreError::Fenced { .. }) => {}
             Err(error) => return Err(broken("Ok or `Fenced`", error)),
         }

@@ -1,5 +1,5 @@
-//! Runs checks side by side, each on a thread and a runtime of its own, so that a subject which blocks, hangs or panics breaks a rule and
-//! not the test program.
+//! Runs checks concurrently, each on its own thread and runtime, so that a subject that blocks,
+//! hangs or panics breaks a rule and not the test program.
 
 use std::{
     any::Any,
@@ -27,19 +27,20 @@ use super::{
     rule::{Contract, Rule},
 };
 
-/// How long one rule may take unless the subject says otherwise. With the breath that late starters wait for, a suite in which every rule is
-/// broken ends within a minute.
+/// The default time limit of one rule. With the time that late starters wait, a suite in which
+/// every rule is broken ends within a minute.
 pub(super) const LIMIT: Duration = Duration::from_secs(40);
-/// So many checks are at work at a time. A subject may start processes, and checks that crowd each other out find breaches that are none.
+/// The number of concurrent checks. A subject may start processes, and checks that compete for
+/// resources find false violations.
 const AT_WORK: usize = 4;
-/// A check that has taken so long mostly waits, so it keeps no other from starting.
+/// A check that has taken this long is mostly waiting, so it does not keep others from starting.
 const BREATH: Duration = Duration::from_secs(2);
-/// How often it is looked whether a check has ended, while it may.
+/// How often to check whether a check has ended, while it may.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
-/// How long the runtime of a check may take to end. What is left then is left to itself.
+/// How long the runtime of a check may take to end. After that it is abandoned.
 const SHUTDOWN: Duration = Duration::from_secs(5);
 
-/// Why a check did not end well.
+/// Why a check failed.
 #[derive(Debug)]
 pub(super) enum Finding {
     Broken { expected: String, got: String, advice: Option<&'static str> },
@@ -64,12 +65,12 @@ impl Finding {
     }
 }
 
-/// `got` has to be `expected`; `what` it is.
+/// Requires that `got` equals `expected`; `what` names it.
 pub(super) fn same<T: PartialEq + fmt::Debug>(what: &str, got: &T, expected: &T) -> Outcome {
     if got == expected { Ok(()) } else { Err(broken(format_args!("{what} {expected:?}"), got)) }
 }
 
-/// A call that has to be `Ok`.
+/// Requires that a call is `Ok`.
 pub(super) fn ok<T, E: fmt::Display>(what: &str, result: Result<T, E>) -> Result<T, Finding> {
     result.map_err(|error| Finding::Broken {
         expected: format!("Ok from {what}"),
@@ -78,13 +79,13 @@ pub(super) fn ok<T, E: fmt::Display>(what: &str, result: Result<T, E>) -> Result
     })
 }
 
-/// What a subject could do for a check.
+/// The result of a hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "a check that goes on without it would show nothing"]
 pub enum Hook {
-    /// It has been done.
+    /// Done.
     Done,
-    /// This subject can't do that: the rules that need it are reported as not checked.
+    /// The subject does not support it: the rules that need it are reported as not checked.
     Unsupported,
 }
 
@@ -97,7 +98,7 @@ impl Hook {
     }
 }
 
-/// A suite: where its subjects come from, and what is to be checked on them.
+/// A suite: the source of its subjects, and the checks to run on them.
 pub(super) struct Suite<M> {
     contract: Contract,
     make: Arc<M>,
@@ -105,7 +106,7 @@ pub(super) struct Suite<M> {
     checks: Vec<(Rule, Check)>,
 }
 
-/// A check that has not begun.
+/// A check that has not started.
 type Check = Box<dyn FnOnce() -> oneshot::Receiver<Outcome> + Send>;
 
 impl<M: Send + Sync + 'static> Suite<M> {
@@ -113,7 +114,7 @@ impl<M: Send + Sync + 'static> Suite<M> {
         Self { contract, make: Arc::new(make), limit, checks: Vec::new() }
     }
 
-    /// One rule is to be checked, on a fresh subject.
+    /// Adds a rule to be checked on a fresh subject.
     pub(super) fn check<S, C>(&mut self, rule: Rule, check: C)
     where
         M: AsyncFn() -> S,
@@ -123,11 +124,13 @@ impl<M: Send + Sync + 'static> Suite<M> {
         self.checks.push((rule, Box::new(move || apart(limit, async move || check(make().await).await))));
     }
 
-    /// Checks all rules, side by side. It takes no longer than the limit of one and a [`BREATH`] for each [`AT_WORK`] of them.
+    /// Checks all rules concurrently. It takes no longer than the limit of one and a [`BREATH`] for
+    /// each [`AT_WORK`] of them.
     pub(super) async fn report(self) -> Report {
         let (rules, checks): (Vec<_>, Vec<_>) = self.checks.into_iter().unzip();
         let mut findings: Vec<_> = rules.iter().map(|_| Err(broken("a thread for the check", "none"))).collect();
-        // This thread starts them in the caller's place: a clock of the caller's may be paused, or its only thread busy.
+        // This thread starts them, because the caller's clock may be paused, or its only thread
+        // busy.
         let (tell, mut told) = mpsc_channel();
         thread::spawn(move || start_in_turn(checks, &tell));
         while let Some((at, outcome)) = told.recv().await {
@@ -141,7 +144,7 @@ impl<M: Send + Sync + 'static> Suite<M> {
     }
 }
 
-/// Starts the checks in their order, as soon as there is room, and tells what became of each.
+/// Starts the checks in order, as soon as there is room, and reports the result of each.
 fn start_in_turn(checks: Vec<Check>, tell: &UnboundedSender<(usize, Outcome)>) {
     let (make_room, room) = mpsc::channel();
     for (at, check) in checks.into_iter().enumerate() {
@@ -157,7 +160,7 @@ fn start_in_turn(checks: Vec<Check>, tell: &UnboundedSender<(usize, Outcome)>) {
                 thread::sleep(LOOK_EVERY);
                 early = outcome.try_recv().ok();
             }
-            // Nobody waits any more if all have started, or if the test was dropped.
+            // There is no receiver if all have started, or if the test was dropped.
             let _ = make_room.send(());
             let outcome = early.unwrap_or_else(|| {
                 outcome.blocking_recv().unwrap_or_else(|_| Err(broken("a thread for the check", "none")))
@@ -179,7 +182,7 @@ fn verdict(outcome: Outcome) -> Verdict {
     }
 }
 
-/// Runs a check elsewhere, for no longer than `limit`.
+/// Runs a check on another thread, for at most `limit`.
 fn apart<C>(limit: Duration, check: C) -> oneshot::Receiver<Outcome>
 where
     C: AsyncFnOnce() -> Outcome + Send + 'static,
@@ -203,7 +206,7 @@ where
             Err(broken(format_args!("an answer within {limit:?}"), "none")
                 .advise("a call hangs or blocks its thread: put a deadline around what it waits for"))
         });
-        // Nobody waits any more if the test was dropped.
+        // There is no receiver if the test was dropped.
         let _ = tell.send(outcome);
     });
     told
@@ -221,7 +224,8 @@ pub(super) fn joined<T>(task: Result<Result<T, Finding>, JoinError>) -> Result<T
     task.map_err(|error| broken("no panic", error))?
 }
 
-/// Polls a call a few times and drops it, as a phase does whose deadline has come. Says whether it was cut off.
+/// Polls a call a few times and drops it, as a phase does at its deadline. Returns whether it was
+/// cut off.
 pub(super) async fn cut_off(call: impl Future, polls: usize) -> bool {
     let mut call = pin!(call);
     for _ in 0..polls {
@@ -233,7 +237,8 @@ pub(super) async fn cut_off(call: impl Future, polls: usize) -> bool {
     true
 }
 
-/// Looks until it is so, for half of the time that the rule has: the other half is for saying what it waited for.
+/// Waits for the condition for half of the rule's time limit; the other half is for reporting what
+/// it waited for.
 pub(super) async fn eventually(
     limit: Duration,
     mut is_so: impl AsyncFnMut() -> Result<bool, Finding>,

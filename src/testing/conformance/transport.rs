@@ -39,7 +39,7 @@ pub trait TransportSubject: 'static {
     /// The transport.
     type Transport: Transport;
 
-    /// How long one rule may take. A check that takes longer has found a call that does not answer.
+    /// The time limit of one rule. A check that takes longer has found a call that does not answer.
     const LIMIT: Duration = LIMIT;
 
     /// Starts the workers of this run, and gives the transport once they are up.
@@ -55,7 +55,7 @@ pub trait TransportSubject: 'static {
 /// Checks a [`Transport`]. `make` makes a maker of transports; it is called once for each rule.
 ///
 /// # Cancel safety
-/// The check that is under way goes on to its end or its limit, on a thread of its own.
+/// The current check continues to its end or its limit, on its own thread.
 pub async fn transport<S: TransportSubject>(make: impl AsyncFn() -> S + Send + Sync + 'static) -> Report {
     let mut suite = Suite::new(Contract::Transport, make, S::LIMIT);
     suite.check(Rule::TransportTakesIn, takes_in);

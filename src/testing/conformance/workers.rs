@@ -1,4 +1,4 @@
-//! The workers of a controller's check: they do as the check says, and write down what they were told.
+//! The workers of a controller's check: they follow the check's script, and record their orders.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,10 +21,10 @@ use crate::{
 /// How long a slow worker takes to answer.
 pub(super) const SLOW: Duration = Duration::from_millis(200);
 
-/// The workers of one run: a [`Transport`] that any controller can send its orders by.
+/// The workers of one run: a [`Transport`] that any controller can use for its orders.
 ///
-/// They may also stand in front of real workers ([`around`](Self::around)) whose tasks do as the check says (`task`, with the worker kit).
-/// Cheap to clone.
+/// They can also wrap real workers ([`around`](Self::around)) whose tasks follow the check's script
+/// (`task`, with the worker kit). Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Workers {
     run: RunId,
@@ -36,29 +36,29 @@ pub struct Workers {
 
 #[derive(Debug, Default)]
 pub(super) struct Book {
-    /// Orders that somebody began to send.
+    /// Orders whose sending has started.
     pub(super) begun: Vec<(WorkerId, Command)>,
     /// Orders that have arrived.
     pub(super) taken: Vec<(WorkerId, Command)>,
-    /// Orders whose sending was `Ok`: they need not be sent again.
+    /// Orders whose sending was `Ok`: they need not be resent.
     answered: Vec<(WorkerId, Command)>,
-    /// Orders that somebody began to send although that very order was answered.
+    /// Orders that were sent although the same order had been answered.
     pub(super) repeated: Vec<(WorkerId, Command)>,
     /// What has been committed.
     pub(super) commits: BTreeMap<(Epoch, TaskId), Bytes>,
-    /// How many snapshots were given.
+    /// The number of reported snapshots.
     pub(super) given: usize,
     pub(super) silent: BTreeSet<WorkerId>,
     pub(super) refusing: BTreeSet<WorkerId>,
     pub(super) slow: bool,
     pub(super) keep_snapshot: BTreeSet<TaskId>,
     pub(super) keep_commit: BTreeSet<TaskId>,
-    /// Tasks take no notice of a graceful stop.
+    /// Tasks ignore a graceful stop.
     pub(super) keep_running: bool,
     tasks: BTreeMap<TaskId, Task>,
 }
 
-/// A task of a worker that is no real one.
+/// A task of a worker that is not real.
 #[derive(Clone, Debug, Default)]
 struct Task {
     is_finished: bool,
@@ -145,10 +145,11 @@ impl Workers {
         self.book().silent.insert(worker);
     }
 
-    /// The same workers in front of real ones: the check sees and disturbs each order before `transport` carries it.
+    /// Wraps real workers: the check sees and disturbs each order before `transport` delivers it.
     ///
-    /// The tasks of the real workers have to do as the check says: let `Workers::task` (feature `worker`) be their code, or do the same:
-    /// events go to [`RunSetup::events`](super::RunSetup::events).
+    /// The tasks of the real workers must follow the check's script: use `Workers::task` (feature
+    /// `worker`) as their code, or do the same. Events go to
+    /// [`RunSetup::events`](super::RunSetup::events).
     pub fn around<T: Transport>(&self, transport: T) -> Around<T> {
         Around { workers: self.clone(), transport }
     }
@@ -276,10 +277,10 @@ mod kit {
     };
 
     impl Workers {
-        /// The code of a task that does as the check says, for the worker kit.
+        /// The code of a task that follows the check's script, for the worker kit.
         ///
         /// # Errors
-        /// When nobody takes events any more.
+        /// If events are no longer accepted.
         ///
         /// # Cancel safety
         /// A task that is dropped is gone.

@@ -4,10 +4,10 @@ use std::fmt;
 
 use crate::machine::{EDGES, Edge};
 
-/// A claim that was not true, or an effect that must not happen.
+/// A false claim, or a forbidden effect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// The invariant, as the documentation numbers it: `"I1"` to `"I11"`; `"panic"` for a panic.
+    /// The invariant's number in the documentation: `"I1"` to `"I11"`; `"panic"` for a panic.
     pub invariant: &'static str,
     /// What happened.
     pub what: String,
@@ -25,7 +25,7 @@ impl fmt::Display for Violation {
     }
 }
 
-/// A violation, and the shortest schedule found that leads to it.
+/// A violation, with the shortest schedule found that leads to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     /// What was violated.
@@ -45,7 +45,7 @@ impl fmt::Display for Finding {
 
 macro_rules! can_happen {
     ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
-        /// Something that an exploration must have met, or it has not looked.
+        /// Something that every exploration must have met; otherwise it explored too little.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub(super) enum CanHappen { $($(#[doc = $doc])+ $name,)+ }
 
@@ -57,9 +57,9 @@ macro_rules! can_happen {
 }
 
 can_happen! {
-    /// A crash before anything was written down.
+    /// A crash before anything was recorded.
     CrashBeforeAnyRecord,
-    /// A crash while the record said so.
+    /// A crash while the record had this phase.
     CrashInRunning,
     /// The same.
     CrashInFinishing,
@@ -73,13 +73,13 @@ can_happen! {
     CrashInStoppingImmediate,
     /// The same.
     CrashInStoppingForce,
-    /// A crash after the end was written down.
+    /// A crash after the end was recorded.
     CrashInStopped,
-    /// A crash after the final epoch was written down, and before its manifest was durable.
+    /// A crash after the final epoch was recorded, and before its manifest was durable.
     CrashDuringFinalCheckpoint,
     /// A crash after the manifest of the final checkpoint was durable, and before its commit.
     CrashBeforeCommit,
-    /// The store proved what the controller that crashed had not written down.
+    /// The store proved what the crashed controller had not recorded.
     CheckpointedFromStore,
     /// A controller after a crash finished the final checkpoint.
     CheckpointedAfterCrash,
@@ -87,13 +87,13 @@ can_happen! {
     StoppedAfterTwoCrashes,
     /// Workers that did not leave were killed after the evidence was proven.
     EvidenceSurvivedKill,
-    /// A drive was dropped, and went on.
+    /// A drive was dropped and continued.
     DriveDropped,
     /// A drive gave its phase back, and the next one finished.
     DriveGaveBack,
-    /// A journal's late write made the controller give the job up to the next.
+    /// A journal's late write made the controller hand the job over to the next one.
     TakenOver,
-    /// Something that a call had given up was done after all.
+    /// The effect of an abandoned call happened after all.
     EffectAfterItsTime,
     /// An event came twice.
     EventTwice,
@@ -103,38 +103,40 @@ can_happen! {
     EventLate,
     /// Other runs, unknown workers and tasks.
     StrangersSpeak,
-    /// A request that was not above the one in force.
+    /// A request that was not stronger than the one in effect.
     WeakerRequest,
-    /// A request that was above the one in force, during a shutdown.
+    /// A request that was stronger than the one in effect, during a shutdown.
     StrongerRequest,
     /// A worker appeared after the last one had gone.
     WorkerAppeared,
     /// A worker died.
     WorkerDied,
-    /// A worker stopped answering, and lived.
+    /// A worker stopped answering, but was alive.
     WorkerFroze,
     /// A task failed.
     TaskFailed,
-    /// A manifest was refused, for a newer run.
+    /// A manifest was refused because of a newer run.
     Fenced,
 }
 
 /// What an exploration has found.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
-    /// Distinct schedules that were run.
+    /// The number of distinct schedules that were run.
     pub schedules: u64,
-    /// Distinct states at choice points, by their digests; at least so many, since counting ends at 20 million.
+    /// The number of distinct states at choice points, by their digests; a lower bound, because
+    /// counting ends at 20 million.
     pub distinct_states: u64,
-    /// Up to sixteen violations, of those that were met first.
+    /// Up to sixteen violations, the first ones.
     pub findings: Vec<Finding>,
-    /// Schedules in which an invariant was violated.
+    /// The number of schedules in which an invariant was violated.
     pub violations: u64,
     /// How often each edge of [`EDGES`] was taken.
     pub edges: Vec<(Edge, u64)>,
-    /// How often each thing that can happen did, by name.
+    /// How often each thing that can happen did happen, by name.
     pub happened: Vec<(&'static str, u64)>,
-    /// The number of deviations up to which every schedule was run, states that were known already apart.
+    /// The number of deviations up to which every schedule was run, except for already known
+    /// states.
     pub complete_depth: u32,
     /// Wall-clock time.
     pub seconds: f64,
@@ -154,12 +156,12 @@ impl Report {
         self.edges.iter().filter(|(_, count)| *count == 0).map(|(edge, _)| edge)
     }
 
-    /// What can happen and did not.
+    /// What can happen but did not.
     pub fn did_not_happen(&self) -> impl Iterator<Item = &'static str> {
         self.happened.iter().filter(|(_, count)| *count == 0).map(|(name, _)| *name)
     }
 
-    /// No violation, every edge taken, everything that can happen met.
+    /// Whether there was no violation, every edge was taken, and everything that can happen did.
     pub fn is_good(&self) -> bool {
         self.violations == 0 && self.edges_unreached().next().is_none() && self.did_not_happen().next().is_none()
     }

@@ -1,4 +1,4 @@
-//! What is explored: ours by default, or a user's own controller.
+//! The subject of an exploration: ours by default, or a user's own controller.
 
 use std::sync::Arc;
 
@@ -11,10 +11,10 @@ use crate::{
     mailbox::JobSender,
 };
 
-/// What a controller is built from.
+/// The parts from which a controller is built.
 #[derive(Clone, Debug)]
 pub struct Setup {
-    /// The run, or the run as it is taken up after a crash.
+    /// The run, or the continued run after a crash.
     pub open: OpenRun,
     /// Two workers, three tasks.
     pub topology: Arc<Topology>,
@@ -24,8 +24,9 @@ pub struct Setup {
     pub limits: Limits,
 }
 
-/// What is explored. The methods say how the parts that a user may write are made of the simulated ones; the phases,
-/// [`drive`](crate::drive::drive) and [`rehydrate`](crate::drive::rehydrate) are always the real ones.
+/// The subject of an exploration. The methods build the parts that a user may write from the
+/// simulated ones; the phases, [`drive`](crate::drive::drive) and
+/// [`rehydrate`](crate::drive::rehydrate) are always the real ones.
 pub trait Subject: Sync {
     /// The controller.
     type Controller: JobController;
@@ -34,18 +35,18 @@ pub trait Subject: Sync {
     /// The journal.
     type Journal: Journal + 'static;
 
-    /// A controller for a run that starts, or that is taken up after a crash.
+    /// A controller for a run that starts, or that continues after a crash.
     fn controller(&self, setup: Setup) -> Self::Controller;
 
-    /// The scheduler. It may wrap the simulated one, and must not hide from it what it is told.
+    /// The scheduler. It may wrap the simulated one, but must pass all calls on to it.
     fn scheduler(&self, world: Simulated) -> Self::Scheduler;
 
     /// The journal.
     fn journal(&self, world: Simulated) -> Self::Journal;
 
-    /// How a stop request reaches the job.
+    /// Sends a stop request to the job.
     fn request(&self, job: &JobSender, request: StopRequest) {
-        // The job is there for as long as it is asked; an equal or stronger request in force is as good.
+        // The job exists while this is called; an equal or stronger request in effect is fine, too.
         let _ = job.request(request);
     }
 }

@@ -1,4 +1,4 @@
-//! A controller whose run does what the test says.
+//! A controller whose run follows the test's script.
 
 use std::{
     future::pending,
@@ -17,7 +17,7 @@ use crate::contracts::{
     Rejection, RunFailure, RunId, RunStatus, StoreError, WorkerEvent, WorkerId, WorkerStopMode,
 };
 
-/// What a phase told the controller.
+/// A command of a phase to the controller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Told {
@@ -29,7 +29,7 @@ pub enum Told {
     Release,
 }
 
-/// What the run then does.
+/// What the run does then.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Does {
@@ -41,16 +41,17 @@ pub enum Does {
     ExhaustSources,
     /// The run fails.
     Fail(RunFailure),
-    /// Worker 1 does not take the order: [`JobController::progress`] says so, once.
+    /// Worker 1 does not accept the order: [`JobController::progress`] returns that error once.
     RefuseOrder,
-    /// The manifest can't be published: [`JobController::progress`] says so, once.
+    /// The manifest can't be published: [`JobController::progress`] returns that error once.
     FailToPublish,
-    /// Run 2 of the job `scripted` has fenced run 1: [`JobController::progress`] says so, once.
+    /// Run 2 of the job `scripted` has fenced run 1: [`JobController::progress`] returns that error
+    /// once.
     BeFenced,
 }
 
 impl Does {
-    /// The error that `progress` returns, for what is no change of the status.
+    /// The error that `progress` returns, for effects that do not change the status.
     fn error(&self) -> Option<ControllerError> {
         match self {
             Self::RefuseOrder => Some(refused()),
@@ -69,11 +70,11 @@ fn refused() -> ControllerError {
     ControllerError::Orders(OrderReport { order: "scripted", workers: 2, failures }.into())
 }
 
-/// How a controller answers when it is told to take the final checkpoint.
+/// How a controller answers the command to take the final checkpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CheckpointAnswer {
-    /// It starts the checkpoint, or says that it already has.
+    /// It starts the checkpoint, or reports that it already has.
     #[default]
     Starts,
     /// A periodic checkpoint is still in flight.
@@ -84,7 +85,7 @@ pub enum CheckpointAnswer {
     NoStore,
 }
 
-/// A call of a method of [`JobController`] that tells it something, or lets it work.
+/// A call of a method of [`JobController`] that gives it a command or an event, or lets it work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ControllerCall {
@@ -112,19 +113,20 @@ struct Script {
     on_event: Vec<Does>,
     reactions: Vec<(Told, Duration, Does)>,
     due: Vec<(Instant, Does)>,
-    /// The status was changed from outside, and `progress` has not said so yet.
+    /// The status was changed from outside, and `progress` has not reported it yet.
     is_changed: bool,
 }
 
 #[derive(Debug)]
 struct Shared {
     script: Mutex<Script>,
-    // Apart from the script, because the contract lends it out. The first failure stays, as the contract says.
+    // Separate from the script, because the contract returns a reference to it. The first failure
+    // stays, as the contract says.
     failure: OnceLock<RunFailure>,
     changed: Notify,
 }
 
-/// A [`JobController`] that does nothing unless it is told to by the test.
+/// A [`JobController`] that does nothing unless the test's script says so.
 ///
 /// ```
 /// use std::time::Duration;
@@ -153,8 +155,8 @@ impl ScriptedController {
     /// The epoch of the last complete checkpoint before it.
     pub const BEFORE_FINAL: Epoch = Epoch::new(41);
 
-    /// The controller of a run of so many tasks on two workers, half of them sources (rounded up), whose last complete checkpoint is
-    /// [`BEFORE_FINAL`](Self::BEFORE_FINAL).
+    /// The controller of a run of this many tasks on two workers, half of them sources (rounded
+    /// up), whose last complete checkpoint is [`BEFORE_FINAL`](Self::BEFORE_FINAL).
     pub fn new(tasks: u32) -> Self {
         let status = RunStatus {
             tasks: Count::new(0, tasks),
@@ -168,13 +170,14 @@ impl ScriptedController {
         Self(Arc::new(Shared { script: Mutex::new(script), failure: OnceLock::new(), changed: Notify::new() }))
     }
 
-    /// Each time that it is told `told` (the first time: commands are idempotent), the run does `does` so much later.
+    /// When it gets the command `told` (only the first time, because commands are idempotent), the
+    /// run does `does` after this delay.
     pub fn on(&self, told: Told, after: Duration, does: Does) -> &Self {
         lock(&self.0.script).reactions.push((told, after, does));
         self
     }
 
-    /// The run does `does` so much from now.
+    /// The run does `does` after this delay from now.
     pub fn later(&self, after: Duration, does: Does) -> &Self {
         lock(&self.0.script).due.push((Instant::now() + after, does));
         self.0.changed.notify_one();
@@ -198,7 +201,8 @@ impl ScriptedController {
         self
     }
 
-    /// It answers like this when it is told to take the final checkpoint, one after the other; the last answer is repeated.
+    /// It gives these answers to the command to take the final checkpoint, in order; the last one
+    /// is repeated.
     pub fn checkpoints(&self, answers: impl IntoIterator<Item = CheckpointAnswer>) -> &Self {
         lock(&self.0.script).checkpoints = answers.into_iter().collect();
         self
@@ -213,22 +217,22 @@ impl ScriptedController {
         self
     }
 
-    /// What it was told, each once, in order.
+    /// The commands that it got, each once, in order.
     pub fn told(&self) -> Vec<Told> {
         lock(&self.0.script).told.iter().map(|(told, _)| *told).collect()
     }
 
-    /// When it was told that; `None` if it was not.
+    /// When it got that command; `None` if it did not.
     pub fn told_at(&self, told: Told) -> Option<Instant> {
         lock(&self.0.script).told.iter().find(|(it, _)| *it == told).map(|(_, at)| *at)
     }
 
-    /// Every call so far, in order, and when it came.
+    /// Every call so far, in order, with its time.
     pub fn calls(&self) -> Vec<(ControllerCall, Instant)> {
         lock(&self.0.script).calls.clone()
     }
 
-    /// How often it was called so.
+    /// How often it got this call.
     pub fn count(&self, call: ControllerCall) -> usize {
         lock(&self.0.script).calls.iter().filter(|(it, _)| *it == call).count()
     }

@@ -1,4 +1,4 @@
-//! A journal in memory that fails when the test says so.
+//! A journal in memory that fails according to the test's script.
 
 use std::{
     future::pending,
@@ -21,13 +21,13 @@ pub enum JournalAnswer {
     /// It writes.
     #[default]
     Writes,
-    /// It does not write, and says that it can't now.
+    /// It does not write, and reports that it is unavailable.
     Unavailable,
-    /// It writes, and says that it can't now: the answer was lost.
+    /// It writes, but reports that it is unavailable, as if the answer was lost.
     WritesAndFails,
-    /// It writes, and says nothing.
+    /// It writes, and never answers.
     WritesAndHangs,
-    /// It does not write, and says nothing.
+    /// It does not write, and never answers.
     Hangs,
 }
 
@@ -43,8 +43,8 @@ impl Book {
     }
 }
 
-/// A [`Journal`] in memory, with the contract's compare-and-set. It outlives the job that writes into it, so a test
-/// can drop the job, load the record, and rehydrate.
+/// A [`Journal`] in memory, with the contract's compare-and-set. It outlives the job that writes to
+/// it, so a test can drop the job, load the record, and rehydrate.
 ///
 /// ```
 /// use winddown::{JobContext, OpenRun, PhaseKind, Policy, RunId, drive, testing::scripted::*};
@@ -65,7 +65,7 @@ impl Book {
 pub struct ScriptedJournal(Arc<Mutex<Book>>);
 
 impl ScriptedJournal {
-    /// It answers writes like this, one after the other; the last answer is repeated.
+    /// It gives these answers to writes, in order; the last one is repeated.
     pub fn answers(&self, answers: impl IntoIterator<Item = JournalAnswer>) -> &Self {
         lock(&self.0).answers = answers.into_iter().collect();
         self

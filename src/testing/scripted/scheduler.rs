@@ -1,4 +1,4 @@
-//! A scheduler whose workers leave when the test says so.
+//! A scheduler whose workers leave according to the test's script.
 
 use std::{
     future::pending,
@@ -11,14 +11,14 @@ use tokio::time::Instant;
 use super::{lock, next_of};
 use crate::contracts::{JobId, RunId, Scheduler, SchedulerError, WorkerId};
 
-/// What the scheduler was asked.
+/// A call to the scheduler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Call {
-    /// To have the workers leave: `stop_workers` without force.
+    /// To ask the workers to leave: `stop_workers` without force.
     Ask,
     /// To kill them: `stop_workers` with force.
     Kill,
-    /// Who is alive.
+    /// To list the live workers: `workers_for_job`.
     List,
 }
 
@@ -26,18 +26,18 @@ pub enum Call {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SchedulerAnswer {
-    /// It does what it is asked.
+    /// It does what the call asks for.
     #[default]
     Obeys,
-    /// It says `Ok`, and the workers are gone this much later.
+    /// It returns `Ok`, and the workers are gone after this delay.
     ObeysAfter(Duration),
-    /// It says `Ok`, and nothing happens.
+    /// It returns `Ok`, and nothing happens.
     Ignores,
-    /// It says that it can't now.
+    /// It reports that it is unavailable.
     Unavailable,
-    /// It says that it never will.
+    /// It reports that it will never succeed.
     Refuses,
-    /// It says nothing.
+    /// It never answers.
     Hangs,
 }
 
@@ -50,7 +50,7 @@ struct Fleet {
     calls: Vec<(Call, Option<RunId>, Instant)>,
 }
 
-/// A [`Scheduler`] that does what it is asked, unless the test says otherwise.
+/// A [`Scheduler`] that does what is asked of it, unless the test's script says otherwise.
 ///
 /// ```
 /// use std::time::Duration;
@@ -78,7 +78,8 @@ impl ScriptedScheduler {
         Self(Arc::new(Mutex::new(Fleet { of: None, alive, gone_at: None, answers: Default::default(), calls: vec![] })))
     }
 
-    /// It must be asked about this run of this job alone: any other call would touch somebody else's workers (invariant I11).
+    /// Accepts calls only for this run of this job: any other call would touch other workers
+    /// (invariant I11).
     ///
     /// # Panics
     /// A call about another job, another run, or all runs of the job panics.
@@ -88,30 +89,30 @@ impl ScriptedScheduler {
         self
     }
 
-    /// It answers every call like this, for ever.
+    /// It answers every call like this from now on.
     pub fn always(&self, answer: SchedulerAnswer) -> &Self {
         lock(&self.0).answers = std::array::from_fn(|_| vec![answer]);
         self
     }
 
-    /// It answers such calls like this, one after the other; the last answer is repeated.
+    /// It gives these answers to such calls, in order; the last one is repeated.
     pub fn answers(&self, call: Call, answers: impl IntoIterator<Item = SchedulerAnswer>) -> &Self {
         lock(&self.0).answers[call as usize] = answers.into_iter().collect();
         self
     }
 
-    /// Who is alive now.
+    /// The workers that are alive now.
     pub fn alive(&self) -> Vec<WorkerId> {
         let fleet = lock(&self.0);
         if fleet.gone_at.is_some_and(|at| at <= Instant::now()) { vec![] } else { fleet.alive.clone() }
     }
 
-    /// What it was asked, and of which run.
+    /// The calls so far, and their runs.
     pub fn calls(&self) -> Vec<(Call, Option<RunId>)> {
         lock(&self.0).calls.iter().map(|(call, run, _)| (*call, *run)).collect()
     }
 
-    /// When it was asked that for the first time.
+    /// When it got that call for the first time.
     pub fn called_at(&self, call: Call) -> Option<Instant> {
         lock(&self.0).calls.iter().find(|(it, ..)| *it == call).map(|(.., at)| *at)
     }
@@ -127,7 +128,7 @@ impl ScriptedScheduler {
             let answer = next_of(&mut fleet.answers[call as usize]);
             match answer {
                 SchedulerAnswer::Obeys if call != Call::List => fleet.gone_at = Some(now),
-                // Asked again, workers do not start to leave anew.
+                // A repeated call does not restart the workers' leaving.
                 SchedulerAnswer::ObeysAfter(after) if call != Call::List => {
                     fleet.gone_at.get_or_insert(now + after);
                 }

@@ -5,20 +5,21 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum};
 use wordcount::Runtime;
 
-/// Stops, kills and freezes real word counts at random, and compares every result with a plain count.
+/// Stops, kills and freezes real word counts at random, and compares every result with a plain
+/// count.
 ///
-/// Each round creates an input and a state directory, and starts `wordcount` on them repeatedly until all
-/// input is consumed. It stops the job in random modes, kills the controller (SIGKILL) at random moments or
-/// in a phase of the shutdown, and kills or freezes workers (SIGSTOP). With `--runtime embedded`, whose
-/// workers are not processes, tasks fail or stall instead. Then `counts.tsv` must equal a plain count of the
-/// input, and no process may be left.
+/// Each round creates an input and a state directory, and starts `wordcount` on them repeatedly
+/// until all input is consumed. It stops the job in random modes, kills the controller (SIGKILL) at
+/// random moments or in a phase of the shutdown, and kills or freezes workers (SIGSTOP). With
+/// `--runtime embedded`, whose workers are not processes, tasks fail or stall instead. Then
+/// `counts.tsv` must equal a plain count of the input, and no process may be left.
 ///
-/// The summary lists how often each action was taken, in which phases the controller was killed (according to
-/// its journal), and which phases were never hit. At the first difference the exit code is 1; the state
-/// directory is kept, and the program prints how to inspect it.
+/// The summary lists how often each action was taken, in which phases the controller was killed
+/// (according to its journal), and which phases were never hit. At the first difference the exit
+/// code is 1; the state directory is kept, and the program prints how to inspect it.
 ///
-/// The seed determines the actions. Their timing depends on the machine, so a seed does not repeat a run in
-/// every detail.
+/// The seed determines the actions. Their timing depends on the machine, so a seed does not repeat
+/// a run in every detail.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "soak", verbatim_doc_comment)]
 pub(crate) struct Options {
@@ -34,7 +35,8 @@ pub(crate) struct Options {
     /// Number of rounds, however long they take.
     #[arg(long, value_name = "N", conflicts_with = "minutes", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) rounds: Option<u64>,
-    /// Changes the result of the first round before the comparison, to check that a difference is found.
+    /// Changes the result of the first round before the comparison, to check that a difference is
+    /// found.
     #[arg(long, hide = true)]
     pub(crate) tamper: bool,
 }
