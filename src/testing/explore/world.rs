@@ -127,7 +127,7 @@ pub(super) struct World {
     /// Increases with every change, to detect a quiet world.
     pub(super) version: u64,
     pub(super) calls: Vec<(u8, u64)>,
-    /// The answers that the current controller has received, in any order.
+    /// A digest of the events that the current controller has received, independent of their order.
     pub(super) told: u64,
     /// The first sending of every order: command, target and time.
     pub(super) first_sent: Vec<(u64, usize, u64)>,
