@@ -13,12 +13,14 @@
 
 mod address;
 mod arroyo;
+mod door;
+mod guard;
 mod options;
 pub mod proto;
 
 pub use address::{AddressError, Connect};
 pub use arroyo::{ControllerServer, Departure, GrpcTransport, GrpcWorker, RegisterError, Registration};
-pub use options::{CallOptions, ControllerOptions, GrpcWorkerOptions, KeepAlive};
+pub use options::{Admission, CallOptions, ControllerOptions, GrpcWorkerOptions, KeepAlive, WorkerAddresses};
 pub use tonic;
 
 /// A server could not be started, or ended before it was told to.

@@ -16,5 +16,5 @@ pub use worker::{Departure, GrpcWorker};
 
 use super::{
     AddressError, CallOptions, Connect, ControllerOptions, GrpcWorkerOptions, KeepAlive, ServeError, address::endpoint,
-    proto,
+    door, guard, proto,
 };
