@@ -162,7 +162,7 @@ pub enum RunFailure {
         unfinished: u32,
     },
     /// A worker could not begin its work.
-    #[error("{worker} could not begin: {error}")]
+    #[error("worker {worker} could not begin: {error}")]
     WorkerFailed {
         /// The worker.
         worker: WorkerId,

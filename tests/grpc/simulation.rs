@@ -11,7 +11,8 @@ use crate::support::{Committed, JOB, RUN, Store, exactly_once, ms, task, topolog
 use tokio::time::{Instant, sleep, timeout};
 use winddown::{
     grpc::{
-        CallOptions, ControllerServer, Departure, GrpcTransport, GrpcWorker, GrpcWorkerOptions, Registration,
+        CallOptions, ControllerOptions, ControllerServer, Departure, GrpcTransport, GrpcWorker, GrpcWorkerOptions,
+        Registration, WorkerAddresses,
         proto::arroyo_rpc::{
             CheckpointReq, CheckpointResp, CommitReq, CommitResp, JobFinishedReq, JobFinishedResp, StopExecutionReq,
             StopExecutionResp,
@@ -81,7 +82,10 @@ impl World {
             .limits(limits)
             .build(controller, self.hosts.clone())
             .unwrap();
-        let server = ControllerServer::default();
+        let server = ControllerServer::new(ControllerOptions {
+            addresses: WorkerAddresses::Names,
+            ..ControllerOptions::default()
+        });
         let registration = server.register(transport, job.sender()).unwrap();
         serve(&server, PORT);
         (job, running, registration)
