@@ -8,6 +8,7 @@
 mod attacks;
 mod bodies;
 mod connections;
+mod extremes;
 mod held;
 mod measure;
 #[path = "../grpc/raw.rs"]
