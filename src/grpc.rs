@@ -27,3 +27,25 @@ pub use tonic;
 #[derive(Debug, thiserror::Error)]
 #[error("the gRPC server ended: {0}")]
 pub struct ServeError(crate::contracts::BoxError);
+
+#[cfg(test)]
+pub(crate) use arroyo::takes;
+
+/// Whether a worker may give this address. Whatever else is allowed, it is a web address with a port.
+#[cfg(test)]
+pub(crate) fn takes_address(text: &str) -> bool {
+    let allowed = [WorkerAddresses::Sockets, WorkerAddresses::Names];
+    let taken = allowed.map(|allowed| match address::check(text, allowed, None) {
+        Ok(()) => {
+            let endpoint = address::endpoint(text, &CallOptions::default()).unwrap();
+            let uri = endpoint.uri();
+            assert!(matches!(uri.scheme_str(), Some("http" | "https")) && uri.port_u16().is_some(), "{uri}");
+            true
+        }
+        Err(error) => {
+            assert!(!error.to_string().contains(char::is_control), "{error:?}");
+            false
+        }
+    });
+    taken.contains(&true)
+}

@@ -293,6 +293,23 @@ pub(super) fn refusal(error: OrderError) -> Status {
     Status::new(code, error.message)
 }
 
+/// Whether these bytes are a state or a commit, which are read as far as anything is.
+#[cfg(test)]
+pub(super) fn takes(bytes: &[u8]) -> bool {
+    use super::proto::arroyo_rpc::TaskCheckpointCompletedReq;
+    let topology = Topology::builder().operator("count", crate::contracts::Role::Source, [1.into()]).build().unwrap();
+    let _ = context(bytes);
+    if let Ok(order) = CommitReq::decode(bytes) {
+        commits(&topology, &order, |_| true);
+    }
+    let Ok(report) = TaskCheckpointCompletedReq::decode(bytes) else { return false };
+    let Some(metadata) = &report.metadata else { return true };
+    let Ok((_, Commit::Own(data) | Commit::Whole(data))) = state(metadata, report.needs_commit) else { return true };
+    let order = commit_req(&topology, Epoch::new(report.epoch), &[TaskCommit { task: TaskId::new(0, 0), data }]);
+    assert!(CommitReq::decode(&*order.encode_to_vec()).is_ok_and(|again| again == order));
+    true
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
