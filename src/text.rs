@@ -26,7 +26,8 @@ fn is_printable(it: char) -> bool {
 /// The beginning of a text: `max` bytes at most.
 #[cfg(feature = "grpc")]
 pub(crate) fn beginning(text: &str, max: usize) -> &str {
-    text.get(..text.floor_char_boundary(max)).unwrap_or(text)
+    let end = (0..=max.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    end.and_then(|end| text.get(..end)).unwrap_or_default()
 }
 
 /// Bytes that belong to a user: how many there are, and never what they are.
@@ -76,7 +77,7 @@ pub(crate) fn rounded(duration: Duration) -> impl fmt::Display {
         if count > 0 {
             let space = if text.is_empty() { "" } else { " " };
             let plural = if *name == "day" && count > 1 { "s" } else { "" };
-            text.push_str(&format!("{space}{count}{name}{plural}"));
+            let _ = write!(text, "{space}{count}{name}{plural}");
         }
     }
     text

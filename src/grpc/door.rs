@@ -276,6 +276,10 @@ impl<IO> Visitor<IO> {
         }
         Poll::Pending
     }
+
+    fn in_time<T>(&mut self, poll: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        if poll.is_ready() { poll } else { self.or_overdue(cx) }
+    }
 }
 
 impl<IO: AsyncRead + Unpin> AsyncRead for Visitor<IO> {
@@ -293,10 +297,8 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Visitor<IO> {
 
 impl<IO: AsyncWrite + Unpin> AsyncWrite for Visitor<IO> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match Pin::new(&mut self.io).poll_write(cx, bytes) {
-            Poll::Pending => self.or_overdue(cx),
-            ready => ready,
-        }
+        let poll = Pin::new(&mut self.io).poll_write(cx, bytes);
+        self.in_time(poll, cx)
     }
 
     fn poll_write_vectored(
@@ -304,10 +306,8 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Visitor<IO> {
         cx: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match Pin::new(&mut self.io).poll_write_vectored(cx, bytes) {
-            Poll::Pending => self.or_overdue(cx),
-            ready => ready,
-        }
+        let poll = Pin::new(&mut self.io).poll_write_vectored(cx, bytes);
+        self.in_time(poll, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -315,17 +315,13 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Visitor<IO> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match Pin::new(&mut self.io).poll_flush(cx) {
-            Poll::Pending => self.or_overdue(cx),
-            ready => ready,
-        }
+        let poll = Pin::new(&mut self.io).poll_flush(cx);
+        self.in_time(poll, cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match Pin::new(&mut self.io).poll_shutdown(cx) {
-            Poll::Pending => self.or_overdue(cx),
-            ready => ready,
-        }
+        let poll = Pin::new(&mut self.io).poll_shutdown(cx);
+        self.in_time(poll, cx)
     }
 }
 

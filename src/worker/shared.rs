@@ -107,7 +107,7 @@ impl Shared {
     fn commit(&self, epoch: Epoch, commits: &[TaskCommit]) -> Result<(), OrderError> {
         let mut answer = Ok(());
         let mut fail = |kind, task, why| {
-            answer = Err(OrderError::new(kind, format!("task {task} can't commit epoch {epoch}: {why}")))
+            answer = Err(OrderError::new(kind, format!("task {task} can't commit epoch {epoch}: {why}")));
         };
         let mut repeated = false;
         for TaskCommit { task, data } in commits {

@@ -31,7 +31,7 @@ pub struct Attack {
 
 impl Attack {
     /// `kind` and its figures, against `target`; returns once it is under way.
-    pub async fn start(kind: &str, target: SocketAddr) -> Self {
+    pub fn start(kind: &str, target: SocketAddr) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "attacks::attacker", "--nocapture"])
             .env(ATTACK, format!("{target} {kind}"))
@@ -41,12 +41,12 @@ impl Attack {
             .unwrap();
         let says = BufReader::new(child.stdout.take().unwrap());
         let mut attack = Self { child, says };
-        attack.hear("ready").await;
+        attack.hear("ready");
         attack
     }
 
     /// Waits until the attacker says so, and gives the rest of its words.
-    pub async fn hear(&mut self, word: &str) -> String {
+    pub fn hear(&mut self, word: &str) -> String {
         tokio::task::block_in_place(|| {
             let mut line = String::new();
             loop {
@@ -255,7 +255,8 @@ async fn half_call(
 }
 
 pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    let digit = |value: u8| char::from_digit(value.into(), 16).unwrap();
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
 fn unhex(text: &str) -> Vec<u8> {

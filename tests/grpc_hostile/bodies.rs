@@ -70,12 +70,12 @@ async fn b4_half_sent_messages_hold_little_and_end_by_their_deadline() {
         (beginning(context(JOB, RUN.get(), 1)), 16 + 24),
     ] {
         let before = resident();
-        let mut attack = Attack::start(&format!("half 2 64 {size} {REPORT} {who}"), bench.port.address).await;
+        let mut attack = Attack::start(&format!("half 2 64 {size} {REPORT} {who}"), bench.port.address);
         let held = resident().saturating_sub(before);
         assert!(held < most * MIB, "{who}: {} KiB are held, of {} MiB", held >> 10, 2 * 64 * size / MIB);
         // Of a worker's own, each waits for room first.
         if who != beginning(context(JOB, RUN.get(), 1)) {
-            attack.hear("closed").await;
+            attack.hear("closed");
         }
     }
     stop_with_checkpoint(&bench, job, running).await;
@@ -88,8 +88,28 @@ async fn i9_b4_a_stop_goes_on_beside_messages_that_take_all_the_room() {
     let options = ControllerOptions { body: ms(1500), arriving: 4 * MIB, ..port_options() };
     let (bench, job, running) = Bench::behind(Port::open_with(options).await, topology(2), limits());
     let who = beginning(context(JOB, RUN.get(), 1));
-    let attack = Attack::start(&format!("half 4 32 {} {REPORT} {who}", 4 * MIB - 64), bench.port.address).await;
+    let attack = Attack::start(&format!("half 4 32 {} {REPORT} {who}", 4 * MIB - 64), bench.port.address);
     stop_with_checkpoint(&bench, job, running).await;
+    drop(attack);
+}
+
+/// A worker's own server stands behind the same door and guard.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn b4_a_workers_server_holds_two_of_its_largest_orders_and_takes_others_meanwhile() {
+    let _alone = alone();
+    let (bench, mut job, running) = Bench::new(1).await;
+    bench.healthy(1).await;
+    eventually("the worker to register", || bench.transport.address(worker(1)).is_some()).await;
+    let address = bench.transport.address(worker(1)).unwrap();
+    let address = address.trim_start_matches("http://").trim_end_matches('/').parse().unwrap();
+    let before = resident();
+    let attack = format!("half 4 16 {} arroyo_rpc.WorkerGrpc/Commit", 8 * MIB);
+    let attack = Attack::start(&attack, address);
+    let held = resident().saturating_sub(before);
+    assert!(held < 64 * MIB, "{} MiB are held, of {} MiB", held / MIB, 4 * 16 * 8);
+    job.sender().request(StopRequest::Checkpoint).unwrap();
+    let receipt = drive(running, &mut job, &Policy::give_back()).await.unwrap();
+    assert!(matches!(receipt.stopped(), AnyStopped::Checkpointed(_)), "{receipt}");
     drop(attack);
 }
 

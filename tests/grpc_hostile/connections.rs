@@ -47,7 +47,7 @@ async fn i5_b3_silent_connections_take_neither_the_cpu_nor_the_descriptors_of_a_
     let (bench, job, running) = job(port_options()).await;
     let limit = descriptors() + 200;
     let limited = Descriptors::limit(limit as u64);
-    let attack = Attack::start("idle 400", bench.port.address).await;
+    let attack = Attack::start("idle 400", bench.port.address);
     sleep(ms(300)).await;
     let (held, before) = (descriptors(), ticks());
     assert!(held + 60 < limit, "{held} descriptors of {limit} are taken");
@@ -68,8 +68,8 @@ async fn b3_who_does_not_say_that_it_speaks_http2_is_gone_by_its_deadline() {
     let (bench, job, running) = job(strict()).await;
     let before = descriptors();
     for attack in ["trickle 50", "deaf 50"] {
-        let mut attack = Attack::start(attack, bench.port.address).await;
-        attack.hear("closed").await;
+        let mut attack = Attack::start(attack, bench.port.address);
+        attack.hear("closed");
         eventually("the descriptors to come back", || descriptors() <= before + 8).await;
     }
     let stopped = stop(job, running, StopRequest::Checkpoint).await;
@@ -80,9 +80,9 @@ async fn b3_who_does_not_say_that_it_speaks_http2_is_gone_by_its_deadline() {
 async fn b3_who_answers_every_ping_and_wants_nothing_is_gone_when_it_is_idle_for_too_long() {
     let _alone = alone();
     let (bench, job, running) = job(strict()).await;
-    let mut attack = Attack::start("polite 50", bench.port.address).await;
-    assert_eq!(attack.hear("let in").await, "50");
-    attack.hear("closed").await;
+    let mut attack = Attack::start("polite 50", bench.port.address);
+    assert_eq!(attack.hear("let in"), "50");
+    attack.hear("closed");
     // The workers' own connections are in use.
     let stopped = stop(job, running, StopRequest::Checkpoint).await;
     assert!(matches!(stopped, AnyStopped::Checkpointed(_)), "{stopped:?}");
@@ -93,8 +93,8 @@ async fn b3_one_peer_has_so_many_connections_and_all_have_so_many() {
     let _alone = alone();
     let admission = Admission { per_peer: 8, ..Admission::default() };
     let (bench, job, running) = job(ControllerOptions { admission, ..port_options() }).await;
-    let mut attack = Attack::start("polite 30", bench.port.address).await;
-    assert_eq!(attack.hear("let in").await, "8");
+    let mut attack = Attack::start("polite 30", bench.port.address);
+    assert_eq!(attack.hear("let in"), "8");
     let stopped = stop(job, running, StopRequest::Checkpoint).await;
     assert!(matches!(stopped, AnyStopped::Checkpointed(_)), "{stopped:?}");
 }

@@ -111,6 +111,11 @@ impl Answer {
     }
 }
 
+/// Whether it is a call that only our controllers have, and was answered as one that is not there.
+fn is_ours_alone(event: &Event, status: &Status) -> bool {
+    matches!(event, Event::SourceExhausted { .. }) && status.code() == Code::Unimplemented
+}
+
 fn is_ours(metadata: &MetadataMap) -> bool {
     metadata.contains_key(MARK)
 }
@@ -290,11 +295,11 @@ impl Reports {
                 None => self.register().await?,
             };
             *lock(&self.registered) = Some(controller);
-            if controller == Controller::Another && matches!(event, Event::SourceExhausted { .. }) {
+            match self.report(event).await {
                 // It has no such call. A source that stays is in its next checkpoint like any other.
-                return Ok(());
+                Err(status) if controller == Controller::Another && is_ours_alone(event, &status) => Ok(()),
+                answer => answer,
             }
-            self.report(event).await
         };
         let late = |_| Status::deadline_exceeded(format!("no answer within {}", crate::text::rounded(limit)));
         timeout(limit, calls).await.map_err(late)?
