@@ -87,7 +87,7 @@ async fn i6_b5_what_another_server_answers_for_a_moment_loses_no_report() {
     }
 }
 
-/// Everything that is logged on this thread, as text.
+/// Everything that winddown logs on this thread, as text.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<String>>);
 
@@ -102,6 +102,9 @@ impl<S: Subscriber> Layer<S> for Log {
             fn record_str(&mut self, field: &tracing::field::Field, value: &str) {
                 let _ = write!(self.0, " {field}={value}");
             }
+        }
+        if !event.metadata().target().starts_with("winddown") {
+            return;
         }
         let mut log = self.0.lock().unwrap();
         event.record(&mut Text(&mut log));
