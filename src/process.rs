@@ -74,3 +74,9 @@ pub use crate::worker_env::{CONTROLLER, JOB, LIFELINE, RUN, SPAWN, WORKER, Worke
 pub use error::ProcessError;
 pub use scheduler::{ProcessScheduler, ProcessSchedulerBuilder, WorkerProcess};
 pub use watchdog::{Watchdog, init};
+
+/// Whether these bytes are the record of a worker.
+#[cfg(test)]
+pub(crate) fn takes(bytes: &[u8]) -> bool {
+    serde_json::from_slice::<record::Record>(bytes).is_ok()
+}

@@ -19,6 +19,7 @@ use super::{
     error::{ApiError, NotLeader, Trouble},
     scheduler::token,
 };
+use crate::clock::bearable;
 
 /// How many requests for a lease may be in flight; there is never more than one.
 const IN_FLIGHT: usize = 1;
@@ -62,7 +63,7 @@ impl LeaseCandidate {
     /// How long the lease lasts after each renewal: so long nobody else may act after its holder died. In whole seconds, at least 2.
     #[must_use]
     pub fn lasts(mut self, lasts: Duration) -> Self {
-        self.lasts = Duration::from_secs(lasts.as_secs().max(2));
+        self.lasts = Duration::from_secs(bearable(lasts).as_secs().max(2));
         self.api = self.api.with_attempt(self.lasts / 3);
         self
     }
@@ -301,5 +302,23 @@ impl fmt::Debug for Leadership {
             .field("lasts", lasts)
             .field("held", &self.is_held())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn b13_a_lease_of_any_length_is_a_time_that_can_be_computed() {
+        let config = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
+        let candidate = LeaseCandidate::new(Client::try_from(config).unwrap(), "default", "name", "me");
+        for (asked, lasts) in [(Duration::ZERO, 2), (Duration::from_millis(9999), 9), (Duration::MAX, 30 * 365 * 86400)]
+        {
+            let candidate = candidate.clone().lasts(asked);
+            assert_eq!(candidate.lasts, Duration::from_secs(lasts));
+            assert!(surely_held(Instant::now(), candidate.lasts) > Instant::now());
+            assert!(i32::try_from(candidate.lasts.as_secs()).is_ok(), "what the API takes");
+        }
     }
 }
