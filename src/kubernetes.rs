@@ -44,6 +44,7 @@ mod lease;
 mod names;
 mod pod;
 mod scheduler;
+mod starts;
 mod stop;
 #[cfg(test)]
 mod tests;

@@ -56,11 +56,15 @@
 //! | `lifeline-<token>` | the named pipe of this scheduler |
 //! | `watchdog.log` | what a watchdog had to complain of |
 
+mod cgroup;
 mod error;
+mod folder;
 mod keeper;
 mod lifeline;
 mod lock;
 mod members;
+mod open;
+mod origin;
 mod proc;
 mod record;
 mod scheduler;
@@ -72,5 +76,6 @@ mod watchdog;
 
 pub use crate::worker_env::{CONTROLLER, JOB, LIFELINE, RUN, SPAWN, WORKER, WorkerEnv, WorkerEnvError};
 pub use error::ProcessError;
-pub use scheduler::{ProcessScheduler, ProcessSchedulerBuilder, WorkerProcess};
+pub use open::{HeldBy, ProcessSchedulerBuilder};
+pub use scheduler::{ProcessScheduler, WorkerProcess};
 pub use watchdog::{Watchdog, init};
