@@ -98,19 +98,8 @@ impl Group {
             && !self.0.components().any(|part| part.as_os_str() == "..")
     }
 
-    /// Moves a process that was started just now here, and what it has forked already. What they fork from now on is here as well.
-    pub(super) fn take_all(&self, pid: i32) -> io::Result<()> {
-        self.take(pid)?;
-        let mut next = children(pid);
-        // Those of a process that is here are here, but for those that it had before.
-        while let Some(child) = next.pop() {
-            self.take(child)?;
-            next.extend(children(child));
-        }
-        Ok(())
-    }
-
-    fn take(&self, pid: i32) -> io::Result<()> {
+    /// Moves a process here. What it forks from now on is here as well.
+    pub(super) fn take(&self, pid: i32) -> io::Result<()> {
         match fs::write(self.0.join("cgroup.procs"), pid.to_string()) {
             // It has ended.
             Err(error) if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => Ok(()),
@@ -193,15 +182,6 @@ impl Group {
         }
         Ok(folders)
     }
-}
-
-/// Those that are its children now. Where the kernel does not list them, what was forked in the first moment is known by its token alone.
-fn children(pid: i32) -> Vec<i32> {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    let children = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
-    children
-        .flat_map(|them| them.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>())
-        .collect()
 }
 
 /// A group that is removed while its files are open gives ENODEV.

@@ -24,6 +24,8 @@ pub(super) struct Marks {
     pub(super) leader: Option<Identity>,
     pub(super) token: Token,
     pub(super) group: Option<Group>,
+    /// All of it is in the control group. Not so where something may have left in the moment between its start and the group.
+    pub(super) holds_all: bool,
     /// `None`: only what shows itself is its.
     pub(super) origin: Option<Origin>,
     /// The leader is known from a record alone, which says that it was started by this user: it must prove itself by its token.
@@ -33,12 +35,18 @@ pub(super) struct Marks {
 }
 
 impl Marks {
+    /// Of a start that begins.
+    pub(super) fn new(token: Token, origin: Option<Origin>) -> Self {
+        Self { leader: None, token, group: None, holds_all: false, origin, recorded_user: None, known: HashSet::new() }
+    }
+
     /// Of a worker that is known from its record.
     pub(super) fn recorded(record: &Record, here: &Origin) -> Self {
         Self {
             leader: record.process,
             token: record.token.clone(),
             group: record.group.clone().filter(|group| group.is_of(&record.token)),
+            holds_all: record.holds_all,
             origin: Some(record.origin.as_ref().unwrap_or(here).clone()),
             recorded_user: Some(record.user.unwrap_or(0)),
             known: HashSet::new(),
@@ -48,7 +56,7 @@ impl Marks {
     /// Of a start whose record can't be read: its token is all that is known of it.
     pub(super) fn nameless(token: &Token, home: Option<&Home>) -> Self {
         let group = home.map(|home| home.group_of(token));
-        Self { leader: None, token: token.clone(), group, origin: None, recorded_user: Some(0), known: HashSet::new() }
+        Self { group, recorded_user: Some(0), ..Self::new(token.clone(), None) }
     }
 
     /// The start of the oldest process that can be its.
@@ -207,13 +215,29 @@ impl Survey<'_> {
             }
         }
         for (marks, found) in self.workers.iter().zip(&mut self.found) {
-            let origin = marks.origin.as_ref().filter(|_| marks.group.is_none() && process.id.start >= marks.began());
+            let origin = marks.origin.as_ref().filter(|_| !marks.holds_all && process.id.start >= marks.began());
             if let Some(why) = origin.and_then(|origin| origin.suspects(process, mark, top))
                 // It may have ended meanwhile: then there was nothing to read.
                 && !matches!(proc::read(process.id.pid), Ok(now) if now.is_none_or(|now| now.id != process.id || !now.live))
             {
                 found.unknown.push((process.id.pid, why));
             }
+        }
+    }
+}
+
+/// Gets what a worker has forked before it was in its control group into that, and says whether the group holds all of it: whether nothing is left
+/// that may be its as well.
+pub(super) fn gather(marks: &Marks, group: &Group) -> io::Result<bool> {
+    loop {
+        let mut found = survey(&[marks])?.pop().unwrap_or_default();
+        let inside = group.pids()?;
+        found.members.retain(|member| !inside.contains(&member.id.pid));
+        if found.members.is_empty() {
+            return Ok(found.unknown.is_empty());
+        }
+        for member in found.members {
+            group.take(member.id.pid)?;
         }
     }
 }

@@ -59,6 +59,9 @@ pub(super) struct Record {
     /// The control group that it was started in.
     #[serde(default)]
     pub(super) group: Option<Group>,
+    /// Whether all of it is in there.
+    #[serde(default)]
+    pub(super) holds_all: bool,
     /// Where the scheduler was that started it.
     #[serde(default)]
     pub(super) origin: Option<Origin>,

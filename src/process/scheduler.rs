@@ -1,7 +1,6 @@
 //! The scheduler itself: opening a state folder, starting workers, and the [`Scheduler`] contract.
 
 use std::{
-    collections::HashSet,
     fmt, io,
     path::{Path, PathBuf},
     process::{Command, ExitStatus},
@@ -166,9 +165,7 @@ impl ProcessScheduler {
 impl Shared {
     fn call(&self, key: &Key) -> Result<Called, ProcessError> {
         let token = Token::random().map_err(ProcessError::Proc)?;
-        let origin = Some(self.place.origin.clone());
-        let marks = Marks { leader: None, token, group: None, origin, recorded_user: None, known: HashSet::new() };
-        Ok(self.table.call(key.clone(), marks))
+        Ok(self.table.call(key.clone(), Marks::new(token, Some(self.place.origin.clone()))))
     }
 }
 

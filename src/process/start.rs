@@ -13,9 +13,10 @@ use tokio::sync::watch;
 
 use super::{
     LIFELINE, SPAWN,
-    cgroup::{Group, Home},
+    cgroup::Home,
     error::{ProcessError, state},
     folder::{make, open_file},
+    members::{Marks, gather},
     origin::Origin,
     proc,
     record::{Record, Token},
@@ -63,12 +64,13 @@ pub(super) fn start(
         process: None,
         user: None,
         group: None,
+        holds_all: false,
         origin: Some(place.origin.clone()),
     };
-    let Launched { child, leader, output } = launch(&mut ticket, place, env, &mut command, record)?;
+    let Launched { child, leader, holds_all, output } = launch(&mut ticket, place, env, &mut command, record)?;
     let (pid, end) = (child.id(), ticket.end());
     // A stop may have come in the meantime: then it is killed by this.
-    if ticket.started(child, leader) { Ok(Started { pid, output, end }) } else { Err(stopped(env)) }
+    if ticket.started(child, leader, holds_all) { Ok(Started { pid, output, end }) } else { Err(stopped(env)) }
 }
 
 pub(super) fn stopped(env: &WorkerEnv) -> ProcessError {
@@ -78,6 +80,7 @@ pub(super) fn stopped(env: &WorkerEnv) -> ProcessError {
 struct Launched {
     child: Child,
     leader: proc::Identity,
+    holds_all: bool,
     output: Output,
 }
 
@@ -107,11 +110,8 @@ fn launch(
         command.spawn().map_err(|error| spawn_error(command.get_program().display().to_string(), error))
     });
     let mut child = spawned.inspect_err(|_| output.discard())?;
-    match identify(&child, record.group.as_ref()).and_then(|(leader, user)| {
-        (record.process, record.user) = (Some(leader), Some(user));
-        ticket.records().write(&record).map(|()| leader)
-    }) {
-        Ok(leader) => Ok(Launched { child, leader, output }),
+    match identify(&child, &mut record, place).and_then(|leader| ticket.records().write(&record).map(|()| leader)) {
+        Ok(leader) => Ok(Launched { child, leader, holds_all: record.holds_all, output }),
         Err(error) => {
             // A worker without a record would be lost to the next scheduler. It has had no time to do anything.
             let killed = child.kill().and_then(|()| child.wait());
@@ -147,15 +147,21 @@ fn prepare(
 }
 
 /// Puts it into its control group, and tells it apart from everybody else.
-fn identify(child: &Child, group: Option<&Group>) -> Result<(proc::Identity, u32), ProcessError> {
+fn identify(child: &Child, record: &mut Record, place: &Place) -> Result<proc::Identity, ProcessError> {
     let pid = i32::try_from(child.id()).map_err(io::Error::other).map_err(ProcessError::Proc)?;
-    if let Some(group) = group {
-        group.take_all(pid).map_err(ProcessError::Proc)?;
+    if let Some(group) = &record.group {
+        group.take(pid).map_err(ProcessError::Proc)?;
     }
     // Our child is not reaped, so it is there, even if it has ended already.
     let process = proc::read(pid).map_err(ProcessError::Proc)?;
     let process = process.ok_or_else(|| ProcessError::Proc(io::Error::other(format!("no process {pid}"))))?;
-    Ok((process.id, proc::user(pid).map_err(ProcessError::Proc)?))
+    (record.process, record.user) = (Some(process.id), Some(proc::user(pid).map_err(ProcessError::Proc)?));
+    if let Some(group) = record.group.clone() {
+        let mut marks = Marks::new(record.token.clone(), Some(place.origin.clone()));
+        (marks.leader, marks.group) = (record.process, record.group.clone());
+        record.holds_all = gather(&marks, &group).map_err(ProcessError::Proc)?;
+    }
+    Ok(process.id)
 }
 
 fn open(path: &Path) -> Result<File, ProcessError> {

@@ -82,6 +82,17 @@ struct Left {
     found: Found,
 }
 
+/// Whose processes are looked at. Of a child of ours that lives nothing else need be known; but where no control group holds its children, they are
+/// looked at while they have parents that tell whose they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Look {
+    /// Those of workers that have ended.
+    Ended,
+    /// And of those that no stop has come to yet.
+    Unasked,
+    All,
+}
+
 /// What a step of a stop has come to.
 pub(super) struct Pressed {
     /// How many workers are left.
@@ -156,19 +167,19 @@ impl Table {
 
     /// The workers that are alive. Those that are gone are reaped and forgotten.
     pub(super) fn alive(&self, which: &Which) -> io::Result<Vec<Key>> {
-        let mut keys: Vec<Key> = self.left(which, false)?.into_iter().map(|left| left.key).collect();
+        let mut keys: Vec<Key> = self.left(which, Look::Ended)?.into_iter().map(|left| left.key).collect();
         keys.sort_unstable();
         Ok(keys)
     }
 
     /// Looks at all workers. Those that no control group holds have their children looked at, whose parents may be gone the next time.
     pub(super) fn look(&self) -> io::Result<()> {
-        self.left(&Which::default(), true).map(drop)
+        self.left(&Which::default(), Look::All).map(drop)
     }
 
     /// One step of a stop: asks the workers that have not been asked, and kills if `force` says so or a worker's grace period is over.
     pub(super) fn press(&self, which: &Which, force: bool, grace: Duration) -> io::Result<Pressed> {
-        let left = self.left(which, false)?;
+        let left = self.left(which, Look::Unasked)?;
         let mut pressed = Pressed { left: left.len(), refused: Vec::new(), unknown: Vec::new() };
         let mut workers = self.lock();
         for Left { key, found } in &left {
@@ -185,11 +196,12 @@ impl Table {
         Ok(pressed)
     }
 
-    fn left(&self, which: &Which, children_too: bool) -> io::Result<Vec<Left>> {
+    fn left(&self, which: &Which, look: Look) -> io::Result<Vec<Left>> {
         let (mut left, mut suspects) = (Vec::new(), Vec::new());
         for (key, entry) in self.lock().entries.iter().filter(|(key, _)| which.has(key)) {
             let key = key.clone();
-            let is_seen = children_too && entry.marks.group.is_none();
+            let is_meant = look == Look::All || (look == Look::Unasked && entry.asked.is_none());
+            let is_seen = is_meant && !entry.marks.holds_all;
             match &entry.body {
                 Body::Called | Body::Starting => left.push(Left { key, found: Found::default() }),
                 Body::Child(child) if !is_seen && !has_ended(child)? => {
@@ -271,6 +283,7 @@ impl Entry {
         let kill = force || asked.elapsed() >= grace;
         // All of it in one step, however fast it forks.
         let mut result = self.marks.group.as_ref().filter(|_| kill).map_or(Ok(()), |group| group.kill());
+        let mut as_a_group = !first && matches!(self.body, Body::Child(_));
         if let Body::Child(child) = &self.body
             && (kill || first)
             && !has_ended(child)?
@@ -279,12 +292,11 @@ impl Entry {
             // that no fork escapes.
             result =
                 result.and(signal_all(kill, |signal| gone_is_ok(kill_process_group(Pid::from_child(child), signal))));
+            as_a_group = true;
         }
         for member in &found.members {
             // A group that was asked as a whole is not asked again one by one: many programs take a second SIGTERM for "at once".
-            let asked_with_group = !first
-                && matches!(self.body, Body::Child(_))
-                && self.marks.leader.is_some_and(|leader| leader.pid == member.group);
+            let asked_with_group = as_a_group && self.marks.leader.is_some_and(|leader| leader.pid == member.group);
             if kill || (!asked_with_group && self.told.insert(member.id)) {
                 result = result.and(signal_all(kill, |signal| proc::signal(member.id, signal)));
             }

@@ -66,13 +66,13 @@ impl Ticket {
     }
 
     /// It has a process now. False if the run was stopped with force meanwhile: then that is killed, and listed until it is gone.
-    pub(in crate::process) fn started(mut self, child: Child, leader: proc::Identity) -> bool {
+    pub(in crate::process) fn started(mut self, child: Child, leader: proc::Identity, holds_all: bool) -> bool {
         self.has_process = true;
         let mut workers = self.table.lock();
         let is_stopped = workers.fences.refuses(&self.key.job, self.key.run);
         // Nothing removes an entry whose start is under way.
         let Some(entry) = self.entry(&mut workers) else { return !is_stopped };
-        entry.marks.leader = Some(leader);
+        (entry.marks.leader, entry.marks.holds_all) = (Some(leader), holds_all);
         entry.body = Body::Child(child);
         if is_stopped && let Err(error) = entry.press(&Found::default(), true, Duration::ZERO) {
             // The stop tries again until it is gone.
