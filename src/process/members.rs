@@ -216,7 +216,7 @@ impl Survey<'_> {
         }
         for (marks, found) in self.workers.iter().zip(&mut self.found) {
             let origin = marks.origin.as_ref().filter(|_| !marks.holds_all && process.id.start >= marks.began());
-            if let Some(why) = origin.and_then(|origin| origin.suspects(process, mark, top))
+            if let Some(why) = origin.and_then(|origin| origin.suspects(process, mark, top, marks.recorded_user.is_none()))
                 // It may have ended meanwhile: then there was nothing to read.
                 && !matches!(proc::read(process.id.pid), Ok(now) if now.is_none_or(|now| now.id != process.id || !now.live))
             {

@@ -8,7 +8,10 @@ use std::{collections::HashMap, io};
 
 use serde::{Deserialize, Serialize};
 
-use super::proc::{self, Identity, Process, Variable};
+use super::{
+    proc::{self, Identity, Process, Variable},
+    watchdog::PLAN,
+};
 
 /// What every worker of a scheduler has from it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,8 +43,15 @@ impl Origin {
         self.scheduler.start
     }
 
-    /// Why a process may be a worker's child, if it may. `top` is the oldest of its parents that is younger than the worker.
-    pub(super) fn suspects(&self, process: &Process, mark: &Variable, top: &Process) -> Option<&'static str> {
+    /// Why a process may be a worker's child, if it may. `top` is the oldest of its parents that is younger than the worker; `orphans` says whether
+    /// one with a whole environment of another kind may be as well.
+    pub(super) fn suspects(
+        &self,
+        process: &Process,
+        mark: &Variable,
+        top: &Process,
+        orphans: bool,
+    ) -> Option<&'static str> {
         if top.parent != self.scheduler.pid && !self.above.contains(&top.parent) {
             return None;
         }
@@ -52,13 +62,18 @@ impl Origin {
         }
         match mark {
             Variable::Unknown => Some("its environment can't be read, or is overwritten"),
-            // What is started by a process outside of our groups is outside of them: this one was left to it.
-            _ if !is_ours(top.parent) => {
+            // What is started by a process outside of our groups is outside of them: this one was left to it. Once the scheduler is
+            // gone, whatever else it had started has been left like that too.
+            _ if orphans && !is_ours(top.parent) && !is_watchdog(process.id.pid) => {
                 Some("it is an orphan in the scheduler's control group, with another environment")
             }
             _ => None,
         }
     }
+}
+
+fn is_watchdog(pid: i32) -> bool {
+    matches!(proc::variable(pid, PLAN), Variable::Value(_))
 }
 
 /// Whether groups, as in `/proc/<pid>/cgroup`, are those or below them.

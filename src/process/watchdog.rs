@@ -42,7 +42,7 @@ use super::{
 };
 
 /// Set in the watchdog alone: what it is to watch.
-const PLAN: &str = "WINDDOWN_WATCHDOG";
+pub(super) const PLAN: &str = "WINDDOWN_WATCHDOG";
 const READY: &[u8] = b"ready\n";
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// A worker whose start was cut off by the scheduler's death carries its token by then.

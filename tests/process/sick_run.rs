@@ -167,7 +167,7 @@ impl Bench {
     pub(crate) async fn finish(mut self) {
         self.pace = ms(1);
         let receipt = self.run(Manners::Healthy, async |_| {}).await;
-        assert_eq!(receipt.stopped().name(), "drained", "{receipt}");
+        assert_eq!(receipt.stopped().name(), "completed", "{receipt}");
         assert_exact(&self.stage.path(""), WORKERS);
     }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{
+    late::LATE_WORKER,
     report::CanHappen,
     state::digest_of_command,
     world::{End, JOB, RUN, World},
@@ -197,7 +198,9 @@ impl World {
 
     /// The end: what it claims is true of the world.
     pub(super) fn check_end(&mut self, stopped: &AnyStopped, before_crash: Option<&PhaseRecord>) {
-        let alive = self.alive();
+        let mut alive = self.alive();
+        // Who is started after the scheduler has said its last word is started after the proof.
+        alive.retain(|worker| *worker != LATE_WORKER || self.late_was_listed);
         // The scheduler was asked at most so long ago; who has appeared since is not seen.
         let unseen = self.plan.appeared_at.is_some_and(|at| self.now() - at < VERIFY_EVERY);
         if !alive.is_empty() && !unseen {
