@@ -35,7 +35,7 @@ pub(super) fn open(folder: &Path) -> Result<PathBuf, ProcessError> {
             ));
         }
     }
-    sync_entries(&folder).map_err(state(&folder))?;
+    sync_entries(&folder, |above| File::open(above)?.sync_all()).map_err(state(&folder))?;
     Ok(folder)
 }
 
@@ -87,17 +87,33 @@ fn untrusted(path: &Path, got: String, could: &'static str) -> ProcessError {
 }
 
 /// Makes the entries that lead to the folder durable, also if it was there: whoever made it may have crashed before its own sync.
-fn sync_entries(folder: &Path) -> io::Result<()> {
-    let device = fs::metadata(folder)?.dev();
+fn sync_entries(folder: &Path, mut sync: impl FnMut(&Path) -> io::Result<()>) -> io::Result<()> {
     for above in folder.ancestors().skip(1) {
-        if fs::metadata(above)?.dev() != device {
-            break;
-        }
-        match File::open(above) {
-            // Who may not read it can't have made the entry, in any usual set of rights; those above are as old.
+        match sync(above) {
+            // Who may not read a folder can't have made an entry in it, in any usual set of rights; those above are as old.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => break,
-            opened => opened?.sync_all()?,
+            // Where another file system begins that can't be synced (a read-only image), nothing was made either.
+            Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => break,
+            synced => synced?,
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn b14_every_entry_that_leads_to_the_folder_is_synced() {
+        let mut synced = Vec::new();
+        let sync = |above: &Path| {
+            synced.push(above.to_owned());
+            Ok(())
+        };
+        sync_entries(Path::new("/a/b/c"), sync).unwrap();
+        assert_eq!(synced, ["/a/b", "/a", "/"].map(PathBuf::from));
+        let failed = sync_entries(Path::new("/a/b"), |_| Err(io::ErrorKind::StorageFull.into()));
+        assert_eq!(failed.unwrap_err().kind(), io::ErrorKind::StorageFull, "it is not ignored");
+    }
 }

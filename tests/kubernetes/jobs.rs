@@ -121,7 +121,7 @@ impl Bench {
     /// Runs on to the end of the input, and checks that nothing was lost or doubled.
     async fn finish(self, scheduler: &KubernetesScheduler) {
         let receipt = self.run(scheduler, 1, async |_| {}).await;
-        assert_eq!(receipt.stopped().name(), "drained", "{receipt}");
+        assert_eq!(receipt.stopped().name(), "completed", "{receipt}");
         assert_exact(self.folder.path(), WORKERS);
     }
 }

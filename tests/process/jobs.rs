@@ -53,7 +53,8 @@ async fn a_worker_killed_during_the_final_checkpoint() {
     })
     .await;
     assert_eq!(walked(&receipt), FORCED, "{receipt}");
-    assert!(receipt.last_error().unwrap().contains("worker 1 left with 1 unfinished tasks"));
+    let error = receipt.last_error().unwrap();
+    assert!(error.contains("worker 1 left with 1 unfinished tasks"), "{error}");
 }
 
 /// The manifest is durable and a commit is missing: that is no `Checkpointed`, and the next run carries the commit out.

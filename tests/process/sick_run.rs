@@ -147,6 +147,7 @@ impl Bench {
             .store(Arc::clone(&self.store) as Arc<dyn DynCheckpointStore>);
         let builder = JobContext::builder(&open).simulated().limits(self.limits.clone()).mailbox(mailbox);
         let (mut context, running) = builder.build(controller.build(), scheduler.clone()).unwrap();
+        context.hear_of_ends();
         let (progress, sender) = (context.progress(), context.sender());
         let (bound, limits, leaving) = (Cell::new(None), self.limits.clone(), registration.leaving());
         let mut live = Live { progress, sender, pids, bound, limits, port, leaving };
