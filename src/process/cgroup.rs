@@ -131,7 +131,7 @@ impl Group {
         for folder in self.folders()? {
             match fs::read_to_string(folder.join("cgroup.procs")) {
                 Ok(text) => {
-                    pids.extend(text.lines().filter_map(|line| line.parse::<i32>().ok().filter(|pid| *pid > 0)))
+                    pids.extend(text.lines().filter_map(|line| line.parse::<i32>().ok().filter(|pid| *pid > 0)));
                 }
                 // `ENOTSUP`: a threaded group, whose processes are listed above it.
                 Err(error)

@@ -78,8 +78,8 @@ pub(super) fn variable(pid: i32, name: &str) -> Variable {
     }
     // That of a first thread that has ended is empty; those that live on have it still.
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    let of_tasks = tasks.filter_map(|task| fs::read(task.path().join("environ")).ok()).map(|it| find(&it, name));
-    of_tasks.filter(|found| *found != Variable::Unknown).next().unwrap_or(Variable::Unknown)
+    let mut of_tasks = tasks.filter_map(|task| fs::read(task.path().join("environ")).ok()).map(|it| find(&it, name));
+    of_tasks.find(|found| *found != Variable::Unknown).unwrap_or(Variable::Unknown)
 }
 
 fn find(environment: &[u8], name: &str) -> Variable {
@@ -114,7 +114,7 @@ pub(super) fn hiding() -> io::Result<Option<String>> {
     let mounts = fs::read_to_string("/proc/self/mountinfo")?;
     let of_proc = |line: &&str| line.split(' ').nth(4) == Some("/proc");
     // The last one lies over the others.
-    let Some(options) = mounts.lines().filter(of_proc).last().and_then(|line| line.rsplit(' ').next()) else {
+    let Some(options) = mounts.lines().rfind(of_proc).and_then(|line| line.rsplit(' ').next()) else {
         return Ok(None);
     };
     let option = |name: &str| options.split(',').find_map(|option| option.strip_prefix(name));

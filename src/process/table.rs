@@ -13,6 +13,7 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, wa
 use tokio::sync::watch;
 
 use super::{
+    cgroup::Group,
     members::{Found, Marks, survey_twice},
     proc::{self, gone_is_ok},
     record::{Records, Token},
@@ -205,7 +206,7 @@ impl Table {
             match &entry.body {
                 Body::Called | Body::Starting => left.push(Left { key, found: Found::default() }),
                 Body::Child(child) if !is_seen && !has_ended(child)? => {
-                    left.push(Left { key, found: Found::default() })
+                    left.push(Left { key, found: Found::default() });
                 }
                 Body::Child(_) | Body::Adopted { .. } => suspects.push((key, entry.marks.clone())),
             }
@@ -282,7 +283,7 @@ impl Entry {
         let asked = *self.asked.get_or_insert_with(Instant::now);
         let kill = force || asked.elapsed() >= grace;
         // All of it in one step, however fast it forks.
-        let mut result = self.marks.group.as_ref().filter(|_| kill).map_or(Ok(()), |group| group.kill());
+        let mut result = self.marks.group.as_ref().filter(|_| kill).map_or(Ok(()), Group::kill);
         let mut as_a_group = !first && matches!(self.body, Body::Child(_));
         if let Body::Child(child) = &self.body
             && (kill || first)

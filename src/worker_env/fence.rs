@@ -35,13 +35,12 @@ impl Fences {
     /// A run, or every run of which there was a start, is stopped with force: from now on no start of it is let through.
     pub(crate) fn raise(&mut self, job: &JobId, run: Option<RunId>) {
         let of_job = self.0.entry(job.clone()).or_default();
-        match run {
-            Some(run) => drop(of_job.runs.insert(run)),
-            None => {
-                of_job.up_to = of_job.up_to.max(of_job.newest);
-                let up_to = of_job.up_to;
-                of_job.runs.retain(|run| Some(*run) > up_to);
-            }
+        if let Some(run) = run {
+            of_job.runs.insert(run);
+        } else {
+            let up_to = of_job.up_to.max(of_job.newest);
+            of_job.up_to = up_to;
+            of_job.runs.retain(|run| Some(*run) > up_to);
         }
     }
 }

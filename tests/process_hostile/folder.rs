@@ -72,9 +72,9 @@ async fn b10_no_symbolic_link_is_followed() {
         let target = stage.path("target");
         let is_folder = matches!(name, "workers" | "output");
         if is_folder {
-            fs::create_dir(&target).unwrap()
+            fs::create_dir(&target).unwrap();
         } else {
-            fs::write(&target, "untouched").unwrap()
+            fs::write(&target, "untouched").unwrap();
         }
         symlink(&target, stage.state().join(name)).unwrap();
         let opened = stage.builder().open().await;

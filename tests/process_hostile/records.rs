@@ -71,7 +71,8 @@ pub(crate) async fn dies(stage: &Stage, held_by: HeldBy, guarded: bool, scripts:
 
 fn records(stage: &Stage) -> Vec<(PathBuf, Value)> {
     let folder = stage.state().join("workers");
-    let names = files(&folder).into_iter().filter(|name| name.ends_with(".json"));
+    let names =
+        files(&folder).into_iter().filter(|name| std::path::Path::new(name).extension().is_some_and(|it| it == "json"));
     names
         .map(|name| folder.join(name))
         .map(|path| (path.clone(), serde_json::from_slice(&fs::read(path).unwrap()).unwrap()))
@@ -120,7 +121,7 @@ async fn i2_b8_the_next_scheduler_opens_and_ends_what_a_damaged_record_belongs_t
         if !dies(&stage, held_by, false, &[DEAF, DEAF], || damaged = damage(&stage, how)).await {
             continue;
         }
-        assert_eq!(workers_of(&stage).len() >= 2, true, "both live");
+        assert!(workers_of(&stage).len() >= 2, "both live");
         let scheduler = stage.builder().held_by(held_by).open().await.unwrap();
         assert_eq!(scheduler.workers_for_job(&job(), None).await.unwrap(), [WorkerId::new(2)], "whose record is whole");
         assert!(damaged.with_extension("damaged").exists());
@@ -232,14 +233,16 @@ async fn b10_folders_and_files_are_the_owners_alone() {
     stage.end(scheduler).await;
 }
 
+/// Ends its first thread, and goes on in another.
+const THREADS: &str = "import ctypes, threading, time\n\
+                       threading.Thread(target=lambda: time.sleep(600)).start()\n\
+                       open('up-1', 'w').close()\n\
+                       ctypes.CDLL(None).syscall(60, 0)";
+
 /// A leader that has ended while its threads go on is a zombie to those that look; its environment shows on its threads alone.
 #[tokio::test]
 async fn i2_b2_a_leader_that_has_ended_while_its_threads_live_is_found_by_the_next_scheduler() {
     let _alone = crate::ALONE.lock().await;
-    const THREADS: &str = "import ctypes, threading, time\n\
-                           threading.Thread(target=lambda: time.sleep(600)).start()\n\
-                           open('up-1', 'w').close()\n\
-                           ctypes.CDLL(None).syscall(60, 0)";
     if Command::new("python3").args(["-c", "import ctypes"]).status().map_or(true, |status| !status.success()) {
         return skipped("no python3");
     }

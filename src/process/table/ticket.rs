@@ -59,7 +59,7 @@ impl Ticket {
 
     /// It has this control group.
     pub(in crate::process) fn grouped(&mut self, group: Option<Group>) {
-        self.group = group.clone();
+        self.group.clone_from(&group);
         if let Some(entry) = self.entry(&mut self.table.lock()) {
             entry.marks.group = group;
         }

@@ -106,6 +106,7 @@ pub(super) enum Signal {
 }
 
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each may hold with each other")]
 pub(super) struct World {
     pub(super) chooser: Chooser,
     pub(super) scenario: &'static Scenario,
