@@ -4,6 +4,7 @@ use std::{
     env,
     pin::pin,
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use tokio::time::timeout;
@@ -53,9 +54,11 @@ async fn forced_stops(held_by: HeldBy) {
             }
             starts.push(tokio::spawn(async move { scheduler.start(env_of(run, number), command).await }));
         }
-        // Some rounds wait for a step or two of the starts.
-        for _ in 0..round % 4 {
-            tokio::task::yield_now().await;
+        // Some rounds come at once, others when some of the workers, or most, are there.
+        match round % 4 {
+            0 => {}
+            1 => tokio::task::yield_now().await,
+            millis => tokio::time::sleep(Duration::from_millis(10 * millis)).await,
         }
         force(&scheduler, run).await;
         assert_eq!(workers_of(&stage), [0; 0], "round {round}: alive after `Stopped`");
