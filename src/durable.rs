@@ -9,22 +9,19 @@ use std::{
 };
 
 /// Creates a folder durably, unless it exists, and returns its canonical path.
+///
+/// Makes the entries that lead to it durable in either case: its creator may have crashed before that.
 pub(crate) fn create_folder(folder: &Path) -> io::Result<PathBuf> {
-    let mut missing = Vec::new();
-    let mut above = folder;
-    while !above.exists() {
-        missing.push(above.to_path_buf());
-        match above.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => above = parent,
-            _ => break,
-        }
-    }
     fs::create_dir_all(folder)?;
     let folder = fs::canonicalize(folder)?;
-    for made in missing {
-        // The entry of a folder is in its parent.
-        if let Some(parent) = fs::canonicalize(made)?.parent() {
-            sync_folder(parent)?;
+    // The entry of a folder is in its parent.
+    for above in folder.ancestors().skip(1) {
+        match sync_folder(above) {
+            // Who may not read a folder can't have made an entry in it, in any usual set of rights; those above are as old.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => break,
+            // Where another file system begins that can't be synced (`/proc`, a read-only image), nothing was made either.
+            Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => break,
+            synced => synced?,
         }
     }
     Ok(folder)
@@ -109,5 +106,26 @@ pub(crate) mod crash {
         let result = work();
         LEFT.set(None);
         (result, DONE.take())
+    }
+}
+
+#[cfg(all(test, unix, feature = "journal"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn b14_the_entries_that_lead_to_a_folder_are_synced_whether_it_is_there_or_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("a/b");
+        let expected = fs::canonicalize(dir.path()).unwrap().join("a/b").ancestors().count() - 1;
+        for made_before in [false, true] {
+            let (created, steps) = crash::after(usize::MAX, || create_folder(&folder));
+            assert_eq!(created.unwrap(), fs::canonicalize(&folder).unwrap());
+            assert_eq!(steps, vec!["sync the folder"; expected], "made before: {made_before}");
+        }
+        // A crash before any of them is repaired by the next call, and not forgotten.
+        for steps in 0..expected {
+            assert!(crash::after(steps, || create_folder(&folder)).0.is_err());
+        }
     }
 }

@@ -13,7 +13,7 @@ use super::{
     api::Api,
     error::ApiError,
     fate::Fates,
-    pod::{exit_code, host_says_ended, is_alive, is_terminating, uid, worker_of},
+    pod::{exit_code, host_says_ended, is_alive, is_terminating, owner, uid},
     watcher::{News, Watcher},
 };
 use crate::contracts::{JobId, RunId, WorkerId};
@@ -100,7 +100,7 @@ impl Follower {
     }
 
     fn changed(&mut self, pod: &Pod) {
-        let Some((run, worker)) = worker_of(pod, &self.job) else { return };
+        let Some((run, worker)) = owner(pod, &self.job).worker() else { return };
         if run != self.run {
             return;
         }

@@ -62,7 +62,8 @@ pub(crate) fn remove_folder(path: &Path) -> io::Result<()> {
     sync_parent(path)
 }
 
-/// Creates a folder and its parents.
+/// Creates a folder and its parents. Makes its entry durable even if it exists: its creator may have
+/// crashed before that.
 pub(crate) fn create_folder(path: &Path) -> io::Result<()> {
     let missing: Vec<_> = path.ancestors().take_while(|folder| !folder.exists()).collect();
     for folder in missing.into_iter().rev().filter(|folder| !folder.as_os_str().is_empty()) {
@@ -71,6 +72,8 @@ pub(crate) fn create_folder(path: &Path) -> io::Result<()> {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             created => created?,
         }
+    }
+    for folder in path.ancestors().filter(|folder| !folder.as_os_str().is_empty() && folder.parent().is_some()) {
         sync_parent(folder)?;
     }
     Ok(())
@@ -92,7 +95,11 @@ fn sync_parent(path: &Path) -> io::Result<()> {
     };
     // Other systems can't open a folder for this.
     if SYNCED && cfg!(unix) {
-        File::open(parent)?.sync_all()?;
+        return match File::open(parent) {
+            // Who may not read a folder has made nothing in it.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+            opened => opened?.sync_all(),
+        };
     }
     Ok(())
 }
@@ -153,6 +160,14 @@ mod tests {
         }
         assert!(steps > 3, "a crash was tried between the steps");
         assert_eq!(fs::read(&path).unwrap(), b"new and longer");
+    }
+
+    #[test]
+    fn b14_the_entry_of_a_folder_that_is_there_is_synced_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("folder");
+        fs::create_dir(&folder).unwrap();
+        assert!(crash::after(0, || create_folder(&folder)).is_err(), "nothing was synced");
     }
 
     #[test]
