@@ -332,3 +332,52 @@ impl<IO> Connected for Visitor<IO> {
         self.guest.clone()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use tokio::io::DuplexStream;
+
+    use super::*;
+
+    async fn let_in(incoming: impl Stream<Item = io::Result<DuplexStream>> + Send, admission: Admission) -> usize {
+        let visitors = admitted(incoming, admission, KeepAlive::default(), || 0).collect::<Vec<_>>();
+        tokio::time::timeout(Duration::from_secs(60), visitors).await.map_or(0, |all| all.len())
+    }
+
+    /// `EMFILE` comes at once, again and again.
+    #[tokio::test(start_paused = true)]
+    async fn i5_b3_who_can_not_accept_waits_and_does_not_spin() {
+        let asked = AtomicU32::new(0);
+        let fails = stream::poll_fn(|_| {
+            asked.fetch_add(1, Ordering::Relaxed);
+            Poll::Ready(Some(Err(io::Error::from_raw_os_error(24))))
+        });
+        assert_eq!(let_in(fails, Admission::default()).await, 0);
+        let asked = asked.load(Ordering::Relaxed);
+        assert!((50..80).contains(&asked), "{asked} times in a minute");
+    }
+
+    /// An error of one connection says nothing of the next, and holds nobody up.
+    #[tokio::test(start_paused = true)]
+    async fn b3_a_connection_that_is_gone_before_it_is_accepted_holds_nobody_up() {
+        let begun = Instant::now();
+        let gone = (0..1000).map(|_| Err(io::ErrorKind::ConnectionAborted.into()));
+        let (one, _other) = tokio::io::duplex(64);
+        assert_eq!(let_in(stream::iter(gone.chain([Ok(one)])), Admission::default()).await, 1);
+        assert!(begun.elapsed().is_zero());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn b3_the_next_one_comes_in_when_one_has_gone() {
+        let all = stream::iter((0..3).map(|_| Ok::<_, io::Error>(tokio::io::duplex(64).0)));
+        let admission = Admission { connections: 2, ..Admission::default() };
+        let mut door = Box::pin(admitted(all, admission, KeepAlive::default(), || 0));
+        let (first, second) = (door.next().await, door.next().await);
+        assert!(first.is_some() && second.is_some());
+        assert!(tokio::time::timeout(Duration::from_secs(60), door.next()).await.is_err(), "there is no place");
+        drop(first);
+        assert!(door.next().await.is_some());
+    }
+}

@@ -41,6 +41,8 @@ use crate::{clock::bearable, mailbox::JobSender};
 /// | the job is not registered here, or has ended | `NOT_FOUND` |
 /// | it is another generation than the job's run | `FAILED_PRECONDITION` |
 /// | no context or body; an unknown worker, operator or subtask; a task of another worker; an epoch that was never ordered | `INVALID_ARGUMENT` |
+/// | it is larger than [`max_message`](ControllerOptions::max_message) | `OUT_OF_RANGE` |
+/// | the rest of it has not come within [`body`](ControllerOptions::body) | `DEADLINE_EXCEEDED` |
 /// | the job's mailbox is full, and stays so for [`mailbox_wait`](ControllerOptions::mailbox_wait) | `RESOURCE_EXHAUSTED` |
 ///
 /// That is what our own worker kit hears, which reports again. To any other worker an error for an answer is the end (Arroyo's report never
@@ -49,6 +51,9 @@ use crate::{clock::bearable, mailbox::JobSender};
 ///
 /// A call waits while its job's mailbox is full (back-pressure). The calls of other jobs do not wait with it, unless they share its
 /// connection, and [`calls_per_connection`](ControllerOptions::calls_per_connection) are waiting there: each worker has one of its own.
+///
+/// Whoever calls, what he can take is bounded: connections ([`Admission`](crate::grpc::Admission)), and the bytes of messages on their way in
+/// ([`arriving`](ControllerOptions::arriving)). A message above 4 KiB is read only if a worker of a registered run speaks.
 #[derive(Clone, Default)]
 pub struct ControllerServer {
     options: ControllerOptions,

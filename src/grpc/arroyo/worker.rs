@@ -1,5 +1,6 @@
 //! The worker kit in a process of its own.
 
+mod notice;
 mod reports;
 mod service;
 
@@ -22,7 +23,8 @@ use tonic::{
 };
 
 use self::{
-    reports::{Ends, Notice, Reports, Silence},
+    notice::Notice,
+    reports::{Ends, Reports, Silence},
     service::{Gate, Orders},
 };
 use super::{

@@ -1,9 +1,6 @@
 //! Reports to the controller, in their order, until each has been accepted.
 
-use std::{
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::sync::{Arc, Mutex};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use tokio::{
@@ -33,9 +30,7 @@ use crate::{
                 TaskFinishedReq, WorkerContext, WorkerFinishedReq, WorkerInitializationCompleteReq, WorkerResources,
                 controller_grpc_client::ControllerGrpcClient, job_controller_grpc_client::JobControllerGrpcClient,
             },
-            winddown::{
-                SourceExhaustedReq, WorkerLeavingReq, winddown_controller_grpc_client::WinddownControllerGrpcClient,
-            },
+            winddown::{SourceExhaustedReq, winddown_controller_grpc_client::WinddownControllerGrpcClient},
         },
     },
     text::{Printable, beginning},
@@ -87,7 +82,7 @@ enum Controller {
 
 /// What an answer means for a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Answer {
+pub(super) enum Answer {
     /// It is in.
     Accepted,
     /// The controller is there, but has no room now.
@@ -99,7 +94,7 @@ enum Answer {
 }
 
 impl Answer {
-    fn of(status: &Status) -> Self {
+    pub(super) fn of(status: &Status) -> Self {
         // Somebody else may be at the controller's address for a moment, whose words mean nothing.
         let is_ours = is_ours(status.metadata());
         match status.code() {
@@ -151,7 +146,7 @@ impl EventSink for Reports {
 }
 
 impl GrpcWorkerOptions {
-    fn backoff(&self) -> ExponentialBuilder {
+    pub(super) fn backoff(&self) -> ExponentialBuilder {
         ExponentialBuilder::new()
             .with_min_delay(bearable(self.backoff_min).max(MOMENT))
             .with_max_delay(bearable(self.backoff_max).max(MOMENT))
@@ -160,52 +155,7 @@ impl GrpcWorkerOptions {
     }
 }
 
-/// What a worker says when it is asked to leave, beside its reports: a backlog of those must not delay it.
-pub(super) struct Notice {
-    context: WorkerContext,
-    channel: Channel,
-    options: GrpcWorkerOptions,
-    /// How long the worker works on.
-    time: Duration,
-}
-
-impl Notice {
-    pub(super) fn new(addressee: &Addressee, channel: Channel, options: GrpcWorkerOptions, time: Duration) -> Self {
-        Self { context: context(addressee), channel, options, time }
-    }
-
-    /// Tells the controller, and returns when the time is over.
-    pub(super) async fn give(&self) {
-        if self.time.is_zero() {
-            return;
-        }
-        let told = async {
-            self.tell().await;
-            std::future::pending::<()>().await;
-        };
-        // Told or not, the time is the same.
-        let _ = timeout(self.time, told).await;
-    }
-
-    async fn tell(&self) {
-        let mut waits = self.options.backoff().build();
-        loop {
-            let mut client = WinddownControllerGrpcClient::new(self.channel.clone());
-            let message = WorkerLeavingReq { worker_context: Some(self.context.clone()), time: wire::now() };
-            let mut request = message.into_request();
-            request.set_timeout(bearable(self.options.calls.call));
-            Dialect::say_kit(request.metadata_mut());
-            match timeout(self.options.calls.call, client.worker_leaving(request)).await {
-                Ok(Ok(_)) => return,
-                // A controller that does not know the call hears of it by the worker's end.
-                Ok(Err(status)) if Answer::of(&status) == Answer::Never => return,
-                _ => sleep(waits.next().unwrap_or(self.options.backoff_max)).await,
-            }
-        }
-    }
-}
-
-fn context(addressee: &Addressee) -> WorkerContext {
+pub(super) fn context(addressee: &Addressee) -> WorkerContext {
     WorkerContext {
         machine_id: String::new(),
         worker_id: addressee.worker.get(),
