@@ -229,17 +229,22 @@ impl Survey<'_> {
 /// Gets what a worker has forked before it was in its control group into that, and says whether the group holds all of it: whether nothing is left
 /// that may be its as well.
 pub(super) fn gather(marks: &Marks, group: &Group) -> io::Result<bool> {
-    loop {
-        let mut found = survey(&[marks])?.pop().unwrap_or_default();
-        let inside = group.pids()?;
-        found.members.retain(|member| !inside.contains(&member.id.pid));
-        if found.members.is_empty() {
-            return Ok(found.unknown.is_empty());
+    // As with an empty survey, once is not enough: what forks and ends while `/proc` is read can be missed.
+    let mut quiet = 0;
+    while quiet < 2 {
+        let found = survey(&[marks])?.pop().unwrap_or_default();
+        if !found.unknown.is_empty() {
+            return Ok(false);
         }
-        for member in found.members {
-            group.take(member.id.pid)?;
+        let inside = group.pids()?;
+        let outside: Vec<_> =
+            found.members.iter().map(|member| member.id.pid).filter(|pid| !inside.contains(pid)).collect();
+        quiet = if outside.is_empty() { quiet + 1 } else { 0 };
+        for pid in outside {
+            group.take(pid)?;
         }
     }
+    Ok(true)
 }
 
 /// As [`survey`], but a worker has no process only if it had none twice in a row: `/proc` is not read in one moment, so a process
