@@ -119,20 +119,20 @@ async fn idle(target: SocketAddr, count: usize) {
     std::future::pending::<()>().await;
 }
 
-/// Connections that say what they have to, a byte at a time, for as long as they are let.
+/// Connections that say what they have to, a byte at a time, and never the last one.
 async fn trickle(target: SocketAddr, count: usize) {
     let mut all = JoinSet::new();
     for _ in 0..count {
-        let stream = connect(target).await.unwrap();
+        let mut stream = connect(target).await.unwrap();
         all.spawn(async move {
-            for byte in b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r".iter().cycle() {
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                let mut answer = [0; 64];
-                let ended = matches!(stream.try_read(&mut answer), Ok(0)) || stream.try_write(&[*byte]).is_err();
-                if ended {
+            // All but the last byte of what an HTTP/2 connection begins with.
+            for byte in b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r" {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                if stream.write_all(&[*byte]).await.is_err() {
                     return;
                 }
             }
+            while stream.read(&mut [0; 64]).await.is_ok_and(|count| count > 0) {}
         });
     }
     say("ready");
