@@ -57,7 +57,8 @@ pub use error::{ApiError, NotLeader, StartError, TemplateError, Trouble};
 pub use follow::{Follower, PodChange};
 pub use lease::{Leadership, LeaseCandidate};
 pub use names::{INSTANCE_LABEL, JOB_ANNOTATION, JOB_LABEL, RUN_LABEL, START_ANNOTATION, WORKER_LABEL};
-pub use scheduler::{KubernetesScheduler, KubernetesSchedulerBuilder, Unconfirmed, WorkerPod};
+pub use scheduler::{KubernetesScheduler, KubernetesSchedulerBuilder, Unconfirmed};
+pub use starts::WorkerPod;
 
 /// A client as the scheduler wants it: it leaves waiting and trying again to the scheduler, which knows how long there is.
 ///

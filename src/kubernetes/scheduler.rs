@@ -22,8 +22,8 @@ use super::{
     follow::{Follower, PodChange},
     lease::Leadership,
     names::{START_ANNOTATION, selector},
-    pod::{Common, Owner, check, is_alive, make, name, owner, uid},
-    starts::{Starts, Ticket},
+    pod::{Common, Owner, check, is_alive, make, name, owner},
+    starts::{Starts, Ticket, WorkerPod},
     stop::{Step, Stop},
 };
 use crate::{
@@ -221,7 +221,7 @@ impl KubernetesScheduler {
             // The stop looks again when this is over, and deletes it.
             return Err(stopped());
         }
-        Ok(WorkerPod { name: name(&pod).to_owned(), uid: uid(&pod).to_owned() })
+        Ok(WorkerPod::new(&pod))
     }
 
     /// The pod that has the name, if it is the one that was just created and whose answer was lost.
@@ -385,25 +385,6 @@ impl fmt::Debug for KubernetesSchedulerBuilder {
             .field("limit", &self.limit)
             .field("in_flight", &self.in_flight)
             .finish_non_exhaustive()
-    }
-}
-
-/// A worker's pod that was created.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WorkerPod {
-    name: String,
-    uid: String,
-}
-
-impl WorkerPod {
-    /// The pod's name.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// The pod's UID: no other pod ever has it, whatever its name.
-    pub fn uid(&self) -> &str {
-        &self.uid
     }
 }
 

@@ -6,12 +6,16 @@ use std::{
     time::Duration,
 };
 
+use k8s_openapi::api::core::v1::Pod;
 use tokio::{
     sync::watch,
     time::{Instant, sleep_until, timeout_at},
 };
 
-use super::error::StartError;
+use super::{
+    error::StartError,
+    pod::{name, uid},
+};
 use crate::{
     clock::after,
     contracts::{JobId, RunId, SchedulerError, WorkerId},
@@ -149,5 +153,28 @@ impl Drop for Ticket {
         }
         drop(known);
         self.starts.changed.send_replace(());
+    }
+}
+
+/// A worker's pod that was created.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkerPod {
+    name: String,
+    uid: String,
+}
+
+impl WorkerPod {
+    pub(super) fn new(pod: &Pod) -> Self {
+        Self { name: name(pod).to_owned(), uid: uid(pod).to_owned() }
+    }
+
+    /// The pod's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The pod's UID: no other pod ever has it, whatever its name.
+    pub fn uid(&self) -> &str {
+        &self.uid
     }
 }

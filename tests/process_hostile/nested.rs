@@ -39,6 +39,13 @@ async fn i2_b15_the_workers_of_a_worker_end_with_it() {
     ] {
         let stage = Stage::new();
         let Some(scheduler) = held(&stage, outer).await else { continue };
+        if inner == "group" {
+            let Some(tried) = held(&Stage::new(), HeldBy::ControlGroup).await else {
+                stage.end(scheduler).await;
+                continue;
+            };
+            tried.close().await;
+        }
         let mut command = stage.this_program("nested::scheduler_entry");
         command.env(INNER, inner);
         let env = WorkerEnv::new(&OpenRun::without_store(job(), RUN), WorkerId::new(1), "");
