@@ -1,13 +1,14 @@
-//! File operations that survive a crash: what has returned is on the disk.
+//! File operations that survive a crash: when one returns, its result is on disk.
 //!
-//! Every change passes [`step`], at which tests stop the world: so they can try a crash between any two system calls.
+//! Every change calls [`step`], where tests can stop the world: so they can try a crash between any
+//! two system calls.
 
 use std::{
     fs, io,
     path::{Path, PathBuf},
 };
 
-/// Creates a folder, durably, unless it is there, and gives its canonical path.
+/// Creates a folder durably, unless it exists, and returns its canonical path.
 pub(crate) fn create_folder(folder: &Path) -> io::Result<PathBuf> {
     let mut missing = Vec::new();
     let mut above = folder;
@@ -29,7 +30,8 @@ pub(crate) fn create_folder(folder: &Path) -> io::Result<PathBuf> {
     Ok(folder)
 }
 
-/// Makes `name` in `folder` hold `contents`, in one step: a reader sees the old file or the new one, whole.
+/// Atomically makes `contents` the content of `name` in `folder`: a reader sees the complete old or
+/// new file.
 ///
 /// `unfinished` is a name in the same folder that no other writer uses now. A crash leaves it behind; the next call overwrites it.
 #[cfg(feature = "journal")]
@@ -43,7 +45,7 @@ pub(crate) fn replace(folder: &Path, name: &str, unfinished: &str, contents: &[u
     file.write_all(first)?;
     step("write on")?;
     file.write_all(second)?;
-    // Before the name: a file that has its name is whole, whatever crashes.
+    // Before the rename: a file with its final name is complete, whatever crashes.
     step("sync the file")?;
     file.sync_all()?;
     drop(file);
@@ -59,7 +61,8 @@ pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
     fs::File::open(folder)?.sync_all()
 }
 
-/// Folders can't be opened and synced elsewhere; the system keeps their entries in its own journal.
+/// On other systems folders can't be opened and synced; the system keeps their entries in its own
+/// journal.
 #[cfg(not(unix))]
 pub(crate) fn sync_folder(_folder: &Path) -> io::Result<()> {
     step("sync the folder")

@@ -1,11 +1,11 @@
-//! How values are shown to people.
+//! Displays values for people.
 
 use std::{
     fmt::{self, Write as _},
     time::Duration,
 };
 
-/// The first few, and how many more there are.
+/// The first few values, and the number of the others.
 pub(crate) fn shortened<T: ToString>(items: impl ExactSizeIterator<Item = T>) -> String {
     const SHOWN: usize = 8;
     let more = items.len().saturating_sub(SHOWN);

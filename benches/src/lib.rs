@@ -1,4 +1,5 @@
-//! What a shutdown costs, beside the ways people do it today: the measurements, and what is made of their figures.
+//! What a shutdown costs, compared with the usual ways to do it: the measurements, and the page of
+//! their figures.
 //!
 //! Two programs and a test use it: `performance` (`cargo bench -p winddown-benches`) prints tables, `bench_report` writes
 //! `docs/performance.md`, and `tests/performance_page.rs` compares that page with the stored figures.

@@ -148,7 +148,7 @@ impl fmt::Display for OrderErrorKind {
 /// The failures of an order to many workers: which workers did not accept it, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OrderReport {
-    /// The command's [name](super::Command::name).
+    /// The command, as [`Command::name`](super::Command::name) names it.
     pub order: &'static str,
     /// How many workers it went to.
     pub workers: usize,

@@ -20,7 +20,7 @@ use winddown_benches::{
 struct Command {
     #[command(flatten)]
     args: Args,
-    /// Measures nothing.
+    /// Measures nothing; only renders the page from the stored figures.
     #[arg(long)]
     render: bool,
 }

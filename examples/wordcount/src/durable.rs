@@ -1,8 +1,8 @@
-//! File operations that survive a crash: what has returned is on the disk, and what was interrupted is either whole or
-//! not there.
+//! File operations that survive a crash: the result of a returned call is on disk, and the result
+//! of an interrupted call is either complete or absent.
 //!
-//! Every operation that changes the disk passes [`step`], at which the tests of the modules above stop the world: so they can
-//! try a crash between any two system calls.
+//! Every operation that changes the disk calls [`step`], where the tests of the modules above can
+//! stop the world: so they can try a crash between any two system calls.
 
 use std::{
     fs::{self, File},
@@ -10,14 +10,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The ending of files that are being written; such a file means nothing and may be deleted.
+/// The extension of files that are being written; such a file has no meaning and may be deleted.
 pub(crate) const UNFINISHED: &str = "tmp";
 
-/// The crashes of the tests are crashes of the process and not of the system: they would only be slower.
+/// The crashes in the tests are crashes of the process, not of the system, so syncing would only
+/// make them slower.
 const SYNCED: bool = !cfg!(test);
 
-/// Writes a file that is on the disk, name and contents, when this returns. An interrupted call leaves a partial file:
-/// use it only for names that nobody trusts yet.
+/// Writes a file; its name and contents are on disk when this returns. An interrupted call leaves a
+/// partial file: use it only for names that are not trusted yet.
 pub(crate) fn write(path: &Path, contents: &[u8]) -> io::Result<()> {
     step()?;
     let mut file = File::create(path)?;
@@ -31,7 +32,7 @@ pub(crate) fn write(path: &Path, contents: &[u8]) -> io::Result<()> {
     sync_parent(path)
 }
 
-/// Replaces a file in one step: a reader sees the old contents or the new ones, whole.
+/// Replaces a file atomically: a reader sees the complete old or new contents.
 pub(crate) fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
     let mut unfinished = path.as_os_str().to_owned();
     unfinished.push(".");
@@ -48,20 +49,20 @@ pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
     sync_parent(to)
 }
 
-/// Removes a file; one that is not there is removed already.
+/// Removes a file; it need not exist.
 pub(crate) fn remove(path: &Path) -> io::Result<()> {
     step()?;
     absent_is_fine(fs::remove_file(path))
 }
 
-/// Removes a folder with all that is in it; one that is not there is removed already.
+/// Removes a folder with its contents; it need not exist.
 pub(crate) fn remove_folder(path: &Path) -> io::Result<()> {
     step()?;
     absent_is_fine(fs::remove_dir_all(path))?;
     sync_parent(path)
 }
 
-/// Creates a folder and those above it.
+/// Creates a folder and its parents.
 pub(crate) fn create_folder(path: &Path) -> io::Result<()> {
     let missing: Vec<_> = path.ancestors().take_while(|folder| !folder.exists()).collect();
     for folder in missing.into_iter().rev().filter(|folder| !folder.as_os_str().is_empty()) {

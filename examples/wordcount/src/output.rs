@@ -1,19 +1,21 @@
 //! The sink's files: exactly-once output by a two-phase commit.
 //!
-//! Each worker has a folder of its own. Between two barriers the sink collects counts; at a barrier these become a
-//! *transaction*: a file of their own, durable but *pending* (the first phase). Once the checkpoint is durable, the file is renamed
-//! to its *committed* name (the second phase). The worker's output is what its committed files add up to:
+//! Each worker has its own folder. Between two barriers the sink collects counts; at a barrier
+//! these become a *transaction*: a separate file, durable but *pending* (the first phase). Once the
+//! checkpoint is durable, the file is renamed to its *committed* name (the second phase). The
+//! worker's output is the sum of its committed files:
 //!
 //! | file | meaning |
 //! |---|---|
-//! | `EPOCH-RUN.pending` | the counts between the barrier before `EPOCH` and that of `EPOCH`; worth nothing until the checkpoint is complete |
+//! | `EPOCH-RUN.pending` | the counts between the previous barrier and that of `EPOCH`; without effect until the checkpoint is complete |
 //! | `EPOCH-RUN.counts` | the same, committed |
-//! | `EPOCH.base` | all committed counts up to `EPOCH`, folded into one file; older bases and counts up to `EPOCH` mean nothing beside it |
-//! | `….tmp` | a file that was being written; means nothing |
+//! | `EPOCH.base` | all committed counts up to `EPOCH`, merged into one file; older bases and counts up to `EPOCH` have no effect any more |
+//! | `….tmp` | a file that was being written; it has no meaning |
 //!
-//! Why a crash at any moment loses and doubles nothing: a run starts from a checkpoint that is complete, and first of all
-//! [`Output::open`] renames again the transactions that the checkpoint names (a rename that is done already is done),
-//! and deletes every other pending file, since its input is read again. A base takes effect in one rename.
+//! Why a crash at any moment loses and duplicates nothing: a run starts from a complete checkpoint.
+//! First [`Output::open`] renames the transactions that the checkpoint names (if they have not been
+//! renamed yet), and deletes every other pending file, because its input is read again. A base
+//! takes effect in one rename.
 
 use std::{
     fs, io,
@@ -25,7 +27,7 @@ use winddown::{Epoch, RunId};
 
 use crate::{durable, table, words::Counts};
 
-/// More committed files than this are folded into the base while the job runs.
+/// More committed files than this are merged into the base while the job runs.
 const MANY: usize = 64;
 
 /// One transaction of one sink, as its checkpoint names it.
@@ -53,10 +55,10 @@ impl Transaction {
     }
 }
 
-/// Why output can't be written or trusted.
+/// Why the output can't be written or trusted.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OutputError {
-    /// The operating system says so.
+    /// An error of the operating system.
     #[error("output in `{}`: {source}", folder.display())]
     Io {
         /// The folder.
@@ -89,7 +91,7 @@ pub(crate) enum OutputError {
         /// What is missing.
         transaction: Transaction,
     },
-    /// A file is not what was written.
+    /// The content of a file is not what was written.
     #[error("`{}` is damaged: {problem}; restore it, or start over with --fresh", path.display())]
     Damaged {
         /// The file.
@@ -118,7 +120,7 @@ pub(crate) enum OutputError {
     CommitData(String),
 }
 
-/// What lies in a worker's folder.
+/// The files in a worker's folder.
 #[derive(Debug, Default)]
 struct Listing {
     /// The newest base.
@@ -126,7 +128,7 @@ struct Listing {
     /// Committed transactions that are not in the base, oldest first.
     committed: Vec<Transaction>,
     pending: Vec<Transaction>,
-    /// What means nothing any more.
+    /// Files without effect.
     garbage: Vec<PathBuf>,
 }
 
@@ -144,7 +146,8 @@ pub(crate) struct Output {
 
 impl Output {
     /// Opens a worker's output for a run that starts from checkpoint `from` (from the beginning for `None`), in which the sink
-    /// named `transactions`. Afterwards the committed files hold exactly what the checkpoint says.
+    /// named `transactions`. Afterwards the committed files contain exactly what the checkpoint
+    /// says.
     pub(crate) fn open(
         folder: PathBuf,
         from: Option<Epoch>,
@@ -174,7 +177,7 @@ impl Output {
         durable::write(&path, &table::encode(counts)).map_err(|error| self.failed(error))
     }
 
-    /// The second phase: makes transactions count. Those that do already stay as they are.
+    /// The second phase: commits transactions. Committed ones stay as they are.
     pub(crate) fn commit(&self, transactions: &[Transaction]) -> Result<(), OutputError> {
         for &transaction in transactions {
             let committed = self.path(&transaction.file("counts"));
@@ -202,12 +205,13 @@ impl Output {
         self.add_up(&self.list()?)
     }
 
-    /// Folds all committed counts into one base, if there are `at_least` so many files of them.
+    /// Merges all committed counts into one base, if there are `at_least` so many files of them.
     fn fold(&self, at_least: usize) -> Result<(), OutputError> {
         let found = self.list()?;
         let Some(newest) = found.committed.last().filter(|_| found.committed.len() >= at_least) else { return Ok(()) };
         let totals = self.add_up(&found)?;
-        // From this rename on the older files mean nothing; until then the new base does not exist.
+        // From this rename on the older files have no effect; until then the new base does not
+        // exist.
         durable::replace(&self.path(&base_file(newest.epoch)), &table::encode(&totals))
             .map_err(|error| self.failed(error))?;
         for path in self.list()?.garbage {

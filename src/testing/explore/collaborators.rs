@@ -1,4 +1,5 @@
-//! What the code under test talks to: a transport, a store, a scheduler and a journal, all of one simulated world. Every call is a choice.
+//! The collaborators of the code under test: a transport, a store, a scheduler and a journal of one
+//! simulated world. Every call is a choice.
 
 use std::{future::pending, time::Duration};
 
@@ -21,29 +22,29 @@ use crate::{
 /// How a call ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Fate {
-    /// It is done, and answered.
+    /// It takes effect, and is answered.
     Done,
-    /// It is not done, and the answer is an error that is worth a retry.
+    /// It has no effect, and the answer is a retryable error.
     Error,
-    /// It is done, and the answer is an error all the same.
+    /// It takes effect, but the answer is an error.
     DoneAndError,
-    /// It is not done, and never will be.
+    /// It has no effect, and the error is permanent.
     Refused,
-    /// It is not done, and never answered.
+    /// It has no effect, and is never answered.
     Silence,
-    /// It is done, and never answered.
+    /// It takes effect, but is never answered.
     DoneAndSilence,
-    /// It is done, and answered late, but in time.
+    /// It takes effect, and is answered late, but in time.
     LateAnswer,
-    /// It is done when nobody waits for it any more.
+    /// It takes effect when the caller no longer waits.
     DoneTooLate,
-    /// It is answered as if it were done.
+    /// It is answered as if it had taken effect.
     Ignored,
-    /// The controller dies before it is done.
+    /// The controller dies before it takes effect.
     CrashBefore,
-    /// The controller dies before it hears the answer.
+    /// The controller dies before it gets the answer.
     CrashAfter,
-    /// The controller dies, and then it is done.
+    /// The controller dies, and then it takes effect.
     CrashAndDone,
 }
 
@@ -74,10 +75,10 @@ const OF_READS: &[Fate] = &[Done, Error, Refused, Silence, LateAnswer, CrashBefo
 
 /// How long a late answer takes: less than every limit. Virtual milliseconds, as everywhere here.
 const LATE: u64 = 3;
-/// When what a crashed controller had sent is done.
+/// When the calls of a crashed controller take effect.
 const AFTER_CRASH: u64 = 2;
 
-/// When a call that is done too late is done: after the call's limit.
+/// When a late call takes effect: after the call's limit.
 const fn too_late(effect: &Effect) -> u64 {
     match effect {
         Effect::Order(..) | Effect::Write(_) => 7,
@@ -90,7 +91,7 @@ const fn too_late(effect: &Effect) -> u64 {
 #[derive(Clone, Debug)]
 pub struct Simulated(pub(super) Shared);
 
-/// A call that is under way: part of the state for as long as it is.
+/// A call in progress, which is part of the state meanwhile.
 struct UnderWay<'a>(&'a Shared, (u8, u64));
 
 impl Drop for UnderWay<'_> {
@@ -103,14 +104,14 @@ impl Drop for UnderWay<'_> {
 }
 
 enum Failed {
-    /// The world can't.
+    /// A temporary failure of the whole world.
     World(Refusal),
-    /// This call can't: for now, or for ever.
+    /// A temporary or permanent failure of this call.
     Call { for_ever: bool },
 }
 
 impl Simulated {
-    /// Whether the job has a checkpoint store: this one.
+    /// Whether the job has this checkpoint store.
     pub fn has_store(&self) -> bool {
         lock(&self.0).scenario.has_store
     }
@@ -202,7 +203,7 @@ impl Transport for Simulated {
         let is_reachable = {
             let mut world = lock(&self.0);
             world.check_order(at, order.run, &order.command);
-            // How often it was tried is part of the state.
+            // The number of attempts is part of the state.
             world.sent = world.sent.wrapping_add(digest(&(at, digest_of_command(&order.command))));
             !(world.workers[at].is_dead || world.workers[at].is_frozen)
         };

@@ -1,4 +1,5 @@
-//! Everything that happens to a job from outside: workers speak, requests come, things break. At every step it is a choice which.
+//! Everything that happens to a job from outside: reports of workers, requests, and failures. Every
+//! step is a choice.
 
 use std::{
     future::poll_fn,
@@ -25,15 +26,16 @@ use crate::{
 /// Virtual milliseconds.
 const HEARTBEAT_EVERY: u64 = 5;
 const OPENING_AFTER: u64 = 2;
-/// In a world in which nothing changes, there are choices this long after the last change.
+/// If nothing changes, choices continue for this long after the last change.
 const QUIET_CHOICES: [u64; 4] = [1, 4, 9, 24];
 const DELAY: u64 = 15;
-/// A job that nothing stops is told to stop after this, and by force after twice that.
+/// A job that is not stopped gets a stop request after this time, and a force request after twice
+/// that.
 const RESCUE_AFTER: u64 = 150;
 /// No schedule takes longer than this, whatever goes wrong in it.
 const TOO_LONG: u64 = 4000;
 
-/// What is planned, and what of it is done. Part of the state.
+/// The plan, and the finished part of it. Part of the state.
 #[derive(Clone, Copy, Debug, Default, Hash)]
 pub(super) struct Plan {
     last_step: u64,
@@ -50,15 +52,15 @@ pub(super) struct Plan {
     pub(super) appeared_at: Option<u64>,
 }
 
-/// What the environment can do next. The first that is possible is what happens if nothing goes wrong.
+/// The next possible actions of the environment. The first possible one is the default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
-    /// What is `n`th on its way arrives.
+    /// The `n`th message in flight arrives.
     Arrive(usize),
     Nothing,
-    /// What is first on its way arrives, and will arrive again.
+    /// The first message in flight arrives, and will arrive again.
     ArriveTwice,
-    /// What is first on its way takes longer.
+    /// The first message in flight takes longer.
     Delay,
     Ask(StopRequest),
     Crash,
@@ -66,7 +68,7 @@ enum Step {
     Die(usize),
     Freeze(usize),
     Fail(usize),
-    /// A worker appears after the last one had gone: one that was started late, say.
+    /// A worker appears after the last one had gone, for example one that was started late.
     Appear,
     Strangers,
     Exhaust,
@@ -128,7 +130,7 @@ impl<'a> Environment<'a> {
 }
 
 impl World {
-    /// A controller starts, the first or one that follows a crash.
+    /// A controller starts, either the first one or one after a crash.
     pub(super) fn begin_attempt(&mut self) {
         let now = self.now();
         self.attempt += 1;
@@ -203,7 +205,7 @@ impl World {
         for at in 0..2 {
             let worker = &self.workers[at];
             if !worker.is_dead && !worker.is_frozen {
-                // A full mailbox means that heartbeats wait in it already.
+                // If the mailbox is full, it already contains heartbeats.
                 let _ = sender.try_event(WorkerEvent::new(RUN, Self::worker_id(at), Event::Heartbeat));
             }
         }
@@ -220,7 +222,7 @@ impl World {
         }
     }
 
-    /// Nothing in the world stops this job: somebody does.
+    /// Nothing else stops this job, so a request does.
     fn rescue(&mut self, now: u64, ask: Ask<'_>) {
         let phase = self.progress.as_ref().map(|progress| progress.borrow().phase);
         if self.plan.rescues == 0 && phase == Some(PhaseKind::Running) {
@@ -232,10 +234,10 @@ impl World {
         self.plan.rescue_at = (self.plan.rescues < 2).then_some(now + RESCUE_AFTER);
     }
 
-    /// A failure that the job was told of does not leave it running.
+    /// After a reported failure the job does not keep running.
     fn check_noticed(&mut self, now: u64) {
         let phase = self.progress.as_ref().map(|progress| progress.borrow().phase);
-        // Two attempts at the journal may stand between.
+        // Two attempts to write to the journal may be in between.
         if phase == Some(PhaseKind::Running) && self.failure_told_at.is_some_and(|at| now > at + 25) {
             self.violated("I5", "a task's failure was told, and the job still runs");
         }
@@ -329,7 +331,7 @@ impl World {
                 self.note(CanHappen::WorkerAppeared);
                 self.touch();
                 self.plan.appeared_at = Some(now);
-                // It takes no orders: nobody knows of it.
+                // It accepts no orders, because it is unknown.
                 (self.workers[1].is_dead, self.workers[1].is_frozen) = (false, true);
             }
             (Step::Strangers, _) => self.strangers_speak(),
@@ -383,7 +385,7 @@ impl World {
         self.touch();
     }
 
-    /// Workers of other runs, workers and tasks that nobody knows, checkpoints that nobody started.
+    /// Workers of other runs, unknown workers and tasks, and checkpoints that were never started.
     fn strangers_speak(&mut self) {
         self.note(CanHappen::StrangersSpeak);
         self.told = self.told.wrapping_add(1);

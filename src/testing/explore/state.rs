@@ -12,7 +12,7 @@ use crate::{
 };
 
 impl World {
-    /// Everything that decides what happens from here on, as far as it can be seen from outside of the futures.
+    /// Everything that determines the future, as far as it is visible outside of the futures.
     pub(super) fn digest(&self) -> u64 {
         let mut hasher = Folding::default();
         let now = self.now();
@@ -35,7 +35,7 @@ impl World {
         if let Some(progress) = &self.progress {
             let progress = progress.borrow();
             (progress.phase, progress.status, progress.requested, progress.alive, progress.retries).hash(&mut hasher);
-            // The clocks agree, so instants are as good as what has gone by since.
+            // The clocks agree, so instants are as good as elapsed times.
             (progress.since - self.began, progress.deadline.map(|at| at.saturating_duration_since(self.began)))
                 .hash(&mut hasher);
         }

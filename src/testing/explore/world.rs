@@ -1,5 +1,5 @@
-//! The simulated world: workers, their tasks, the store, the journal. It survives crashes of the controller, and is the truth that claims
-//! are measured against.
+//! The simulated world: workers, their tasks, the store, the journal. It survives crashes of the
+//! controller, and claims are checked against it.
 
 use std::{collections::VecDeque, hash::Hash, sync::Arc, time::Duration};
 
@@ -17,7 +17,7 @@ use crate::{
 };
 
 pub(super) const JOB: &str = "job";
-/// The run that is explored; the runs before and after it are strangers.
+/// The explored run; the runs before and after it are foreign.
 pub(super) const RUN: RunId = RunId::new(7);
 pub(super) const SOURCE: TaskId = TaskId::new(0, 0);
 const SINK: TaskId = TaskId::new(1, 0);
@@ -26,7 +26,7 @@ pub(super) const COMMITTING_SINK: TaskId = TaskId::new(1, 1);
 /// How a task ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum End {
-    /// It was told to, or had nothing left to do.
+    /// It was ordered to, or had nothing left to do.
     Finished,
     /// It was stopped where it was.
     Halted,
@@ -51,16 +51,16 @@ pub(super) struct Task {
 #[allow(clippy::struct_excessive_bools, reason = "each may hold with each other")]
 pub(super) struct Worker {
     pub(super) is_dead: bool,
-    /// Alive, but deaf and mute.
+    /// Alive, but unresponsive.
     pub(super) is_frozen: bool,
     pub(super) newest: Option<(Epoch, bool)>,
     pub(super) stop: Option<u8>,
     pub(super) is_leaving: bool,
-    /// It has said that it leaves.
+    /// It has reported that it leaves.
     pub(super) has_left: bool,
 }
 
-/// What is on its way in the world.
+/// The messages and effects in flight.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Item {
     Event(WorkerEvent),
@@ -76,7 +76,7 @@ pub(super) struct Pending {
     pub(super) not_before: u64,
 }
 
-/// What a call of a collaborator does to the world.
+/// The effect of a collaborator's call on the world.
 #[derive(Clone, Debug)]
 pub(super) enum Effect {
     Order(usize, Command),
@@ -85,7 +85,7 @@ pub(super) enum Effect {
     StopWorkers { force: bool },
 }
 
-/// Why an effect was refused by the world itself.
+/// Why the world itself refused an effect.
 #[derive(Debug)]
 pub(super) enum Refusal {
     Order(OrderErrorKind),
@@ -93,7 +93,7 @@ pub(super) enum Refusal {
     Journal(crate::machine::JournalError),
 }
 
-/// What the schedule's runner is to do.
+/// What the schedule's runner should do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Signal {
     /// The controller's process dies.
@@ -113,30 +113,30 @@ pub(super) struct World {
     pub(super) late: Vec<(u64, Effect)>,
     pub(super) manifests: Vec<Manifest>,
     pub(super) record: Option<PhaseRecord>,
-    /// A worker of the next run, which nobody may touch.
+    /// A worker of the next run, which must not be touched.
     pub(super) neighbour_is_alive: bool,
-    /// How many controllers there have been.
+    /// The number of controllers so far.
     pub(super) attempt: u32,
     pub(super) sender: Option<JobSender>,
     pub(super) progress: Option<watch::Receiver<Progress>>,
     pub(super) signal: Option<Signal>,
-    /// Nothing goes wrong any more: a drive has given up, and the next must succeed.
+    /// There are no further failures: a drive has given up, and the next one must succeed.
     pub(super) is_healed: bool,
     pub(super) asked: Option<StopRequest>,
     pub(super) last_asked_at: u64,
-    /// Grows with every change, so that a quiet world is known.
+    /// Increases with every change, to detect a quiet world.
     pub(super) version: u64,
     pub(super) calls: Vec<(u8, u64)>,
-    /// What the present controller has been told, whatever the order.
+    /// A digest of the events that the current controller has received, independent of their order.
     pub(super) told: u64,
-    /// Every order's first sending: what, to whom, when.
+    /// The first sending of every order: command, target and time.
     pub(super) first_sent: Vec<(u64, usize, u64)>,
     pub(super) sent: u64,
     pub(super) final_epoch: Option<Epoch>,
     pub(super) failure_told_at: Option<u64>,
     pub(super) violations: Vec<Violation>,
     pub(super) happened: [u32; CanHappen::COUNT],
-    /// What the environment has planned; see there.
+    /// The environment's plan; see there.
     pub(super) plan: super::environment::Plan,
 }
 
@@ -187,7 +187,7 @@ impl World {
         }
     }
 
-    /// Virtual milliseconds since the schedule began.
+    /// Virtual milliseconds since the start of the schedule.
     pub(super) fn now(&self) -> u64 {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }

@@ -1,4 +1,5 @@
-//! What happens to one call: chosen at random, so that each phase is hit in each mode sooner or later.
+//! The disturbance of one call, chosen at random, so that each phase is hit in each mode sooner or
+//! later.
 
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use winddown::{PhaseKind, StopRequest};
 /// What happens to one call.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Plan {
-    /// The stops that the call is asked for, with `--stop`; a second one escalates.
+    /// The stop requests of the call, for `--stop`; a second one escalates.
     pub(crate) stops: Vec<(StopRequest, Duration)>,
     /// When its controller is killed, if it is.
     pub(crate) kill: Option<Kill>,
@@ -18,13 +19,13 @@ pub(crate) struct Plan {
 /// When a controller is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kill {
-    /// So long after its start.
+    /// This long after its start.
     AnyTime(Duration),
-    /// So long after it has said that a stop was asked for.
+    /// This long after it has reported a stop request.
     AfterStop(Duration),
-    /// So long after it has said that it is in this phase.
+    /// This long after it has reported this phase.
     InPhase(PhaseKind, Duration),
-    /// So long after it has said that it finishes an earlier call's shutdown.
+    /// This long after it has reported that it finishes an earlier call's shutdown.
     Resuming(Duration),
 }
 
@@ -59,20 +60,20 @@ impl Kill {
 /// What happens to a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Hit {
-    /// Killed, or its task fails, so long after the start.
+    /// Killed, or its task fails, this long after the start.
     Kill(Duration),
-    /// Told to leave (SIGTERM), or its task fails, so long after the start.
+    /// Asked to leave (SIGTERM), or its task fails, this long after the start.
     Terminate(Duration),
-    /// Frozen, or its task stalls, so long after the start and for so long.
+    /// Frozen, or its task stalls, this long after the start, and for this long.
     Freeze(Duration, Duration),
 }
 
 /// Where a round is.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Situation {
-    /// Whether the call before was killed in a shutdown.
+    /// Whether the previous call was killed during a shutdown.
     pub(crate) unfinished: bool,
-    /// Whether the rest of the input is to be consumed now.
+    /// Whether to consume the rest of the input now.
     pub(crate) ending: bool,
 }
 
@@ -112,7 +113,7 @@ impl Chance<'_> {
         most.mul_f64(self.random.f64())
     }
 
-    /// How long a call is left alone at most.
+    /// The longest time without a disturbance of a call.
     fn life(&self) -> Duration {
         Duration::from_millis(if self.processes { 700 } else { 300 })
     }
@@ -191,7 +192,7 @@ impl Chance<'_> {
         Plan { stops, kill, worker: Some(Hit::Freeze(at, time)) }
     }
 
-    /// Nobody asks for a stop, so the job comes to its own end.
+    /// Without a stop request the job ends by itself.
     fn at_the_end(&mut self) -> Plan {
         let phases = [PhaseKind::Finishing, PhaseKind::StoppingGraceful, PhaseKind::StoppedDrained];
         let phase = phases[self.random.usize(..phases.len())];
