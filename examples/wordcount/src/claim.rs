@@ -23,9 +23,9 @@ use std::{
     path::Path,
 };
 
-use winddown::RunId;
+use winddown::{RunId, durable};
 
-use crate::{durable, output::OutputError};
+use crate::output::OutputError;
 
 /// The right to write to a worker's output folder, until it is dropped.
 #[derive(Debug)]

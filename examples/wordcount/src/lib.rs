@@ -21,7 +21,6 @@
 mod claim;
 mod cli;
 mod count;
-mod durable;
 mod input;
 mod meter;
 mod output;

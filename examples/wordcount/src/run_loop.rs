@@ -17,7 +17,7 @@ use crate::{
     claim::Claim,
     cli::{self, Args},
     input::{Input, InputError},
-    output::{self, Output, OutputError, Transaction},
+    output::{self, Output, OutputError, Part},
     report::{Report, millis, walked},
     resume,
     runtime::{Embedded, NewRun, Runtime, kill},
@@ -128,6 +128,7 @@ async fn run_job(
             .await?;
     report.workers_left = Some(0);
     let latest = job.note_checkpoint(report).await?;
+    blocking(|| job.check_output(latest.as_ref()))?;
     if report.input_done {
         // Nothing to run. The last run may have been killed before it had committed or merged everything.
         blocking(|| job.write_result(latest.as_ref()))?;
@@ -304,6 +305,13 @@ impl<'a> Job<'a> {
         Ok(latest)
     }
 
+    /// Checks that the output of all workers is what the checkpoint names, before anything is started or written.
+    fn check_output(&self, latest: Option<&Manifest>) -> Result<(), OutputError> {
+        self.plan.works.iter().try_for_each(|Work { worker, output: folder, .. }| {
+            Output::check(folder, latest.map(|latest| latest.epoch), &parts(latest, *worker)?)
+        })
+    }
+
     /// Merges what all workers have committed, unless that has been done. No worker runs: this is the controller's turn to
     /// commit again what the last checkpoint names, in case that its run was killed before the commit.
     fn write_result(&self, latest: Option<&Manifest>) -> Result<(), OutputError> {
@@ -313,15 +321,19 @@ impl<'a> Job<'a> {
         }
         let (mut outputs, mut claims) = (Vec::new(), Vec::new());
         for Work { worker, output: folder, .. } in &self.plan.works {
-            let snapshots = latest.map(|latest| latest.tasks.as_slice()).unwrap_or_default();
-            let sink = snapshots.iter().find(|snapshot| snapshot.task == TaskId::new(2, *worker));
-            let commit = sink.and_then(|sink| sink.commit.as_deref());
-            let transactions = commit.map_or_else(|| Ok(Vec::new()), Transaction::decode)?;
-            claims.push(Claim::take(folder, latest.map_or(RunId::new(0), |latest| latest.run))?);
-            outputs.push(Output::open(folder.clone(), latest.map(|latest| latest.epoch), &transactions)?);
+            let (run, from) = (latest.map_or(RunId::new(0), |latest| latest.run), latest.map(|latest| latest.epoch));
+            claims.push(Claim::take(folder, run)?);
+            outputs.push(Output::open(folder, run, from, &parts(latest, *worker)?)?);
         }
         output::merge(&outputs, &counts)
     }
+}
+
+/// The parts of a worker's output that a checkpoint names.
+fn parts(checkpoint: Option<&Manifest>, worker: u32) -> Result<Vec<Part>, OutputError> {
+    let snapshots = checkpoint.map(|manifest| manifest.tasks.as_slice()).unwrap_or_default();
+    let sink = snapshots.iter().find(|snapshot| snapshot.task == TaskId::new(2, worker));
+    Part::restored(checkpoint.map(|manifest| manifest.epoch), sink.map(|sink| &*sink.snapshot))
 }
 
 impl Stopped {

@@ -21,9 +21,9 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use winddown::durable;
 
 use crate::{
-    durable,
     input::{Fingerprint, Input},
     runtime::end_leftovers,
 };
@@ -38,7 +38,7 @@ const PROCESSES: &str = "processes";
 const COUNTS: &str = "counts.tsv";
 
 /// The layout that this program writes.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// What a state directory belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -237,8 +237,7 @@ fn is_usable(path: &Path) -> Result<bool, StateDirError> {
     }
     for entry in fs::read_dir(path).map_err(|error| failed(path, error))? {
         let name = entry.map_err(|error| failed(path, error))?.file_name();
-        let half_written = name.to_str().is_some_and(|name| name == format!("{IDENTITY}.{}", durable::UNFINISHED));
-        if name != LOCK && !half_written {
+        if name != LOCK && name != *durable::unfinished(Path::new(IDENTITY)) {
             return Ok(false);
         }
     }

@@ -11,7 +11,7 @@ use winddown::{
 use super::*;
 use crate::{
     input::Input,
-    output::{Output, Transaction},
+    output::{Output, Part},
 };
 
 const WORKERS: u32 = 2;
@@ -100,12 +100,9 @@ impl Job {
     fn committed(&self) -> BTreeMap<String, u64> {
         let mut all = BTreeMap::new();
         for Work { worker, output: folder, .. } in &self.plan.works {
-            let commit = self.manifest.iter().flat_map(|manifest| &manifest.tasks);
-            let commit = commit.filter(|snapshot| snapshot.task == TaskId::new(2, *worker));
-            let transactions: Vec<_> = commit
-                .filter_map(|snapshot| snapshot.commit.as_deref())
-                .flat_map(|commit| Transaction::decode(commit).unwrap())
-                .collect();
+            let snapshots = self.manifest.iter().flat_map(|manifest| &manifest.tasks);
+            let sink = snapshots.filter(|snapshot| snapshot.task == TaskId::new(2, *worker));
+            let parts: Vec<_> = sink.flat_map(|sink| Part::decode(&sink.snapshot).unwrap()).collect();
             // As the next run would see it; on a copy, so that nothing is changed.
             let copy = self.dir.path().join("copy");
             fs::create_dir_all(&copy).unwrap();
@@ -114,7 +111,8 @@ impl Job {
                 fs::copy(&path, copy.join(path.file_name().unwrap())).unwrap();
             }
             let from = self.manifest.as_ref().map(|manifest| manifest.epoch);
-            for (word, count) in Output::open(copy.clone(), from, &transactions).unwrap().totals().unwrap().iter() {
+            let output = Output::open(&copy, RunId::new(self.runs), from, &parts).unwrap();
+            for (word, count) in output.totals().unwrap().iter() {
                 *all.entry(String::from_utf8(word.to_vec()).unwrap()).or_default() += count;
             }
             fs::remove_dir_all(&copy).unwrap();
@@ -264,8 +262,8 @@ async fn what_is_committed_is_not_named_again() {
         run.commit(epoch).await;
     }
     let commits = run.acks[&Epoch::new(2)].iter().filter_map(|snapshot| snapshot.commit.as_deref());
-    let named: Vec<_> = commits.flat_map(|commit| Transaction::decode(commit).unwrap()).collect();
-    assert_eq!(named.iter().map(|transaction| transaction.epoch.get()).collect::<Vec<_>>(), [2, 2]);
+    let named: Vec<_> = commits.flat_map(|commit| Part::decode(commit).unwrap()).collect();
+    assert_eq!(named.iter().map(|part| part.epoch.get()).collect::<Vec<_>>(), [2, 2]);
 }
 
 #[tokio::test(start_paused = true)]
