@@ -24,7 +24,7 @@ use crate::{
     screen::Screen,
     state_dir::StateDir,
     stops::{self, Stops},
-    tasks::{Fault, Plan, Stall, Work, blocking, topology},
+    tasks::{Fault, Stall, Work, Workload, blocking, topology},
 };
 
 /// The job's name. A state directory has one job.
@@ -86,7 +86,7 @@ struct Job<'a> {
     args: &'a Args,
     state: &'a StateDir,
     id: JobId,
-    plan: Plan,
+    workload: Workload,
     store: ObjectStoreCheckpoints,
     journal: FileJournal,
     stops: Arc<Stops>,
@@ -185,7 +185,7 @@ impl<'a> Job<'a> {
             args,
             state,
             id: JobId::from(JOB),
-            plan: Plan { works: (0..).zip(input.shares(args.workers)?).map(work).collect() },
+            workload: Workload { works: (0..).zip(input.shares(args.workers)?).map(work).collect() },
             store: ObjectStoreCheckpoints::local(state.checkpoints())?,
             journal: FileJournal::open(state.journal())?,
             stops: Arc::default(),
@@ -213,7 +213,7 @@ impl<'a> Job<'a> {
         let mut restarts = 0;
         loop {
             let stopped = self.run_once(runtime, report).await?;
-            self.plan.note(stopped.failure.as_ref());
+            self.workload.note(stopped.failure.as_ref());
             let latest = self.note_checkpoint(report).await?;
             if report.input_done {
                 blocking(|| self.write_result(latest.as_ref()))?;
@@ -245,7 +245,7 @@ impl<'a> Job<'a> {
             .start(NewRun {
                 open: &open,
                 topology: Arc::clone(&topology),
-                plan: &self.plan,
+                workload: &self.workload,
                 limits: &limits,
                 mailbox: mailbox.sender(),
             })
@@ -299,7 +299,7 @@ impl<'a> Job<'a> {
     /// The last complete checkpoint, and how far the job is with it.
     async fn note_checkpoint(&self, report: &mut Report) -> Result<Option<Manifest>, JobError> {
         let latest = self.store.latest(&self.id).await?;
-        let done = self.plan.done(latest.as_ref()).map_err(JobError::Checkpoint)?;
+        let done = self.workload.done(latest.as_ref()).map_err(JobError::Checkpoint)?;
         report.epoch = latest.as_ref().map(|latest| latest.epoch.get());
         (report.input_lines_committed, report.input_done) = (done.lines, done.all);
         Ok(latest)
@@ -307,7 +307,7 @@ impl<'a> Job<'a> {
 
     /// Checks that the output of all workers is what the checkpoint names, before anything is started or written.
     fn check_output(&self, latest: Option<&Manifest>) -> Result<(), OutputError> {
-        self.plan.works.iter().try_for_each(|Work { worker, output: folder, .. }| {
+        self.workload.works.iter().try_for_each(|Work { worker, output: folder, .. }| {
             Output::check(folder, latest.map(|latest| latest.epoch), &parts(latest, *worker)?)
         })
     }
@@ -320,7 +320,7 @@ impl<'a> Job<'a> {
             return Ok(());
         }
         let (mut outputs, mut claims) = (Vec::new(), Vec::new());
-        for Work { worker, output: folder, .. } in &self.plan.works {
+        for Work { worker, output: folder, .. } in &self.workload.works {
             let (run, from) = (latest.map_or(RunId::new(0), |latest| latest.run), latest.map(|latest| latest.epoch));
             claims.push(Claim::take(folder, run)?);
             outputs.push(Output::open(folder, run, from, &parts(latest, *worker)?)?);

@@ -12,10 +12,10 @@ const LADDER: [StopRequest; 3] = [StopRequest::Checkpoint, StopRequest::Immediat
 
 /// The strongest stop that was asked for, and the run that is told.
 #[derive(Debug, Default)]
-pub(crate) struct Stops(Mutex<State>);
+pub(crate) struct Stops(Mutex<Asked>);
 
 #[derive(Debug, Default)]
-struct State {
+struct Asked {
     strongest: Option<StopRequest>,
     job: Option<JobSender>,
 }
@@ -59,13 +59,13 @@ impl Stops {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Asked> {
         // Nothing can panic while it is held.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl Asked {
     fn tell(&self) {
         if let (Some(job), Some(request)) = (&self.job, self.strongest) {
             // A run that is over needs no stop.

@@ -127,7 +127,7 @@ impl Work {
 
 /// What is the same for every run of a job.
 #[derive(Clone, Debug)]
-pub(crate) struct Plan {
+pub(crate) struct Workload {
     /// The work of each worker.
     pub(crate) works: Vec<Work>,
 }
@@ -154,7 +154,7 @@ pub(crate) fn task_specs(worker: u32, manifest: Option<&Manifest>) -> Vec<winddo
     (0..).zip(OPERATORS).map(spec).collect()
 }
 
-impl Plan {
+impl Workload {
     /// The tasks of all workers for a run in this process.
     pub(crate) fn start(
         &self,

@@ -101,7 +101,7 @@ impl Kubernetes {
 
     async fn start_workers(&self, new: &NewRun<'_>) -> Result<(), JobError> {
         let controller = format!("http://{}:{}", self.advertise, self.remote.address.port());
-        for (work, path) in new.plan.works.iter().zip(self.remote.assign(new)?) {
+        for (work, path) in new.workload.works.iter().zip(self.remote.assign(new)?) {
             let mut template = self.template.clone();
             let path =
                 path.into_os_string().into_string().map_err(|_| system("the state directory's name is no UTF-8"))?;

@@ -29,7 +29,7 @@ pub(crate) use self::{
     embedded::Embedded,
     leftovers::{Leftovers, end_leftovers},
 };
-use crate::{meter::Meter, run_loop::JobError, tasks::Plan};
+use crate::{meter::Meter, run_loop::JobError, tasks::Workload};
 
 /// Starts the workers of a job's runs.
 pub(crate) trait Runtime: Sized {
@@ -58,7 +58,7 @@ pub(crate) struct NewRun<'a> {
     /// Its names, and the checkpoint that it starts from.
     pub(crate) open: &'a OpenRun,
     pub(crate) topology: Arc<Topology>,
-    pub(crate) plan: &'a Plan,
+    pub(crate) workload: &'a Workload,
     pub(crate) limits: &'a Limits,
     /// Where workers report.
     pub(crate) mailbox: JobSender,

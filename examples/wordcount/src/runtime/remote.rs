@@ -66,12 +66,12 @@ impl Remote {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
             _ => fs::create_dir_all(&assignments)?,
         }
-        let workers = u32::try_from(new.plan.works.len()).unwrap_or(u32::MAX);
+        let workers = u32::try_from(new.workload.works.len()).unwrap_or(u32::MAX);
         let write = |work: &crate::tasks::Work| {
             let path = assignments.join(format!("{}.json", work.id().get()));
             Assignment::new(workers, work, new.open.manifest()).write(&path).map(|()| path)
         };
-        Ok(new.plan.works.iter().map(write).collect::<Result<_, _>>()?)
+        Ok(new.workload.works.iter().map(write).collect::<Result<_, _>>()?)
     }
 
     pub(super) async fn close(self) {

@@ -17,7 +17,7 @@ use wordcount::JOB;
 use crate::{
     call::{End, Job, WORDCOUNT},
     options::Options,
-    plan::{Kill, Plan, Situation},
+    plan::{CallPlan, Kill, Situation},
     processes,
     tally::Tally,
     truth::{self, Difference, Words},
@@ -114,9 +114,9 @@ impl Round {
             let situation =
                 Situation { unfinished: progress.record.as_ref().is_some_and(was_stopping), ending: call > self.calls };
             let plan = if call > self.calls + ENDINGS {
-                Plan::default()
+                CallPlan::default()
             } else {
-                Plan::choose(situation, self.processes, &mut self.random)
+                CallPlan::choose(situation, self.processes, &mut self.random)
             };
             let folder = self.folder.path().to_owned();
             let job = Job {
