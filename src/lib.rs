@@ -85,7 +85,7 @@
 //! | `journal` | no | a journal of shutdowns in a local folder: `FileJournal` |
 //! | `kubernetes` | no | a scheduler of workers that are pods, and a lease for controllers |
 //! | `sqlx` | no | a journal of shutdowns in SQLite or PostgreSQL: `SqlJournal` |
-//! | `testing` | no | scripted collaborators for tests; conformance suites for a journal, scheduler, store, controller or transport of your own; the explorer: every outcome of every collaborator, tried on the real phases |
+//! | `testing` | no | scripted collaborators and crash points for tests; conformance suites for a journal, scheduler, store, controller or transport of your own; the explorer: every outcome of every collaborator, tried on the real phases |
 //!
 //! Without default features it is the pure machine, with few dependencies.
 //!
