@@ -57,7 +57,8 @@ pub fn create_folder(folder: &Path) -> io::Result<PathBuf> {
         }
         sync_folder(parent(folder))?;
     }
-    fs::canonicalize(folder)
+    let folder = fs::canonicalize(folder)?;
+    if fs::metadata(&folder)?.is_dir() { Ok(folder) } else { Err(io::ErrorKind::NotADirectory.into()) }
 }
 
 /// Makes the name of a folder durable that an earlier call may have created without coming to this.

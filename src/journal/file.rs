@@ -23,8 +23,8 @@ use crate::{
 
 const RECORD: &str = "record";
 const LOCK: &str = "lock";
-/// The extension of a record that is being written. Such a file has no meaning.
-const UNFINISHED: &str = "tmp";
+/// How the name of a record ends while it is being written ([`durable::unfinished`]). Such a file has no meaning.
+const UNFINISHED: &str = ".record.tmp";
 
 /// How long another writer of the same job may take, so that a stopped process causes its own
 /// error, well within [`Limits::journal`](crate::limits::Limits::journal). A write takes
