@@ -12,6 +12,16 @@ const NEVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
 
 /// `wait` from now on.
 pub(crate) fn after(wait: Duration) -> Instant {
-    let now = Instant::now();
-    now.checked_add(wait).unwrap_or_else(|| now + NEVER)
+    later(Instant::now(), wait)
+}
+
+/// `wait` after `start`.
+pub(crate) fn later(start: Instant, wait: Duration) -> Instant {
+    start.checked_add(wait).unwrap_or_else(|| start + NEVER)
+}
+
+/// `wait`, cut to what libraries can compute with that add and multiply without a look.
+#[cfg(any(feature = "worker", feature = "kubernetes"))]
+pub(crate) fn bearable(wait: Duration) -> Duration {
+    wait.min(NEVER)
 }

@@ -121,6 +121,8 @@ pub mod durable;
 pub mod embedded;
 #[cfg(any(feature = "object-store", feature = "journal", feature = "sqlx"))]
 mod envelope;
+#[cfg(test)]
+mod fuzz;
 #[cfg(feature = "grpc")]
 pub mod grpc;
 pub mod journal;

@@ -88,12 +88,14 @@ impl Transport for dyn DynTransport {
 }
 
 /// Why an order did not take effect at a worker.
+///
+/// The words may come from another process. `Display` shows them in one line, with control characters escaped.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{kind}: {message}")]
+#[error("{kind}: {}", crate::text::Printable(message))]
 pub struct OrderError {
     /// What kind of failure it is.
     pub kind: OrderErrorKind,
-    /// For people.
+    /// For people, as it was said.
     pub message: String,
 }
 

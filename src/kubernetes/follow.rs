@@ -13,8 +13,13 @@ use super::{
     api::Api,
     error::ApiError,
     fate::Fates,
+<<<<<<< HEAD
     pod::{exit_code, host_says_ended, is_alive, is_terminating, uid, worker_of},
     watcher::{PodNews, Watcher},
+=======
+    pod::{exit_code, host_says_ended, is_alive, is_terminating, owner, uid},
+    watcher::{News, Watcher},
+>>>>>>> lead
 };
 use crate::contracts::{JobId, RunId, WorkerId};
 
@@ -100,7 +105,7 @@ impl Follower {
     }
 
     fn changed(&mut self, pod: &Pod) {
-        let Some((run, worker)) = worker_of(pod, &self.job) else { return };
+        let Some((run, worker)) = owner(pod, &self.job).worker() else { return };
         if run != self.run {
             return;
         }

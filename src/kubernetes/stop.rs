@@ -12,8 +12,13 @@ use super::{
     api::{Api, Ask},
     error::{ApiError, Trouble},
     fate::Fates,
+<<<<<<< HEAD
     pod::{describe, name, uid, worker_of},
     watcher::{PodNews, Watcher},
+=======
+    pod::{Owner, describe, name, owner, uid},
+    watcher::{News, Watcher},
+>>>>>>> lead
 };
 use crate::{
     contracts::{JobId, RunId, SchedulerError},
@@ -42,7 +47,8 @@ pub(super) struct Stop<'a> {
 /// A pod that is still there, and the grace period that it was given.
 struct Left {
     pod: Pod,
-    run: RunId,
+    /// Where its labels say it.
+    run: Option<RunId>,
     asked: Option<u32>,
 }
 
@@ -84,8 +90,13 @@ impl Stop<'_> {
                 let asked = left.get(uid(&pod)).and_then(|left| left.asked);
                 self.keep(*pod, asked, left);
             }
+<<<<<<< HEAD
             PodNews::Gone(pod) => {
                 if let Some(Left { run, .. }) = left.remove(uid(&pod)) {
+=======
+            News::Gone(pod) => {
+                if let Some(Left { run: Some(run), .. }) = left.remove(uid(&pod)) {
+>>>>>>> lead
                     self.fates.gone(self.job, run, &pod);
                 }
             }
@@ -93,8 +104,15 @@ impl Stop<'_> {
     }
 
     fn keep(&self, pod: Pod, asked: Option<u32>, left: &mut BTreeMap<String, Left>) {
-        let Some((run, _)) = worker_of(&pod, self.job) else { return };
-        self.fates.seen(self.job, run, &pod);
+        let run = match owner(&pod, self.job) {
+            Owner::Another => return,
+            Owner::Worker(run, _) => Some(run),
+            // It is the job's, and was selected: whichever worker it is, it is meant.
+            Owner::Unreadable(_) => None,
+        };
+        if let Some(run) = run {
+            self.fates.seen(self.job, run, &pod);
+        }
         left.insert(uid(&pod).to_owned(), Left { pod, run, asked });
     }
 

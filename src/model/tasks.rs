@@ -3,7 +3,10 @@
 
 use bytes::Bytes;
 
-use crate::contracts::{Manifest, Role, TaskCommit, TaskId, TaskSnapshot, Topology};
+use crate::{
+    contracts::{Manifest, Role, TaskCommit, TaskId, TaskSnapshot, Topology},
+    text::Bulk,
+};
 
 /// The task has finished successfully.
 pub(super) const FINISHED: u32 = 1;
@@ -65,10 +68,17 @@ pub(super) struct Acknowledged {
 }
 
 /// The last state that a task reported.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 struct Reported {
     snapshot: Bytes,
     commit: Option<Bytes>,
+}
+
+impl std::fmt::Debug for Reported {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let commit = self.commit.as_deref().map(Bulk);
+        f.debug_struct("Reported").field("snapshot", &Bulk(&self.snapshot)).field("commit", &commit).finish()
+    }
 }
 
 impl Tasks {

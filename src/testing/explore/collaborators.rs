@@ -7,6 +7,7 @@ use tokio::time::sleep;
 
 use super::{
     digest::digest,
+    late::{LATE_WORKER, Late},
     report::CanHappen,
     state::digest_of_command,
     world::{Effect, JOB, RUN, Refusal, Shared, Signal, World, lock},
@@ -46,11 +47,13 @@ enum Fate {
     CrashAfter,
     /// The controller dies, and then it takes effect.
     CrashAndDone,
+    /// It can't look, and so says of nobody that it is gone.
+    Blind,
 }
 
 use Fate::{
-    CrashAfter, CrashAndDone, CrashBefore, Done, DoneAndError, DoneAndSilence, DoneTooLate, Error, Ignored, LateAnswer,
-    Refused, Silence,
+    Blind, CrashAfter, CrashAndDone, CrashBefore, Done, DoneAndError, DoneAndSilence, DoneTooLate, Error, Ignored,
+    LateAnswer, Refused, Silence,
 };
 
 const OF_ORDERS: &[Fate] =
@@ -72,6 +75,7 @@ const OF_WRITES: &[Fate] = &[
 const OF_STOPS: &[Fate] =
     &[Done, Error, DoneAndError, Refused, Silence, LateAnswer, DoneTooLate, Ignored, CrashBefore, CrashAfter];
 const OF_READS: &[Fate] = &[Done, Error, Refused, Silence, LateAnswer, CrashBefore];
+const OF_LISTS: &[Fate] = &[Done, Error, Refused, Silence, LateAnswer, CrashBefore, Blind];
 
 /// How long a late answer takes: less than every limit. Virtual milliseconds, as everywhere here.
 const LATE: u64 = 3;
@@ -148,7 +152,7 @@ impl Simulated {
                 self.put_off(effect, wait);
                 pending().await
             }
-            Ignored => Ok(()),
+            Ignored | Blind => Ok(()),
             CrashBefore => self.crash().await,
             CrashAfter => {
                 let _ = apply(&effect);
@@ -162,7 +166,13 @@ impl Simulated {
     }
 
     async fn read<T>(&self, what: u8, read: impl FnOnce(&mut World) -> T) -> Result<T, Failed> {
-        let (fate, _under_way) = self.choose(what, OF_READS);
+        self.look(what, OF_READS, |world, _| read(world)).await
+    }
+
+    /// As [`read`](Self::read), which is told whether it can't look.
+    async fn look<T>(&self, what: u8, fates: &[Fate], read: impl FnOnce(&mut World, bool) -> T) -> Result<T, Failed> {
+        let (fate, _under_way) = self.choose(what, fates);
+        let read = |world: &mut World| read(world, fate == Blind);
         self.note_crash(fate);
         match fate {
             Error => Err(Failed::Call { for_ever: false }),
@@ -176,6 +186,39 @@ impl Simulated {
             }
             _ => Ok(read(&mut lock(&self.0))),
         }
+    }
+
+    /// The workers whose start is in flight. The scheduler lists them.
+    pub fn starts_in_flight(&self) -> Vec<WorkerId> {
+        let is_in_flight = lock(&self.0).late_worker == Late::InFlight;
+        is_in_flight.then_some(LATE_WORKER).into_iter().collect()
+    }
+
+    /// Whether the last list of workers could not look, and so named them all.
+    pub fn could_not_look(&self) -> bool {
+        lock(&self.0).was_blind
+    }
+
+    /// Stops the workers that are there as [`Scheduler::stop_workers`] does, and lets starts that are in flight go on, which it does not.
+    ///
+    /// # Errors
+    /// As [`Scheduler::stop_workers`].
+    ///
+    /// # Cancel safety
+    /// As [`Scheduler::stop_workers`].
+    pub async fn stop_those_that_are_there(
+        &self,
+        job: &JobId,
+        run: Option<RunId>,
+        force: bool,
+    ) -> Result<(), SchedulerError> {
+        {
+            let mut world = lock(&self.0);
+            if !world.check_stop(job, run, force) && run != Some(RUN) {
+                world.neighbour_is_alive = false;
+            }
+        }
+        self.act(5, OF_STOPS, Effect::StopWorkers { force }).await.map_err(scheduler_error)
     }
 
     fn put_off(&self, effect: Effect, wait: u64) {
@@ -246,17 +289,22 @@ impl CheckpointStore for Simulated {
 
 impl Scheduler for Simulated {
     async fn stop_workers(&self, job: &JobId, run: Option<RunId>, force: bool) -> Result<(), SchedulerError> {
-        {
-            let mut world = lock(&self.0);
-            if !world.check_stop(job, run, force) && run != Some(RUN) {
-                world.neighbour_is_alive = false;
-            }
+        if force {
+            lock(&self.0).fence();
         }
-        self.act(5, OF_STOPS, Effect::StopWorkers { force }).await.map_err(scheduler_error)
+        self.stop_those_that_are_there(job, run, force).await
     }
 
     async fn workers_for_job(&self, _: &JobId, _: Option<RunId>) -> Result<Vec<WorkerId>, SchedulerError> {
-        self.read(6, |world| world.alive()).await.map_err(scheduler_error)
+        let look = |world: &mut World, is_blind| {
+            world.was_blind = is_blind;
+            if is_blind {
+                world.note(CanHappen::BlindList);
+            }
+            world.late_was_listed |= world.late_worker != Late::NotCalled;
+            if is_blind { vec![World::worker_id(0), World::worker_id(1)] } else { world.alive() }
+        };
+        self.look(6, OF_LISTS, look).await.map_err(scheduler_error)
     }
 }
 

@@ -11,6 +11,7 @@ use std::{
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::{
+    late::Late,
     report::CanHappen,
     scenario::Opening,
     state::digest_of_event,
@@ -72,6 +73,8 @@ enum Step {
     Appear,
     Strangers,
     Exhaust,
+    /// A worker's start is called.
+    Start,
 }
 
 pub(super) enum Stepped {
@@ -286,6 +289,9 @@ impl World {
         if self.can_exhaust() {
             add(Step::Exhaust);
         }
+        if self.late_worker == Late::NotCalled {
+            add(Step::Start);
+        }
         options
     }
 
@@ -336,6 +342,7 @@ impl World {
             }
             (Step::Strangers, _) => self.strangers_speak(),
             (Step::Exhaust, _) => self.exhaust(),
+            (Step::Start, _) => self.call_start(now),
             (Step::Nothing | Step::ArriveTwice | Step::Delay, _) => {}
         }
     }
@@ -343,6 +350,7 @@ impl World {
     fn arrive(&mut self, pending: Pending, now: u64) {
         match pending.item {
             Item::Exit(at) | Item::Kill(at) => self.die(at),
+            Item::Enter => self.enter(),
             Item::Event(event) => {
                 let Some(sender) = &self.sender else { return };
                 let is_failure = matches!(event.event, Event::TaskFailed { .. });

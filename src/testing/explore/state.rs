@@ -18,7 +18,16 @@ impl World {
         let now = self.now();
         (now, self.attempt, self.scenario.name.len(), self.scenario.opening, self.scenario.spent).hash(&mut hasher);
         (self.scenario.commits, self.scenario.periodic, self.scenario.detached).hash(&mut hasher);
-        (&self.tasks, &self.workers, self.neighbour_is_alive, self.asked, self.final_epoch).hash(&mut hasher);
+        (
+            &self.tasks,
+            &self.workers,
+            self.late_worker,
+            self.late_was_listed,
+            self.neighbour_is_alive,
+            self.asked,
+            self.final_epoch,
+        )
+            .hash(&mut hasher);
         for pending in &self.queue {
             (digest_of_item(&pending.item), pending.not_before).hash(&mut hasher);
         }
@@ -48,6 +57,7 @@ fn digest_of_item(item: &Item) -> u64 {
         Item::Event(event) => digest_of_event(event),
         Item::Exit(at) => 1 + *at as u64,
         Item::Kill(at) => 11 + *at as u64,
+        Item::Enter => 21,
     }
 }
 

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::{
+    late::LATE_WORKER,
     report::CanHappen,
     state::digest_of_command,
     world::{End, JOB, RUN, World},
@@ -203,7 +204,9 @@ impl World {
 
     /// The end: its claims are true in the world.
     pub(super) fn check_end(&mut self, stopped: &AnyStopped, before_crash: Option<&PhaseRecord>) {
-        let alive = self.alive();
+        let mut alive = self.alive();
+        // A worker that starts after the scheduler's last answer starts after the proof.
+        alive.retain(|worker| *worker != LATE_WORKER || self.late_was_listed);
         // The scheduler's last answer is at most this old; workers that have appeared since are not
         // seen.
         let unseen = self.agenda.appeared_at.is_some_and(|at| self.now() - at < VERIFY_EVERY);

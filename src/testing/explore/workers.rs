@@ -222,6 +222,9 @@ impl World {
     }
 
     fn stop_workers(&mut self, force: bool) {
+        if force {
+            self.kill_late();
+        }
         for at in 0..2 {
             let worker = self.workers[at];
             if worker.is_dead {

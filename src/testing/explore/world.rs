@@ -7,6 +7,7 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{
     choice::Chooser,
+    late::{LATE_WORKER, Late},
     report::{CanHappen, Violation},
     scenario::Scenario,
 };
@@ -68,6 +69,8 @@ pub(super) enum Item {
     Exit(usize),
     /// The kill of the worker takes effect.
     Kill(usize),
+    /// The start that is in flight ends with a worker.
+    Enter,
 }
 
 #[derive(Clone, Debug)]
@@ -103,12 +106,18 @@ pub(super) enum Signal {
 }
 
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each may hold with each other")]
 pub(super) struct World {
     pub(super) chooser: Chooser,
     pub(super) scenario: &'static Scenario,
     pub(super) began: Instant,
     pub(super) tasks: [Task; 3],
     pub(super) workers: [Worker; 2],
+    pub(super) late_worker: Late,
+    /// A list was read since its start was called.
+    pub(super) late_was_listed: bool,
+    /// The last list of workers could not look, and said of nobody that it is gone.
+    pub(super) was_blind: bool,
     pub(super) queue: VecDeque<Pending>,
     pub(super) late: Vec<(u64, Effect)>,
     pub(super) manifests: Vec<Manifest>,
@@ -162,6 +171,9 @@ impl World {
                 task(COMMITTING_SINK, 1, scenario.commits),
             ],
             workers: [Worker::default(); 2],
+            late_worker: Late::default(),
+            late_was_listed: false,
+            was_blind: false,
             queue: VecDeque::new(),
             late: Vec::new(),
             manifests: Vec::new(),
@@ -233,7 +245,8 @@ impl World {
     }
 
     pub(super) fn alive(&self) -> Vec<WorkerId> {
-        (0..2).filter(|at| !self.workers[*at].is_dead).map(Self::worker_id).collect()
+        let late = matches!(self.late_worker, Late::InFlight | Late::There).then_some(LATE_WORKER);
+        (0..2).filter(|at| !self.workers[*at].is_dead).map(Self::worker_id).chain(late).collect()
     }
 
     pub(super) fn has_manifest(&self, epoch: Epoch) -> bool {
