@@ -40,56 +40,29 @@ use std::{
     path::{Path, PathBuf},
 };
 
-<<<<<<< HEAD
 /// Creates a folder and those above it, unless they exist, and returns its canonical path.
+///
+/// It makes the entries that lead to the folder durable in either case, because whoever created them may have crashed
+/// before that. Folders above it that this process may not read, or whose file system can't sync, are taken as they are.
 ///
 /// # Errors
 /// What the operating system says, for example that a file has this name.
 pub fn create_folder(folder: &Path) -> io::Result<PathBuf> {
-    let missing: Vec<_> = folder.ancestors().take_while(|above| is_named(above) && !above.exists()).collect();
-    // From the top, and each gets its durable name before the next is created. So a crash leaves at most one folder
-    // without: the lowest that exists.
-    settle(missing.last().map_or(folder, |highest| parent(highest)))?;
-    for folder in missing.iter().rev() {
-        step("create the folder")?;
-        match fs::create_dir(folder) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            created => created?,
-        }
-        sync_folder(parent(folder))?;
-    }
-    let folder = fs::canonicalize(folder)?;
-    if fs::metadata(&folder)?.is_dir() { Ok(folder) } else { Err(io::ErrorKind::NotADirectory.into()) }
-=======
-/// Creates a folder durably, unless it exists, and returns its canonical path.
-///
-/// Makes the entries that lead to it durable in either case: its creator may have crashed before that.
-pub(crate) fn create_folder(folder: &Path) -> io::Result<PathBuf> {
     fs::create_dir_all(folder)?;
     let folder = fs::canonicalize(folder)?;
     // The entry of a folder is in its parent.
     for above in folder.ancestors().skip(1) {
         match sync_folder(above) {
-            // Who may not read a folder can't have made an entry in it, in any usual set of rights; those above are as old.
+            // A process that may not read a folder has not made an entry in it, with any usual set of rights; the
+            // folders above are as old.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => break,
-            // Where another file system begins that can't be synced (`/proc`, a read-only image), nothing was made either.
+            // Where another file system begins that can't be synced (`/proc`, a read-only image), nothing was made
+            // either.
             Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => break,
             synced => synced?,
         }
     }
     Ok(folder)
->>>>>>> lead
-}
-
-/// Makes the name of a folder durable that an earlier call may have created without coming to this.
-fn settle(folder: &Path) -> io::Result<()> {
-    // Not `parent`: of `a/..` that is `a`, which contains it and does not name it.
-    let Some(above) = fs::canonicalize(folder)?.parent().map(Path::to_path_buf) else { return Ok(()) };
-    match sync_folder(&above) {
-        // Somebody else's, such as the folder of all homes: no call of ours has created anything in it.
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
-        synced => synced,
-    }
 }
 
 /// Writes a file. After a crash the file may hold a part of `contents`: use this for a name that nobody trusts until
@@ -206,61 +179,4 @@ use crash::step;
 pub mod crash;
 
 #[cfg(test)]
-<<<<<<< HEAD
 mod tests;
-=======
-pub(crate) mod crash {
-    //! Stops the world before the n-th change of the disk that this thread makes.
-
-    use std::{
-        cell::{Cell, RefCell},
-        io,
-    };
-
-    thread_local! {
-        static LEFT: Cell<Option<usize>> = const { Cell::new(None) };
-        static DONE: RefCell<Vec<&'static str>> = const { RefCell::new(Vec::new()) };
-    }
-
-    pub(super) fn step(what: &'static str) -> io::Result<()> {
-        match LEFT.get() {
-            None => return Ok(()),
-            Some(0) => return Err(io::Error::other("crash")),
-            Some(more) => LEFT.set(Some(more - 1)),
-        }
-        DONE.with_borrow_mut(|done| done.push(what));
-        Ok(())
-    }
-
-    /// Runs `work` in a world that ends after `steps` changes of the disk, and tells which took place.
-    #[cfg(feature = "journal")]
-    pub(crate) fn after<T>(steps: usize, work: impl FnOnce() -> T) -> (T, Vec<&'static str>) {
-        LEFT.set(Some(steps));
-        DONE.take();
-        let result = work();
-        LEFT.set(None);
-        (result, DONE.take())
-    }
-}
-
-#[cfg(all(test, unix, feature = "journal"))]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn b14_the_entries_that_lead_to_a_folder_are_synced_whether_it_is_there_or_not() {
-        let dir = tempfile::tempdir().unwrap();
-        let folder = dir.path().join("a/b");
-        let expected = fs::canonicalize(dir.path()).unwrap().join("a/b").ancestors().count() - 1;
-        for made_before in [false, true] {
-            let (created, steps) = crash::after(usize::MAX, || create_folder(&folder));
-            assert_eq!(created.unwrap(), fs::canonicalize(&folder).unwrap());
-            assert_eq!(steps, vec!["sync the folder"; expected], "made before: {made_before}");
-        }
-        // A crash before any of them is repaired by the next call, and not forgotten.
-        for steps in 0..expected {
-            assert!(crash::after(steps, || create_folder(&folder)).0.is_err());
-        }
-    }
-}
->>>>>>> lead

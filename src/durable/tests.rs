@@ -32,19 +32,18 @@ fn nothing_gets_its_name_before_it_is_synced_and_nothing_returns_before_its_name
 }
 
 #[test]
-fn every_new_folder_has_a_durable_name_even_if_a_crash_left_some() {
+fn b14_the_entries_that_lead_to_a_folder_are_synced_whether_it_exists_or_not() {
     let dir = tempfile::tempdir().unwrap();
-    let deep = dir.path().join("a/b");
-    for steps in 0.. {
-        remove_folder(&dir.path().join("a")).unwrap();
-        let (first, before) = crash::after(steps, || create_folder(&deep));
-        if first.is_ok() {
-            assert_eq!(steps, 5, "{before:?}");
-            break;
-        }
-        let (second, after) = crash::after(usize::MAX, || create_folder(&deep));
-        assert_eq!(second.unwrap(), fs::canonicalize(&deep).unwrap());
-        assert_eq!(after.first(), Some(&"sync the folder"), "of the last folder that the first call created");
+    let folder = dir.path().join("a/b");
+    let expected = fs::canonicalize(dir.path()).unwrap().join("a/b").ancestors().count() - 1;
+    for made_before in [false, true] {
+        let (created, steps) = crash::after(usize::MAX, || create_folder(&folder));
+        assert_eq!(created.unwrap(), fs::canonicalize(&folder).unwrap());
+        assert_eq!(steps, vec!["sync the folder"; expected], "made before: {made_before}");
+    }
+    // A crash before any of them is repaired by the next call, and not forgotten.
+    for steps in 0..expected {
+        assert!(crash::after(steps, || create_folder(&folder)).0.is_err());
     }
 }
 

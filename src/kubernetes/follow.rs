@@ -13,13 +13,8 @@ use super::{
     api::Api,
     error::ApiError,
     fate::Fates,
-<<<<<<< HEAD
-    pod::{exit_code, host_says_ended, is_alive, is_terminating, uid, worker_of},
-    watcher::{PodNews, Watcher},
-=======
     pod::{exit_code, host_says_ended, is_alive, is_terminating, owner, uid},
-    watcher::{News, Watcher},
->>>>>>> lead
+    watcher::{PodNews, Watcher},
 };
 use crate::contracts::{JobId, RunId, WorkerId};
 

@@ -12,13 +12,8 @@ use super::{
     api::{Api, Ask},
     error::{ApiError, Trouble},
     fate::Fates,
-<<<<<<< HEAD
-    pod::{describe, name, uid, worker_of},
-    watcher::{PodNews, Watcher},
-=======
     pod::{Owner, describe, name, owner, uid},
-    watcher::{News, Watcher},
->>>>>>> lead
+    watcher::{PodNews, Watcher},
 };
 use crate::{
     contracts::{JobId, RunId, SchedulerError},
@@ -90,13 +85,8 @@ impl Stop<'_> {
                 let asked = left.get(uid(&pod)).and_then(|left| left.asked);
                 self.keep(*pod, asked, left);
             }
-<<<<<<< HEAD
             PodNews::Gone(pod) => {
-                if let Some(Left { run, .. }) = left.remove(uid(&pod)) {
-=======
-            News::Gone(pod) => {
                 if let Some(Left { run: Some(run), .. }) = left.remove(uid(&pod)) {
->>>>>>> lead
                     self.fates.gone(self.job, run, &pod);
                 }
             }
