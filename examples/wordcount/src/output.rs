@@ -12,12 +12,12 @@
 //! | `EPOCH-RUN.base` | all committed counts up to `EPOCH`, merged into one file |
 //!
 //! Each checkpoint names the [parts](Part) that make up the output with it, with their lengths and
-//! checksums. A run starts from a complete checkpoint, and accepts nothing but these parts: one that
-//! is missing, or holds anything else, is an error, and every other file is deleted.
+//! checksums. A run starts from a complete checkpoint, and accepts nothing but these parts: one
+//! that is missing, or holds anything else, is an error, and every other file is deleted.
 //!
 //! Why a crash at any moment loses and duplicates nothing: a file that the last complete checkpoint
-//! names is never changed and never deleted. Merged files stay until a later checkpoint, which names
-//! the base in their place, is complete. [`Output::open`] renames the transactions that the
+//! names is never changed and never deleted. Merged files stay until a later checkpoint, which
+//! names the base in their place, is complete. [`Output::open`] renames the transactions that the
 //! checkpoint names (if they have not been renamed yet); the input of all others is read again.
 
 use std::{
@@ -114,8 +114,8 @@ impl Output {
         &self.pending
     }
 
-    /// The second phase, when the checkpoint of `epoch` is complete: makes `parts` count. Those that
-    /// do already stay as they are.
+    /// The second phase, when the checkpoint of `epoch` is complete: makes `parts` count. Those
+    /// that do already stay as they are.
     pub(crate) fn commit(&mut self, epoch: Epoch, parts: &[Part]) -> Result<(), OutputError> {
         for &part in parts {
             if let Some(at) = self.pending.iter().position(|&pending| pending == part) {
@@ -169,7 +169,8 @@ impl Output {
         }
     }
 
-    /// Deletes a file that nothing needs. It is not synced: where a crash brings it back, the next run deletes it.
+    /// Deletes a file that nothing needs. It is not synced: where a crash brings it back, the next
+    /// run deletes it.
     fn remove(&self, path: &Path) -> Result<(), OutputError> {
         match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(&self.folder, error)),

@@ -130,7 +130,8 @@ async fn run_job(
     let latest = job.note_checkpoint(report).await?;
     blocking(|| job.check_output(latest.as_ref()))?;
     if report.input_done {
-        // Nothing to run. The last run may have been killed before it had committed or merged everything.
+        // Nothing to run. The last run may have been killed before it had committed or merged
+        // everything.
         blocking(|| job.write_result(latest.as_ref()))?;
         report.run = latest.map_or(0, |latest| latest.run.get());
         // All input had been consumed and committed before.
@@ -258,7 +259,8 @@ impl<'a> Job<'a> {
         job.hear_of_ends();
         self.stops.attach(job.sender());
         let progress = job.progress();
-        // A final checkpoint that can't be had is given up, so that the command always ends; the next start replays.
+        // A final checkpoint that can't be completed is abandoned, so that the command always ends;
+        // the next start replays.
         let policy = Policy::escalate();
         let driven = tokio::select! {
             driven = drive(running, &mut job, &policy) => driven,
@@ -305,15 +307,17 @@ impl<'a> Job<'a> {
         Ok(latest)
     }
 
-    /// Checks that the output of all workers is what the checkpoint names, before anything is started or written.
+    /// Checks that the output of all workers is what the checkpoint names, before anything is
+    /// started or written.
     fn check_output(&self, latest: Option<&Manifest>) -> Result<(), OutputError> {
         self.workload.works.iter().try_for_each(|Work { worker, output: folder, .. }| {
             Output::check(folder, latest.map(|latest| latest.epoch), &parts(latest, *worker)?)
         })
     }
 
-    /// Merges what all workers have committed, unless that has been done. No worker runs: this is the controller's turn to
-    /// commit again what the last checkpoint names, in case that its run was killed before the commit.
+    /// Merges what all workers have committed, unless that is done. No worker runs, so the
+    /// controller commits what the last checkpoint names; its run may have been killed before the
+    /// commit.
     fn write_result(&self, latest: Option<&Manifest>) -> Result<(), OutputError> {
         let counts = self.state.counts();
         if counts.exists() {

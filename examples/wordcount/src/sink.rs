@@ -71,12 +71,13 @@ impl Sink {
     }
 }
 
-/// So long ago, for whoever wants to know how much of a shutdown is the disk's.
+/// The time since `start`: the log shows how much of a shutdown the disk takes.
 fn micros(start: Instant) -> u64 {
     u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX)
 }
 
-/// Only the disk may do better next time; and a worker of an older run leaves, sooner or later.
+/// A retry can only help after an I/O error, or when a worker of an older run still holds the
+/// folder.
 #[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
 fn failure(error: OutputError) -> TaskError {
     match error {

@@ -76,7 +76,7 @@ impl Identity {
     }
 }
 
-/// Why a state directory is refused. It is untouched then.
+/// Why a state directory is refused. It is unchanged then.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StateDirError {
     /// The operating system says so.
@@ -138,7 +138,7 @@ pub(crate) enum StateDirError {
     },
 }
 
-/// A state directory that this run, and no other, uses: until it is dropped or the process ends, however it ends.
+/// A state directory that only this run uses, until this value is dropped or the process ends.
 #[derive(Debug)]
 pub(crate) struct StateDir {
     path: PathBuf,
@@ -146,9 +146,10 @@ pub(crate) struct StateDir {
 }
 
 impl StateDir {
-    /// Takes the directory for a job over `input` with `workers`; creates it if there is none. `fresh` removes what earlier
-    /// jobs left in it, and nothing that wordcount did not write; worker processes of earlier runs are ended first. Otherwise they are left to
-    /// whoever goes on with the job.
+    /// Takes the directory for a job over `input` with `workers`, and creates it if needed. `fresh`
+    /// first ends worker processes of earlier runs, then removes what earlier jobs left in the
+    /// directory, but nothing that wordcount did not write. Without `fresh`, whoever continues the
+    /// job ends them.
     pub(crate) fn open(path: &Path, input: &Input, workers: u32, fresh: bool) -> Result<Self, StateDirError> {
         let got = Identity { format: FORMAT, workers, files: input.fingerprints().to_vec() };
         match fs::metadata(path) {
@@ -210,8 +211,9 @@ impl StateDir {
         text.and_then(|text| durable::replace(&path, &text)).map_err(|error| failed(&path, error))
     }
 
-    /// Starts over. The marker stands from before the first removal until the new identity is written, so that an interruption
-    /// leaves neither a mixture of two jobs nor a folder that is nobody's.
+    /// Starts over. The marker exists from before the first removal until the new identity is
+    /// written, so an interruption leaves neither a mixture of two jobs nor a folder without an
+    /// owner.
     fn wipe(&self, identity: &Identity) -> Result<(), StateDirError> {
         // Nobody else writes here from now on.
         end_leftovers(&self.processes())
@@ -230,7 +232,8 @@ impl StateDir {
     }
 }
 
-/// An empty folder, or one of ours. A lock alone, or an identity half written, is what an interrupted first start leaves.
+/// An empty folder, or one of ours. An interrupted first start leaves only a lock, or also a
+/// partial identity.
 fn is_usable(path: &Path) -> Result<bool, StateDirError> {
     if StateDir::is_at(path) {
         return Ok(true);

@@ -22,7 +22,8 @@ pub(crate) enum Span {
 pub(crate) struct Part {
     /// The checkpoint at whose barrier it ends.
     pub(crate) epoch: Epoch,
-    /// The run that wrote it: a run that failed before its checkpoint was complete leaves a file of the same epoch.
+    /// The run that wrote it: a run that failed before its checkpoint was complete leaves a file of
+    /// the same epoch.
     run: RunId,
     span: Span,
     /// The length of its file.
@@ -45,7 +46,8 @@ impl Part {
         })
     }
 
-    /// The name of its file until its checkpoint is complete. A base has none: what it sums up is committed already.
+    /// The name of its file until its checkpoint is complete. A base has none: what it sums up is
+    /// committed already.
     pub(super) fn pending(self) -> Option<String> {
         (self.span == Span::Counts).then(|| self.named(PENDING))
     }
@@ -65,7 +67,8 @@ impl Part {
         serde_json::from_slice(data).map_err(|error| OutputError::Snapshot(error.to_string()))
     }
 
-    /// The parts that a sink named in the checkpoint `from`, where it has this `snapshot`; none at the beginning.
+    /// The parts that a sink named in the checkpoint `from`, where it has this `snapshot`; none at
+    /// the beginning.
     pub(crate) fn restored(from: Option<Epoch>, snapshot: Option<&[u8]>) -> Result<Vec<Self>, OutputError> {
         match (from, snapshot) {
             (_, Some(snapshot)) => Self::decode(snapshot),

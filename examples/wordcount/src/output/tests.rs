@@ -92,7 +92,8 @@ fn output_ahead_of_the_checkpoint_is_refused() {
     }
 }
 
-/// One committed part, one that is pending, and a base; each is taken away, cut, altered and exchanged.
+/// One committed part, one that is pending, and a base; each is taken away, cut, altered and
+/// exchanged.
 #[test]
 fn anything_but_the_named_parts_is_refused_and_nothing_changes() {
     let dir = tempfile::tempdir().unwrap();
@@ -181,7 +182,8 @@ fn many_files_are_merged_while_the_job_runs() {
     assert_eq!(most, MANY + 1, "the base, and what the last checkpoint names");
 }
 
-/// A crash comes after the merge: the next run starts from a checkpoint that does not know the base.
+/// A crash comes after the merge: the next run starts from a checkpoint that does not know the
+/// base.
 #[test]
 fn merged_parts_stay_until_a_checkpoint_names_the_base() {
     let dir = tempfile::tempdir().unwrap();

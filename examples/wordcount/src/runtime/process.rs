@@ -122,7 +122,8 @@ impl Runtime for Process {
     }
 }
 
-/// Waits for the end of one worker process, to tell the person before the screen; the run hears of it from the scheduler.
+/// Waits for the end of one worker process, to show it to the user; the scheduler reports it to the
+/// run.
 struct Watch {
     process: WorkerProcess,
     mailbox: JobSender,

@@ -89,7 +89,8 @@ impl Job<'_> {
         watch.until_end(child, random)
     }
 
-    /// A task that fails or stalls, where workers can't be killed and frozen from outside. It is one of the first worker's.
+    /// A task of the first worker that fails or stalls, for runtimes whose workers can't be killed
+    /// or frozen from outside.
     fn injection(&self, hit: Hit, committed: u64) -> Vec<String> {
         let line = |after: Duration| {
             let read = after.as_millis() * u128::from(self.rate) / 1000;

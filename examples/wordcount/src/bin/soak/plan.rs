@@ -78,7 +78,8 @@ pub(crate) struct Situation {
 }
 
 impl CallPlan {
-    /// A plan for the next call. `processes`: workers can be killed and frozen, and take longer to start.
+    /// A plan for the next call. With `processes`, workers can be killed and frozen, and take
+    /// longer to start.
     pub(crate) fn choose(situation: Situation, processes: bool, random: &mut fastrand::Rng) -> Self {
         let mut chance = Chance { random, processes };
         if situation.unfinished && chance.percent(20) {

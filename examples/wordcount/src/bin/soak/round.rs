@@ -23,7 +23,8 @@ use crate::{
     truth::{self, Difference, Words},
 };
 
-/// How long after its end a round may have processes: the watchdogs of killed controllers need six seconds.
+/// How long after its end a round may have processes: the watchdogs of killed controllers need six
+/// seconds.
 const LEFTOVERS: Duration = Duration::from_secs(20);
 
 /// How often a job may be killed at its own end, so that every round has one.
@@ -148,7 +149,8 @@ impl Round {
         Ok(())
     }
 
-    /// In which phase it was, says the journal: what was written down before the phase's first effect.
+    /// The journal says in which phase it was, because the phase is recorded before its first
+    /// effect.
     fn note_kill(
         &mut self,
         kill: Kill,
