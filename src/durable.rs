@@ -1,7 +1,8 @@
 //! File operations that survive a crash of the process or the machine.
 //!
-//! The checkpoint store and the journal of this crate write with them, and so can your own sinks and schedulers.
-//! They need a local file system that keeps its promises: on a network one, a sync may promise nothing.
+//! The checkpoint store and the journal of this crate write with them, and so can your own sinks
+//! and schedulers. They need a local file system that keeps its promises: on a network one, a sync
+//! may promise nothing.
 //!
 //! | after a crash during | there is |
 //! |---|---|
@@ -11,11 +12,12 @@
 //! | [`remove`] | the file, or no file |
 //! | [`remove_folder`] | any part of the folder |
 //!
-//! When a function returns `Ok`, its change is on disk: the contents, and the name in its folder. Outside of Unix
-//! a folder can't be synced; there names are as durable as the file system makes them by itself.
+//! When a function returns `Ok`, its change is on disk: the contents, and the name in its folder.
+//! Outside of Unix a folder can't be synced; there names are as durable as the file system makes
+//! them by itself.
 //!
-//! All functions block the thread, for as long as the disk needs to sync. Their errors are those of the operating
-//! system, and name no path.
+//! All functions block the thread, for as long as the disk needs to sync. Their errors are those of
+//! the operating system, and name no path.
 //!
 //! ```
 //! use winddown::durable;
@@ -29,8 +31,8 @@
 //! # }
 //! ```
 //!
-//! With the feature `testing`, `durable::crash` stops these functions before the n-th system call, so that tests
-//! can try a crash between any two.
+//! With the feature `testing`, `durable::crash` stops these functions before the n-th system call,
+//! so that tests can try a crash between any two.
 
 // Every change calls `step`, where tests can stop the world.
 
@@ -42,8 +44,9 @@ use std::{
 
 /// Creates a folder and those above it, unless they exist, and returns its canonical path.
 ///
-/// It makes the entries that lead to the folder durable in either case, because whoever created them may have crashed
-/// before that. Folders above it that this process may not read, or whose file system can't sync, are taken as they are.
+/// It makes the entries that lead to the folder durable in either case, because whoever created
+/// them may have crashed before that. Folders above it that this process may not read, or whose
+/// file system can't sync, are taken as they are.
 ///
 /// # Errors
 /// What the operating system says, for example that a file has this name.
@@ -53,11 +56,11 @@ pub fn create_folder(folder: &Path) -> io::Result<PathBuf> {
     // The entry of a folder is in its parent.
     for above in folder.ancestors().skip(1) {
         match sync_folder(above) {
-            // A process that may not read a folder has not made an entry in it, with any usual set of rights; the
-            // folders above are as old.
+            // A process that may not read a folder has not made an entry in it, with any usual set
+            // of rights; the folders above are as old.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => break,
-            // Where another file system begins that can't be synced (`/proc`, a read-only image), nothing was made
-            // either.
+            // Where another file system begins that can't be synced (`/proc`, a read-only image),
+            // nothing was made either.
             Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => break,
             synced => synced?,
         }
@@ -65,8 +68,8 @@ pub fn create_folder(folder: &Path) -> io::Result<PathBuf> {
     Ok(folder)
 }
 
-/// Writes a file. After a crash the file may hold a part of `contents`: use this for a name that nobody trusts until
-/// something else says so, and [`replace`] for any other.
+/// Writes a file. After a crash the file may hold a part of `contents`: use this for a name that
+/// nobody trusts until something else says so, and [`replace`] for any other.
 ///
 /// # Errors
 /// What the operating system says. The file may then hold a part of `contents`.
@@ -77,8 +80,8 @@ pub fn write(path: &Path, contents: &[u8]) -> io::Result<()> {
 
 /// Makes a file hold `contents` in one step: a reader sees the old file or the new one, complete.
 ///
-/// The contents are first written to [`unfinished(path)`](unfinished). A crash leaves that file behind; the next call
-/// overwrites it. Only one caller may replace a file at a time.
+/// The contents are first written to [`unfinished(path)`](unfinished). A crash leaves that file
+/// behind; the next call overwrites it. Only one caller may replace a file at a time.
 ///
 /// # Errors
 /// What the operating system says. The file is then the old one or the new one.
@@ -89,8 +92,8 @@ pub fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
     rename(&unfinished, path)
 }
 
-/// The file that [`replace`] writes first: the same path with `.tmp` added. It has no meaning, and may be deleted
-/// whenever nobody replaces the file.
+/// The file that [`replace`] writes first: the same path with `.tmp` added. It has no meaning, and
+/// may be deleted whenever nobody replaces the file.
 #[must_use]
 pub fn unfinished(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
@@ -98,11 +101,12 @@ pub fn unfinished(path: &Path) -> PathBuf {
     name.into()
 }
 
-/// Renames a file inside its folder, over any file that has the new name. Its contents must have been synced before,
-/// as [`write`] does.
+/// Renames a file inside its folder, over any file that has the new name. Its contents must have
+/// been synced before, as [`write`] does.
 ///
 /// # Errors
-/// What the operating system says: [`NotFound`](io::ErrorKind::NotFound) when there is no file `from`.
+/// What the operating system says: [`NotFound`](io::ErrorKind::NotFound) when there is no file
+/// `from`.
 pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
     step("rename")?;
     fs::rename(from, to)?;
@@ -129,7 +133,8 @@ pub fn remove_folder(path: &Path) -> io::Result<()> {
     sync_folder(parent(path))
 }
 
-/// Makes the names in `folder` durable: those of files and folders that something else created, renamed or removed.
+/// Makes the names in `folder` durable: those of files and folders that something else created,
+/// renamed or removed.
 ///
 /// # Errors
 /// What the operating system says.

@@ -20,8 +20,9 @@ pub(super) fn step(what: &'static str) -> io::Result<()> {
     Ok(())
 }
 
-/// Runs `work` in a world that ends after `steps` changes of the disk, and returns its result and the changes that
-/// took place. From then on every function of [`durable`](super) fails on this thread, until `work` returns.
+/// Runs `work` in a world that ends after `steps` changes of the disk, and returns its result and
+/// the changes that took place. From then on every function of [`durable`](super) fails on this
+/// thread, until `work` returns.
 ///
 /// Call it with 0, 1, 2, … until the result is `Ok`, and look each time at what is on disk.
 ///

@@ -18,6 +18,8 @@ use std::{
     fs::{self, File},
     io,
     path::{Path, PathBuf},
+    thread::sleep,
+    time::{Duration, Instant},
 };
 
 use serde::{Deserialize, Serialize};
@@ -36,6 +38,11 @@ const OUTPUT: &str = "output";
 const JOURNAL: &str = "journal";
 const PROCESSES: &str = "processes";
 const COUNTS: &str = "counts.tsv";
+
+/// How long to wait for the lock. A call that was killed while it started a process may hold it for
+/// a moment longer, in the copy of itself that has not become that process yet.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+const LOCK_EVERY: Duration = Duration::from_millis(10);
 
 /// The layout that this program writes.
 const FORMAT: u32 = 2;
@@ -251,10 +258,14 @@ fn lock(path: &Path) -> Result<File, StateDirError> {
     let lock = path.join(LOCK);
     let file = File::options().create(true).truncate(false).write(true).open(&lock);
     let file = file.map_err(|error| failed(&lock, error))?;
-    match fs4::FileExt::try_lock(&file) {
-        Ok(()) => Ok(file),
-        Err(fs4::TryLockError::WouldBlock) => Err(StateDirError::InUse(path.to_owned())),
-        Err(fs4::TryLockError::Error(error)) => Err(failed(&lock, error)),
+    let end = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match fs4::FileExt::try_lock(&file) {
+            Ok(()) => return Ok(file),
+            Err(fs4::TryLockError::WouldBlock) if Instant::now() < end => sleep(LOCK_EVERY),
+            Err(fs4::TryLockError::WouldBlock) => return Err(StateDirError::InUse(path.to_owned())),
+            Err(fs4::TryLockError::Error(error)) => return Err(failed(&lock, error)),
+        }
     }
 }
 

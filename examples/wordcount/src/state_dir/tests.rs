@@ -101,6 +101,20 @@ fn a_second_run_is_refused_while_the_first_is_there() {
     StateDir::open(&path, &input, 1, false).unwrap();
 }
 
+/// As after a kill: the last copy of the lock is closed a moment later.
+#[test]
+fn a_lock_that_is_freed_in_a_moment_is_waited_for() {
+    let (dir, input) = setting("a");
+    let path = dir.path().join("state");
+    let first = StateDir::open(&path, &input, 1, false).unwrap();
+    let freed = std::thread::spawn(move || {
+        sleep(Duration::from_millis(50));
+        drop(first);
+    });
+    StateDir::open(&path, &input, 1, false).unwrap();
+    freed.join().unwrap();
+}
+
 #[test]
 fn somebody_elses_folder_is_refused_even_with_fresh() {
     let (dir, input) = setting("a");
