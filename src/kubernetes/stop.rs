@@ -13,7 +13,7 @@ use super::{
     error::{ApiError, Trouble},
     fate::Fates,
     pod::{Owner, describe, name, owner, uid},
-    watcher::{News, Watcher},
+    watcher::{PodNews, Watcher},
 };
 use crate::{
     contracts::{JobId, RunId, SchedulerError},
@@ -71,9 +71,9 @@ impl Stop<'_> {
         }
     }
 
-    fn take_in(&self, news: News, left: &mut BTreeMap<String, Left>) {
+    fn take_in(&self, news: PodNews, left: &mut BTreeMap<String, Left>) {
         match news {
-            News::Listed(pods) => {
+            PodNews::Listed(pods) => {
                 let mut before = std::mem::take(left);
                 for pod in pods {
                     let asked = before.remove(uid(&pod)).and_then(|left| left.asked);
@@ -81,11 +81,11 @@ impl Stop<'_> {
                 }
                 // What has gone unseen: nobody has heard its node say anything.
             }
-            News::Changed(pod) => {
+            PodNews::Changed(pod) => {
                 let asked = left.get(uid(&pod)).and_then(|left| left.asked);
                 self.keep(*pod, asked, left);
             }
-            News::Gone(pod) => {
+            PodNews::Gone(pod) => {
                 if let Some(Left { run: Some(run), .. }) = left.remove(uid(&pod)) {
                     self.fates.gone(self.job, run, &pod);
                 }

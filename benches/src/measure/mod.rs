@@ -1,5 +1,5 @@
-//! The measurements of the bench `performance` and of the program `bench_report`. Each is a function that gives its figures; who called it
-//! prints them, or makes a page of them.
+//! The measurements of the bench `performance` and of the program `bench_report`. Each is a
+//! function that returns its figures; who called it prints them, or makes a page of them.
 
 mod backlog;
 mod builds;

@@ -1,4 +1,5 @@
-//! A worker's claim to its output folder: one worker at a time, and none of an older run after one of a newer.
+//! A worker's claim to its output folder: one worker at a time, and none of an older run after one
+//! of a newer.
 //!
 //! A run starts only when the scheduler lists no worker of an earlier one, so at most one worker
 //! writes to a folder. This is the second line of defence, against an unknown worker: its record
@@ -23,9 +24,9 @@ use std::{
     path::Path,
 };
 
-use winddown::RunId;
+use winddown::{RunId, durable};
 
-use crate::{durable, output::OutputError};
+use crate::output::OutputError;
 
 /// The right to write to a worker's output folder, until it is dropped.
 #[derive(Debug)]

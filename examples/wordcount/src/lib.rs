@@ -1,10 +1,10 @@
 //! A streaming word count with exactly-once output that is stopped with winddown: try `--help`, and
 //! Ctrl-C.
 //!
-//! Each worker is a chain of three tasks, source → count → sink, with checkpoint barriers in the stream and a
-//! two-phase commit in the sink. Whatever ends a run (a stop of any mode, a failure, or a kill of
-//! this process), the next start with the same state directory continues from the last complete
-//! checkpoint, and the final counts are exact.
+//! Each worker is a chain of three tasks, source → count → sink, with checkpoint barriers in the
+//! stream and a two-phase commit in the sink. Whatever ends a run (a stop of any mode, a failure,
+//! or a kill of this process), the next start with the same state directory continues from the last
+//! complete checkpoint, and the final counts are exact.
 //!
 //! ```text
 //! cargo run --release -p wordcount
@@ -21,7 +21,6 @@
 mod claim;
 mod cli;
 mod count;
-mod durable;
 mod input;
 mod meter;
 mod output;

@@ -11,7 +11,8 @@ use clap::Parser;
 
 use crate::{cli::Args, input::Input, report::Report, run_loop, state_dir::StateDir};
 
-/// Stopped with evidence, or finished: 0. The stop failed, or the job failed for good: 1. Not started, because the call was wrong: 2.
+/// Exit codes. 0: stopped with evidence, or finished. 1: the stop failed, or the job failed for
+/// good. 2: not started, because the call was wrong.
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
 

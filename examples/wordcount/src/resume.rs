@@ -24,11 +24,13 @@ use crate::{
     screen::Screen,
 };
 
-/// Finishes what the record in `journal` says was going on, and tells of it if it was a shutdown. Afterwards no worker of an earlier run
-/// is alive; where they are processes, they are recorded in `processes`. Where the journal can't be trusted nothing is touched.
+/// Finishes what the record in `journal` describes, and reports it if it was a shutdown. Afterwards
+/// no worker of an earlier run is alive; worker processes are recorded in `processes`. If the
+/// journal can't be trusted, nothing is changed.
 ///
 /// # Errors
-/// [`JobError`] when the journal or the store can't be read or trusted, or when a worker can't be ended.
+/// [`JobError`] when the journal or the store can't be read or trusted, or when a worker can't be
+/// ended.
 pub(crate) async fn finish(
     id: &JobId,
     journal: &FileJournal,

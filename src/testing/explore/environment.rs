@@ -36,9 +36,9 @@ const RESCUE_AFTER: u64 = 150;
 /// No schedule takes longer than this, whatever goes wrong in it.
 const TOO_LONG: u64 = 4000;
 
-/// The plan, and the finished part of it. Part of the state.
+/// What the environment will do by itself, and what it has done. Part of the state.
 #[derive(Clone, Copy, Debug, Default, Hash)]
-pub(super) struct Plan {
+pub(super) struct Agenda {
     last_step: u64,
     next_heartbeat: u64,
     opening_at: Option<u64>,
@@ -112,8 +112,8 @@ impl<'a> Environment<'a> {
             if now > TOO_LONG {
                 return Poll::Ready(Stepped::TooLong);
             }
-            if world.plan.seen_version != world.version {
-                (world.plan.seen_version, world.plan.changed_at) = (world.version, now);
+            if world.agenda.seen_version != world.version {
+                (world.agenda.seen_version, world.agenda.changed_at) = (world.version, now);
             }
             let wake = world.next_wake();
             if wake <= now {
@@ -142,11 +142,11 @@ impl World {
         self.failure_told_at = None;
         self.asked = self.record.as_ref().and_then(|record| record.requested);
         self.last_asked_at = now;
-        self.plan.rescue_at = Some(now + RESCUE_AFTER);
-        self.plan.rescues = 0;
+        self.agenda.rescue_at = Some(now + RESCUE_AFTER);
+        self.agenda.rescues = 0;
         let is_request = matches!(self.scenario.opening, Opening::Request(_));
-        let opens = if is_request { self.asked.is_none() } else { !self.plan.has_opened };
-        self.plan.opening_at = opens.then_some(now + OPENING_AFTER);
+        let opens = if is_request { self.asked.is_none() } else { !self.agenda.has_opened };
+        self.agenda.opening_at = opens.then_some(now + OPENING_AFTER);
     }
 
     /// The controller is gone.
@@ -163,19 +163,19 @@ impl World {
 
     fn quiet_choice_at(&self) -> Option<u64> {
         self.sender.as_ref()?;
-        QUIET_CHOICES.get(self.plan.quiet_choices).map(|after| self.plan.changed_at + after)
+        QUIET_CHOICES.get(self.agenda.quiet_choices).map(|after| self.agenda.changed_at + after)
     }
 
     fn next_wake(&self) -> u64 {
         let arrivals = self.queue.iter().filter(|pending| self.is_ready(pending)).map(|pending| pending.not_before);
-        let arrival = arrivals.min().map(|at| at.max(self.plan.last_step + 1));
+        let arrival = arrivals.min().map(|at| at.max(self.agenda.last_step + 1));
         let late = self.late.iter().map(|(due, _)| *due).min();
-        let opening = self.plan.opening_at.filter(|_| self.sender.is_some());
-        let quiet = self.quiet_choice_at().map(|at| at.max(self.plan.last_step + 1));
-        [arrival, late, opening, self.plan.rescue_at, quiet]
+        let opening = self.agenda.opening_at.filter(|_| self.sender.is_some());
+        let quiet = self.quiet_choice_at().map(|at| at.max(self.agenda.last_step + 1));
+        [arrival, late, opening, self.agenda.rescue_at, quiet]
             .into_iter()
             .flatten()
-            .fold(self.plan.next_heartbeat, u64::min)
+            .fold(self.agenda.next_heartbeat, u64::min)
     }
 
     fn tick(&mut self, now: u64, ask: Ask<'_>) {
@@ -183,22 +183,22 @@ impl World {
             let (_, effect) = self.late.remove(position);
             let _ = self.apply(&effect);
         }
-        if self.plan.next_heartbeat <= now {
-            self.plan.next_heartbeat = now + HEARTBEAT_EVERY;
+        if self.agenda.next_heartbeat <= now {
+            self.agenda.next_heartbeat = now + HEARTBEAT_EVERY;
             self.beat();
             self.check_noticed(now);
         }
-        if self.sender.is_some() && self.plan.opening_at.take_if(|at| *at <= now).is_some() {
+        if self.sender.is_some() && self.agenda.opening_at.take_if(|at| *at <= now).is_some() {
             self.open(ask);
         }
-        if self.plan.rescue_at.is_some_and(|at| at <= now) {
+        if self.agenda.rescue_at.is_some_and(|at| at <= now) {
             self.rescue(now, ask);
         }
         let arrives = self.queue.iter().any(|pending| self.is_ready(pending) && pending.not_before <= now);
         let quiet = self.quiet_choice_at().is_some_and(|at| at <= now);
-        if self.plan.last_step < now && (arrives || quiet) {
-            self.plan.last_step = now;
-            self.plan.quiet_choices += usize::from(!arrives);
+        if self.agenda.last_step < now && (arrives || quiet) {
+            self.agenda.last_step = now;
+            self.agenda.quiet_choices += usize::from(!arrives);
             self.take_step(now, ask);
         }
     }
@@ -215,7 +215,7 @@ impl World {
     }
 
     fn open(&mut self, ask: Ask<'_>) {
-        self.plan.has_opened = true;
+        self.agenda.has_opened = true;
         match self.scenario.opening {
             Opening::Request(request) => self.ask_for(request, ask),
             Opening::SourcesComplete => self.exhaust(),
@@ -228,13 +228,13 @@ impl World {
     /// Nothing else stops this job, so a request does.
     fn rescue(&mut self, now: u64, ask: Ask<'_>) {
         let phase = self.progress.as_ref().map(|progress| progress.borrow().phase);
-        if self.plan.rescues == 0 && phase == Some(PhaseKind::Running) {
+        if self.agenda.rescues == 0 && phase == Some(PhaseKind::Running) {
             self.ask_for(StopRequest::Immediate, ask);
-        } else if self.plan.rescues > 0 && self.scenario.spent == OnSpentCheckpoint::KeepTrying {
+        } else if self.agenda.rescues > 0 && self.scenario.spent == OnSpentCheckpoint::KeepTrying {
             self.ask_for(StopRequest::Force, ask);
         }
-        self.plan.rescues += 1;
-        self.plan.rescue_at = (self.plan.rescues < 2).then_some(now + RESCUE_AFTER);
+        self.agenda.rescues += 1;
+        self.agenda.rescue_at = (self.agenda.rescues < 2).then_some(now + RESCUE_AFTER);
     }
 
     /// After a reported failure the job does not keep running.
@@ -282,7 +282,7 @@ impl World {
                 add(Step::Fail(at));
             }
         }
-        if self.alive().is_empty() && self.plan.appeared_at.is_none() {
+        if self.alive().is_empty() && self.agenda.appeared_at.is_none() {
             add(Step::Appear);
         }
         add(Step::Strangers);
@@ -336,7 +336,7 @@ impl World {
             (Step::Appear, _) => {
                 self.note(CanHappen::WorkerAppeared);
                 self.touch();
-                self.plan.appeared_at = Some(now);
+                self.agenda.appeared_at = Some(now);
                 // It accepts no orders, because it is unknown.
                 (self.workers[1].is_dead, self.workers[1].is_frozen) = (false, true);
             }

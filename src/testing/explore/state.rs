@@ -40,7 +40,7 @@ impl World {
         if let Some(record) = &self.record {
             digest_of_record(record).hash(&mut hasher);
         }
-        (&self.calls, self.told, self.sent, &self.plan, self.sender.is_some()).hash(&mut hasher);
+        (&self.calls, self.told, self.sent, &self.agenda, self.sender.is_some()).hash(&mut hasher);
         if let Some(progress) = &self.progress {
             let progress = progress.borrow();
             (progress.phase, progress.status, progress.requested, progress.alive, progress.retries).hash(&mut hasher);

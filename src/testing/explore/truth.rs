@@ -46,10 +46,10 @@ impl World {
                 if RELEASING.contains(&phase) && late {
                     self.violated("I5", format!("a {} order was sent after the deadline of {phase}", command.name()));
                 }
-                if self.plan.strongest_sent > Some(*mode as u8) {
+                if self.agenda.strongest_sent > Some(*mode as u8) {
                     self.violated("I4", format!("a {} order was sent after a stronger one", command.name()));
                 }
-                self.plan.strongest_sent = self.plan.strongest_sent.max(Some(*mode as u8));
+                self.agenda.strongest_sent = self.agenda.strongest_sent.max(Some(*mode as u8));
             }
             _ => {}
         }
@@ -209,7 +209,7 @@ impl World {
         alive.retain(|worker| *worker != LATE_WORKER || self.late_was_listed);
         // The scheduler's last answer is at most this old; workers that have appeared since are not
         // seen.
-        let unseen = self.plan.appeared_at.is_some_and(|at| self.now() - at < VERIFY_EVERY);
+        let unseen = self.agenda.appeared_at.is_some_and(|at| self.now() - at < VERIFY_EVERY);
         if !alive.is_empty() && !unseen {
             self.violated("I2", format!("{} was said with {alive:?} alive", stopped.kind()));
         }

@@ -145,8 +145,8 @@ pub(super) struct World {
     pub(super) failure_told_at: Option<u64>,
     pub(super) violations: Vec<Violation>,
     pub(super) happened: [u32; CanHappen::COUNT],
-    /// The environment's plan; see there.
-    pub(super) plan: super::environment::Plan,
+    /// The environment's agenda; see there.
+    pub(super) agenda: super::environment::Agenda,
 }
 
 impl World {
@@ -195,7 +195,7 @@ impl World {
             failure_told_at: None,
             violations: Vec::new(),
             happened: [0; CanHappen::COUNT],
-            plan: super::environment::Plan::default(),
+            agenda: super::environment::Agenda::default(),
         }
     }
 
@@ -233,7 +233,7 @@ impl World {
 
     pub(super) fn touch(&mut self) {
         self.version += 1;
-        self.plan.quiet_choices = 0;
+        self.agenda.quiet_choices = 0;
     }
 
     pub(super) fn index_of(worker: WorkerId) -> usize {

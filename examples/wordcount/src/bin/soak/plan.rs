@@ -7,7 +7,7 @@ use winddown::{PhaseKind, StopRequest};
 
 /// What happens to one call.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Plan {
+pub(crate) struct CallPlan {
     /// The stop requests of the call, for `--stop`; a second one escalates.
     pub(crate) stops: Vec<(StopRequest, Duration)>,
     /// When its controller is killed, if it is.
@@ -77,8 +77,9 @@ pub(crate) struct Situation {
     pub(crate) ending: bool,
 }
 
-impl Plan {
-    /// A plan for the next call. `processes`: workers can be killed and frozen, and take longer to start.
+impl CallPlan {
+    /// A plan for the next call. With `processes`, workers can be killed and frozen, and take
+    /// longer to start.
     pub(crate) fn choose(situation: Situation, processes: bool, random: &mut fastrand::Rng) -> Self {
         let mut chance = Chance { random, processes };
         if situation.unfinished && chance.percent(20) {
@@ -138,7 +139,7 @@ impl Chance<'_> {
         (self.mode(), self.up_to(self.life()))
     }
 
-    fn killed_in_a_stop(&mut self) -> Plan {
+    fn killed_in_a_stop(&mut self) -> CallPlan {
         let stop @ (mode, _) = self.stop();
         let kill = if self.percent(60) {
             Kill::AfterStop(self.moment())
@@ -152,10 +153,10 @@ impl Chance<'_> {
             let phase = if self.percent(50) { phase } else { end };
             self.in_phase(phase)
         };
-        Plan { stops: vec![stop], kill: Some(kill), worker: None }
+        CallPlan { stops: vec![stop], kill: Some(kill), worker: None }
     }
 
-    fn escalated(&mut self) -> Plan {
+    fn escalated(&mut self) -> CallPlan {
         let first @ (mode, at) = self.stop();
         let stronger: Vec<_> = StopRequest::ALL.into_iter().filter(|&other| other > mode).collect();
         let stops = match stronger.get(self.random.usize(..stronger.len().max(1))) {
@@ -163,11 +164,11 @@ impl Chance<'_> {
             None => vec![first],
         };
         let kill = self.percent(50).then(|| Kill::AfterStop(self.moment()));
-        Plan { stops, kill, worker: None }
+        CallPlan { stops, kill, worker: None }
     }
 
     /// The job recovers, by itself or not.
-    fn with_a_lost_worker(&mut self) -> Plan {
+    fn with_a_lost_worker(&mut self) -> CallPlan {
         let hit = self.up_to(self.life());
         let stop = (self.mode(), hit + self.up_to(self.life()));
         let kill = match self.random.u32(..3) {
@@ -176,11 +177,11 @@ impl Chance<'_> {
             _ => None,
         };
         let worker = if self.percent(40) { Hit::Terminate(hit) } else { Hit::Kill(hit) };
-        Plan { stops: vec![stop], kill, worker: Some(worker) }
+        CallPlan { stops: vec![stop], kill, worker: Some(worker) }
     }
 
     /// The stop has to wait for it, unless it is an escalation.
-    fn with_a_frozen_worker(&mut self) -> Plan {
+    fn with_a_frozen_worker(&mut self) -> CallPlan {
         let at = self.up_to(self.life());
         let time = self.up_to(Duration::from_millis(1500));
         let (mode, after) = (self.mode(), at + self.up_to(time));
@@ -189,14 +190,14 @@ impl Chance<'_> {
             stops.push((StopRequest::Force, after + self.up_to(time)));
         }
         let kill = self.percent(40).then(|| Kill::AfterStop(self.up_to(time)));
-        Plan { stops, kill, worker: Some(Hit::Freeze(at, time)) }
+        CallPlan { stops, kill, worker: Some(Hit::Freeze(at, time)) }
     }
 
     /// Without a stop request the job ends by itself.
-    fn at_the_end(&mut self) -> Plan {
+    fn at_the_end(&mut self) -> CallPlan {
         let phases = [PhaseKind::Finishing, PhaseKind::StoppingGraceful, PhaseKind::StoppedDrained];
         let phase = phases[self.random.usize(..phases.len())];
         let kill = self.percent(60).then(|| self.in_phase(phase));
-        Plan { kill, ..Plan::default() }
+        CallPlan { kill, ..CallPlan::default() }
     }
 }

@@ -52,8 +52,9 @@ pub(crate) fn text(words: &Words) -> String {
     words.iter().map(line).collect()
 }
 
-/// A text of so many lines: words in both cases, and what separates them: blanks, digits, other alphabets, broken UTF-8. One line in
-/// `sparse` has words; where that is few, many a checkpoint has nothing to commit.
+/// A text of this many lines: words in both cases, separated by blanks, digits, other alphabets and
+/// broken UTF-8. One line in `sparse` has words; with few words, many checkpoints have nothing to
+/// commit.
 pub(crate) fn write(lines: u32, sparse: u32, random: &mut fastrand::Rng) -> Vec<u8> {
     const SEPARATORS: [&[u8]; 7] = [b" ", b" ", b", ", b"-", b"7", b"\xff\xfe", "\u{df}".as_bytes()];
     let mut text = Vec::new();
