@@ -93,7 +93,7 @@ impl Door {
             };
             let peer = peer(&io);
             let Some(seat) = self.peers.seat(peer.map(|peer| peer.ip().to_canonical()), self.admission.per_peer) else {
-                tracing::debug!(?peer, "a connection too many of this peer");
+                tracing::debug!(?peer, "the peer has too many connections; closing this one");
                 continue;
             };
             while !has_room(needed().saturating_add(self.admission.reserve as usize)) {
