@@ -1,4 +1,5 @@
-//! The pods of a selector, as they change: a list, then a watch from there, and a list again whenever the watch is lost.
+//! The pods of a selector and their changes: a list, then a watch from there, and a new list
+//! whenever the watch is lost.
 
 use std::{pin::Pin, time::Duration};
 
@@ -14,17 +15,17 @@ use super::{
     error::{ApiError, Trouble},
 };
 
-/// A watch that says nothing for so long is not trusted any more: a connection that was cut off silently looks the same. The list that
-/// follows costs one request.
+/// A watch that is silent for this long is no longer trusted: a connection that was cut off looks
+/// the same. The list that follows costs one request.
 const SILENCE: Duration = Duration::from_secs(10);
 
-/// What has changed.
+/// A change.
 pub(super) enum News {
-    /// These are all, as of now; what is not among them is gone.
+    /// All pods at this moment; any other is gone.
     Listed(Vec<Pod>),
-    /// This one is new, or has changed.
+    /// This pod is new, or has changed.
     Changed(Box<Pod>),
-    /// This one is gone; so it was last.
+    /// This pod is gone; this was its last state.
     Gone(Box<Pod>),
 }
 
@@ -34,11 +35,11 @@ type Events = Pin<Box<dyn Stream<Item = Result<WatchEvent<Pod>, ApiError>> + Sen
 pub(super) struct Watcher {
     api: Api,
     selector: String,
-    /// The version of the last list, from which the watch is to begin.
+    /// The version of the last list, from which the watch begins.
     version: Option<String>,
     events: Option<Events>,
     waits: ExponentialBackoff,
-    /// Not before: the wait after a watch that failed.
+    /// The earliest time of the next request: the wait after a failed watch.
     list_at: Instant,
     listed: bool,
 }
@@ -48,12 +49,12 @@ impl Watcher {
         Self { api, selector, version: None, events: None, waits: waits(), list_at: Instant::now(), listed: false }
     }
 
-    /// Whether there was a list at all.
+    /// Whether there has been a list at all.
     pub(super) fn has_listed(&self) -> bool {
         self.listed
     }
 
-    /// The next news; the first is a list. Cancel safe: a request that was under way is made again.
+    /// The next change; the first is a list. Cancel safe: a request in flight is made again.
     pub(super) async fn next(&mut self, until: Instant) -> Result<News, ApiError> {
         loop {
             if let Some(events) = &mut self.events {
@@ -86,7 +87,8 @@ impl Watcher {
         }
     }
 
-    /// The watch has failed. Where a list may get further, one is next; at once where the version was too old, else after a wait.
+    /// The watch has failed. If a list may help, one is next: at once if the version was too old,
+    /// otherwise after a wait.
     fn lost(&mut self, error: ApiError) -> Result<(), ApiError> {
         self.events = None;
         match error.trouble {
