@@ -1,4 +1,5 @@
-//! Workers as child processes: a [`Scheduler`](crate::contracts::Scheduler) that starts, stops, kills and verifies them. Linux only.
+//! Workers as child processes: a [`Scheduler`](crate::contracts::Scheduler) that starts, stops,
+//! kills and verifies them. Linux only.
 //!
 //! Each worker leads its own process group, so that Ctrl-C in a terminal reaches only the
 //! scheduler, and a kill reaches what the worker has forked. A worker is listed until its process

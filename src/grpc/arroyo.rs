@@ -1,7 +1,7 @@
 //! Arroyo's worker protocol: a transport, the controller's services and a worker.
 //!
-//! Orders go to each worker's own server ([`GrpcTransport`]), reports come to the controller's ([`ControllerServer`]).
-//! `docs/wire.md` has the messages.
+//! Orders go to each worker's own server ([`GrpcTransport`]), reports go to the controller's
+//! ([`ControllerServer`]). `docs/wire.md` has the messages.
 
 mod controller;
 mod fence;

@@ -145,11 +145,13 @@ fn containers_have_ended(pod: &Pod) -> bool {
     };
     spec.containers.iter().all(|container| has(container_statuses, &container.name, ended))
         && spec.init_containers.iter().flatten().all(before)
-        // Added to the pod by `kubectl debug`: it may do anything, in the worker's namespaces and volumes.
+        // Added to the pod by `kubectl debug`: it may do anything in the worker's namespaces and
+        // volumes.
         && spec.ephemeral_containers.iter().flatten().all(|container| has(ephemeral_container_statuses, &container.name, ended))
 }
 
-/// The exit code of the first container that has ended with one other than 0, else 0 if any has ended.
+/// The exit code of the first container that has ended with a code other than 0, else 0 if any has
+/// ended.
 pub(super) fn exit_code(pod: &Pod) -> Option<i32> {
     let statuses = pod.status.as_ref()?.container_statuses.as_deref()?;
     let codes = statuses.iter().filter_map(|status| Some(status.state.as_ref()?.terminated.as_ref()?.exit_code));

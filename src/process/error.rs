@@ -78,7 +78,8 @@ pub enum ProcessError {
         /// What is missing.
         reason: String,
     },
-    /// The run was stopped with force, before the start or during it. Nothing of the attempt is left, or what is left is being killed.
+    /// The run was stopped with force, before the start or during it. Nothing of the attempt is
+    /// left, or what is left is being killed.
     #[error(
         "worker {worker} of job `{job}`, run {run}, is not started: the run was stopped with force; start a new run"
     )]

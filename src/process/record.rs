@@ -52,7 +52,8 @@ pub(super) struct Record {
     pub(super) schedulers: Vec<Token>,
     /// The boot of the machine for which `process` is valid.
     pub(super) boot: String,
-    /// The worker's process, which leads its group; `None` from just before the start until just after it.
+    /// The worker's process, which leads its group; `None` from just before the start until just
+    /// after it.
     pub(super) process: Option<Identity>,
     /// The user that started `process`.
     #[serde(default)]

@@ -30,7 +30,8 @@ pub(super) struct Shared {
     pub(super) cells: Vec<Arc<TaskCell>>,
     pub(super) index: HashMap<TaskId, usize>,
     pub(super) outbox: Arc<Outbox>,
-    /// Counts a task until its future has been dropped: an aborted task that has not ended yet is alive (invariant I2).
+    /// Counts a task until its future has been dropped: an aborted task that has not ended yet is
+    /// alive (invariant I2).
     pub(super) tracker: TaskTracker,
     /// This worker will start nothing more: it has left, or was killed.
     pub(super) gone: CancellationToken,

@@ -139,7 +139,8 @@ impl TaskControl {
     /// was not read.
     ///
     /// # Cancel safety
-    /// Cancel safe: an order is taken only by the poll that returns it, so it fits in `tokio::select!`.
+    /// Cancel safe: only the poll that returns an order takes it, so it can be used in
+    /// `tokio::select!`.
     pub async fn order(&mut self) -> TaskOrder {
         self.cell.next().await
     }

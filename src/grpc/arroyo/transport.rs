@@ -128,8 +128,8 @@ impl GrpcTransport {
     /// Setting the same address again keeps the connection.
     ///
     /// # Errors
-    /// [`AddressError`] if `address` is not an address. A worker that is not in the run changes nothing:
-    /// [`knows`](Self::knows) tells.
+    /// [`AddressError`] if `address` is not an address. A worker that is not in the run changes
+    /// nothing: [`knows`](Self::knows) tells.
     pub fn set_address(&self, worker: WorkerId, address: &str) -> Result<(), AddressError> {
         let endpoint = endpoint(address, &self.options)?;
         if let Some(peer) = self.workers.get(&worker) {
