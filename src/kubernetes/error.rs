@@ -126,7 +126,7 @@ pub enum StartError {
     #[error(transparent)]
     Template(#[from] TemplateError),
     /// The worker already has a pod.
-    #[error("worker {worker} of job `{job}`, run {run}, has a pod already: `{pod}`; stop it first, or use another id")]
+    #[error("worker {worker} of job `{job}`, run {run}, already has a pod: `{pod}`; stop it first, or use another id")]
     AlreadyThere {
         /// The job.
         job: JobId,
@@ -160,7 +160,9 @@ pub enum StartError {
         worker: WorkerId,
     },
     /// A start of that worker is in progress, or its outcome is not known yet.
-    #[error("a start of worker {worker} of job `{job}`, run {run}, is under way; wait for its end, or use another id")]
+    #[error(
+        "a start of worker {worker} of job `{job}`, run {run}, is in progress; wait for its end, or use another id"
+    )]
     UnderWay {
         /// The job.
         job: JobId,

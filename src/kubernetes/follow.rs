@@ -84,7 +84,7 @@ impl Follower {
                         self.changed(pod);
                     }
                     for (worker, told) in before.into_values().filter(|(_, told)| *told != Told::Over) {
-                        tracing::debug!(?told, worker = worker.get(), "a pod has gone unseen");
+                        tracing::debug!(?told, worker = worker.get(), "a pod is gone, and its end was not seen");
                         self.news.push_back((worker, PodChange::Removed));
                     }
                 }

@@ -352,7 +352,9 @@ impl Scheduler for KubernetesScheduler {
     /// runtime of the call.
     fn report_ends(&self, job: &JobId, run: RunId, to: Arc<dyn EndListener>) {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
-            tracing::warn!(%job, %run, "the run is not told of the ends of its pods: expected a tokio runtime, got none");
+            tracing::warn!(
+                %job, %run, "the ends of pods are not reported to the run: expected a tokio runtime, got none"
+            );
             return;
         };
         runtime.spawn(tell_ends(self.follow(job.clone(), run), job.clone(), run, to));
@@ -376,7 +378,9 @@ async fn tell_ends(mut follower: Follower, job: JobId, run: RunId, to: Arc<dyn E
             Ok((_, PodChange::Leaving)) => {}
             Ok((worker, PodChange::Ended { .. } | PodChange::Removed)) => ends.gone(&job, run, worker),
             Err(error) => {
-                tracing::warn!(%job, %run, %error, "the pods can't be followed; silence will tell of their ends meanwhile");
+                tracing::warn!(
+                    %job, %run, %error, "the pods can't be followed; meanwhile, only missed heartbeats show their ends"
+                );
                 tokio::time::sleep(ASK_AGAIN).await;
             }
         }

@@ -96,7 +96,7 @@ impl Watcher {
             trouble if trouble.passes() => self.list_at = Instant::now() + self.waits.next().unwrap_or(SILENCE),
             _ => return Err(error),
         }
-        tracing::debug!(%error, "lost the watch; listing the pods anew");
+        tracing::debug!(%error, "lost the watch; listing the pods again");
         Ok(())
     }
 }

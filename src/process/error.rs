@@ -18,7 +18,7 @@ pub enum ProcessError {
     },
     /// The state folder, or one that leads to it, does not belong to the scheduler alone.
     #[error(
-        "expected `{}` to belong to the user of the process scheduler, with no right to write for anybody else, got {got}: \
+        "expected `{}` to belong to the user of the process scheduler, and to be writable by nobody else, got {got}: \
          somebody could {could}; `chown` it, `chmod go-w` it, or choose another state folder",
         path.display()
     )]
@@ -105,7 +105,7 @@ pub enum ProcessError {
         reason: String,
     },
     /// A worker with that name is alive.
-    #[error("worker {worker} of job `{job}`, run {run}, is alive already; stop it first, or use another id")]
+    #[error("worker {worker} of job `{job}`, run {run}, is already alive; stop it first, or use another id")]
     AlreadyAlive {
         /// The job.
         job: JobId,

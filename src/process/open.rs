@@ -254,7 +254,7 @@ fn end_nameless(Damaged { path, reason, token }: Damaged, home: Option<&Home>) -
         if began.elapsed() >= NAMELESS_ENDS {
             return Err(ProcessError::Record { path, reason, left: found.members.len() });
         }
-        tracing::warn!(path = %path.display(), processes = found.members.len(), "killing what belongs to a damaged record");
+        tracing::warn!(path = %path.display(), processes = found.members.len(), "killing processes of a damaged record");
         if let Some(group) = &marks.group {
             group.kill().map_err(ProcessError::Proc)?;
         }

@@ -242,7 +242,7 @@ impl Table {
         if found.is_unknown() && !std::mem::replace(&mut entry.is_unknown, true) {
             tracing::warn!(
                 job = %key.job, run = key.run.get(), worker = key.worker.get(),
-                "a worker has ended, and may be alive all the same: {}", found.unknown_text()
+                "a worker's process has ended, but the worker may still be alive: {}", found.unknown_text()
             );
         }
     }

@@ -96,7 +96,7 @@ impl<S: EventSink> Pump<S> {
             tracing::warn!(
                 run = self.run.get(),
                 worker = self.worker.get(),
-                "nobody takes this worker's events any more"
+                "this worker's events are no longer accepted"
             );
         }
         self.outbox.close();

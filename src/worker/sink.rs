@@ -38,9 +38,7 @@ impl<S: EventSink> EventSink for Arc<S> {
 ///
 /// A task can pass it on with `?`: it becomes a retryable [`TaskError`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, thiserror::Error)]
-#[error(
-    "expected a controller that takes this worker's events, got none: it has gone away, or this task has ended already"
-)]
+#[error("expected a controller that takes this worker's events, got none: it is gone, or this task has already ended")]
 pub struct SinkClosed;
 
 impl From<SinkClosed> for TaskError {

@@ -183,7 +183,9 @@ impl GrpcTransport {
         }
         let now = self.address(worker);
         if before.is_some() && before != now {
-            tracing::warn!(job = %self.job, run = %self.run, %worker, ?before, ?now, "a worker takes orders elsewhere now");
+            tracing::warn!(
+                job = %self.job, run = %self.run, %worker, ?before, ?now, "a worker now takes orders at another address"
+            );
         }
         Ok(())
     }
@@ -289,7 +291,9 @@ impl Transport for GrpcTransport {
             }
             (Some(_), Effect::Unknown) => {
                 let (job, run) = (&self.job, self.run);
-                tracing::warn!(%job, %run, %worker, order = name, %error, "it may have arrived, and is not sent again");
+                tracing::warn!(
+                    %job, %run, %worker, order = name, %error, "the order may have arrived, so it is not sent again"
+                );
                 Ok(())
             }
         }

@@ -156,7 +156,7 @@ impl GrpcWorker {
     {
         let here = listener.local_addr().map_err(|error| ServeError(error.into()))?;
         if self.advertised.is_none() && here.ip().is_unspecified() {
-            let got = format!("expected an address that the controller can reach, got {here}: say it with `advertise`");
+            let got = format!("expected an address that the controller can reach, got {here}: set it with `advertise`");
             return Err(ServeError(got.into()));
         }
         self.serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)), here.to_string(), factory).await

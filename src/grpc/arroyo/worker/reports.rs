@@ -297,7 +297,7 @@ impl Reports {
             // The kit sends none of these: its tasks commit and end individually.
             Event::OperatorPreCommitted { .. } | Event::ChainFinished { .. } | Event::ChainFailed { .. } => {
                 let mut status =
-                    Status::invalid_argument("expected an event of the worker kit, got one of another engine's");
+                    Status::invalid_argument("expected an event of the worker kit, got one of another engine");
                 status.metadata_mut().insert(MARK, MetadataValue::from_static("1"));
                 Err(status)
             }
