@@ -69,8 +69,8 @@ pub use lease::{Leadership, LeaseCandidate};
 pub use names::{INSTANCE_LABEL, JOB_ANNOTATION, JOB_LABEL, RUN_LABEL, START_ANNOTATION, WORKER_LABEL};
 pub use scheduler::{KubernetesScheduler, KubernetesSchedulerBuilder, Unconfirmed, WorkerPod};
 
-/// Makes a client for the scheduler: without timeouts and retries of its own, because the scheduler
-/// knows how much time there is.
+/// Makes a client for the scheduler: it does not retry requests by itself, because the scheduler
+/// knows how much time is left.
 ///
 /// # Errors
 /// If the configuration cannot be used: an unreadable certificate, for example.

@@ -157,8 +157,8 @@ pub struct ControllerOptions {
     pub addresses: WorkerAddresses,
     /// How a silent worker's connection is detected and closed.
     pub keep_alive: KeepAlive,
-    /// How long calls in progress may take to end after the server is told to shut down. Default: 2
-    /// s.
+    /// How long calls in progress may take to end after the server is told to shut down. Default:
+    /// 2 s.
     pub drain: Duration,
 }
 

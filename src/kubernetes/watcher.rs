@@ -39,7 +39,7 @@ pub(super) struct Watcher {
     version: Option<String>,
     events: Option<Events>,
     waits: ExponentialBackoff,
-    /// The earliest time of the next request: the wait after a failed watch.
+    /// The earliest time of the next list, later after a failed watch.
     list_at: Instant,
     listed: bool,
 }

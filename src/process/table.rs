@@ -171,7 +171,7 @@ impl Table {
         let mut workers = self.lock();
         workers.fences.raise(job, run);
         let which = Which { job: Some(job.clone()), run };
-        // Starts that have done nothing yet never happened.
+        // Starts that have done nothing yet are removed, as if never called.
         workers.entries.retain(|key, entry| !(which.has(key) && matches!(entry.body, Body::Called)));
     }
 
