@@ -2,8 +2,8 @@
 //!
 //! A state or commit from our own worker kit is opaque bytes, and travels in a table with a
 //! reserved name, so that the manifest holds exactly what the task gave, whichever transport
-//! brought it. A state from a worker of the Arroyo family is kept as encoded on the wire, so that
-//! it can be handed back.
+//! brought it. Data from a worker of the Arroyo family is kept as encoded on the wire, so that it
+//! can be handed back.
 
 use std::{
     collections::{BTreeMap, HashSet},
