@@ -1,13 +1,16 @@
-//! Workers in other processes: orders and events over gRPC, in the words of Arroyo's worker protocol.
+//! Workers in other processes: orders and events over gRPC, in the messages of Arroyo's worker
+//! protocol.
 //!
-//! - [`GrpcTransport`] carries the orders of one run to its workers; give it to a [`ClusterController`](crate::cluster::ClusterController).
-//! - [`ControllerServer`] takes what workers report, checks it, and passes it into the mailbox of the right job. One server
-//!   serves many jobs.
-//! - [`GrpcWorker`] serves the [worker kit](crate::worker) in a process of its own. Whoever has workers already, in whatever
-//!   language, can have them speak the protocol instead: `docs/wire.md` says how.
+//! - [`GrpcTransport`] carries the orders of one run to its workers; pass it to a
+//!   [`ClusterController`](crate::cluster::ClusterController).
+//! - [`ControllerServer`] receives the workers' reports, checks them, and passes them to the
+//!   mailbox of the right job. One server serves many jobs.
+//! - [`GrpcWorker`] serves the [worker kit](crate::worker) in its own process. Existing workers, in
+//!   any language, can speak the protocol instead: `docs/wire.md` explains how.
 //!
-//! There is neither encryption nor authentication in the protocol. Keep the ports inside a trusted network, or bring a channel of
-//! your own ([`GrpcTransport::connect_with`]) and an incoming stream of your own ([`ControllerServer::serve_with_incoming`]).
+//! The protocol has neither encryption nor authentication. Keep the ports inside a trusted network,
+//! or supply your own channel ([`GrpcTransport::connect_with`]) and your own incoming stream
+//! ([`ControllerServer::serve_with_incoming`]).
 //!
 //! The example `custom_worker` shows both sides in two processes.
 
@@ -23,7 +26,7 @@ pub use arroyo::{ControllerServer, Departure, GrpcTransport, GrpcWorker, Registe
 pub use options::{Admission, CallOptions, ControllerOptions, GrpcWorkerOptions, KeepAlive, WorkerAddresses};
 pub use tonic;
 
-/// A server could not be started, or ended before it was told to.
+/// A server could not be started, or it ended without a request to shut down.
 #[derive(Debug, thiserror::Error)]
 #[error("the gRPC server ended: {0}")]
 pub struct ServeError(crate::contracts::BoxError);
@@ -31,7 +34,7 @@ pub struct ServeError(crate::contracts::BoxError);
 #[cfg(test)]
 pub(crate) use arroyo::takes;
 
-/// Whether a worker may give this address. Whatever else is allowed, it is a web address with a port.
+/// Whether a worker may give this address. Every accepted address is a web address with a port.
 #[cfg(test)]
 pub(crate) fn takes_address(text: &str) -> bool {
     let allowed = [WorkerAddresses::Sockets, WorkerAddresses::Names];

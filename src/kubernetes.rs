@@ -1,5 +1,5 @@
-//! Workers as pods: a [`Scheduler`](crate::contracts::Scheduler) that starts, stops and kills them, and verifies that they are gone; and a lease, so that of two
-//! controllers only one acts.
+//! Workers as pods. A [`Scheduler`](crate::contracts::Scheduler) starts, stops and kills them, and
+//! verifies that they are gone; a lease ensures that only one of two controllers acts.
 //!
 //! ```no_run
 //! use k8s_openapi::api::core::v1::PodTemplateSpec;
@@ -22,21 +22,31 @@
 //! ```
 //!
 //! # What is kept
-//! - **Stop.** Every pod is deleted by its UID, so that a newer pod of the same name is left alone; all at once, bounded by the number of requests in
-//!   flight. Then a watch (with a new list wherever the watch is lost) until no pod object of the run is left. A terminating pod is alive.
-//! - **Starts.** A worker is listed from the call of [`start`](KubernetesScheduler::start) on, also while its create is in flight. A forced stop lets no start of the
-//!   run end with a pod: those that were called before are waited for and deleted, those that are called later are refused.
-//! - **Force.** The node gets a second, and is waited for: when it has confirmed that every container has ended, the evidence says
-//!   [`ConfirmedBy::Host`](crate::contracts::ConfirmedBy). Where it does not, [`Unconfirmed`] decides: the pod object is removed, and the
-//!   evidence says [`ConfirmedBy::Records`](crate::contracts::ConfirmedBy); or the stop waits on.
-//!   `kubectl delete --force` is what the first does, and what most programs do: the API server forgets the pod, and nobody knows what the node does.
-//! - **Zombies.** A worker that lives on where it can't be reached is of an old run, and can commit nothing (invariant I11).
-//! - **Errors.** Each says the verb, the resource and the namespace. What passes (no connection, 429, 5xx) is tried again, at 429 when the server says so;
-//!   what does not pass (a role, a quota, admission) is reported for what it is.
-//! - **Restart.** What pods there are is asked of the cluster, so that the next controller finds them. It has not seen how pods ended before its time,
-//!   so its evidence says [`ConfirmedBy::Records`](crate::contracts::ConfirmedBy) at best.
+//! - **Stop.** Every pod is deleted by its UID, so that a newer pod of the same name is left alone.
+//!   All deletes are sent at once, limited by the number of requests in flight. Then the scheduler
+//!   watches (and lists again whenever the watch is lost) until no pod object of the run is left. A
+//!   terminating pod counts as alive.
+//! - **Starts.** A worker is listed from the call of [`start`](KubernetesScheduler::start) on, also
+//!   while its create is in flight. After a forced stop, no start of the run leaves a pod: the stop
+//!   waits for starts that were called before and deletes their pods, and later starts are refused.
+//! - **Force.** The node gets one second of grace, and the stop waits for it: when it has confirmed
+//!   that every container has ended, the evidence is
+//!   [`ConfirmedBy::Host`](crate::contracts::ConfirmedBy). If it does not confirm, [`Unconfirmed`]
+//!   decides: either the pod object is removed, and the evidence is
+//!   [`ConfirmedBy::Records`](crate::contracts::ConfirmedBy); or the stop goes on waiting. The
+//!   first is what `kubectl delete --force` and most programs do: the API server forgets the pod,
+//!   and nobody knows what the node does.
+//! - **Zombies.** A worker that lives on where it cannot be reached is of an old run, and can
+//!   commit nothing (invariant I11).
+//! - **Errors.** Each names the verb, the resource and the namespace. Temporary ones (no
+//!   connection, 429, 5xx) are tried again, at 429 when the server says so. Lasting ones (a role, a
+//!   quota, admission) are reported as what they are.
+//! - **Restart.** The cluster is asked which pods there are, so the next controller finds them. It
+//!   has not seen how pods ended before its time, so its evidence is
+//!   [`ConfirmedBy::Records`](crate::contracts::ConfirmedBy) at best.
 //!
-//! `docs/kubernetes.md` has the role that a controller needs, and the way from nothing to a stopped job.
+//! `docs/kubernetes.md` has the role that a controller needs, and every step from an empty cluster
+//! to a stopped job.
 
 mod api;
 mod error;
@@ -60,10 +70,11 @@ pub use names::{INSTANCE_LABEL, JOB_ANNOTATION, JOB_LABEL, RUN_LABEL, START_ANNO
 pub use scheduler::{KubernetesScheduler, KubernetesSchedulerBuilder, Unconfirmed};
 pub use starts::WorkerPod;
 
-/// A client as the scheduler wants it: it leaves waiting and trying again to the scheduler, which knows how long there is.
+/// Makes a client for the scheduler: it does not retry requests by itself, because the scheduler
+/// knows how much time is left.
 ///
 /// # Errors
-/// When the configuration can't be used: a certificate that can't be read, for example.
+/// If the configuration cannot be used: an unreadable certificate, for example.
 pub fn client(mut config: kube::Config) -> Result<kube::Client, kube::Error> {
     config.default_retry = false;
     kube::Client::try_from(config)

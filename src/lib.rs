@@ -1,14 +1,15 @@
 //! Stops a distributed streaming job safely, and makes an unsafe order of steps a compile error.
 //!
-//! A streaming job runs as tasks on many workers. Stopping it means to take a final checkpoint and let every task finish, or to tell
-//! all workers to stop and wait, or to have the scheduler kill them; and to say "stopped" only when nothing is left alive. Here, each
-//! phase of that is a type, and its consuming `next` returns only legal successors:
+//! A streaming job runs as tasks on many workers. There are three ways to stop it: take a final
+//! checkpoint and let every task finish, tell all workers to stop and wait, or have the scheduler
+//! kill them. In each case "stopped" must mean that nothing is left alive. Here, each phase of a
+//! shutdown is a type, and its consuming `next` returns only legal successors:
 #![doc = ""]
 #![doc = include_str!("../docs/transitions.svg")]
 #![doc = ""]
 //! # One job, from its start to its receipt
 //!
-//! With the feature `object-store`, which keeps its checkpoints in a folder:
+//! With the feature `object-store`, which stores its checkpoints in a folder:
 //!
 #![cfg_attr(all(feature = "embedded", feature = "object-store"), doc = "```no_run")]
 #![cfg_attr(not(all(feature = "embedded", feature = "object-store")), doc = "```text")]
@@ -26,7 +27,7 @@
 //! }
 //! ```
 //!
-//! The compiler says what is wrong in the words of the machine:
+//! The compiler names the error in the terms of the machine:
 //!
 //! ```text
 //! error[E0277]: illegal shutdown transition: `winddown::Stopped<winddown::Checkpointed>` -> `winddown::CheckpointStopping`
@@ -37,7 +38,7 @@
 //!  = note: docs/transitions.md lists every legal step; docs/errors.md says what to do instead
 //! ```
 //!
-//! A legal step is taken by a method of the phase that is left, and uses it up:
+//! A legal step is a method of the current phase, and consumes it:
 //!
 //! ```
 //! use winddown::prelude::*;
@@ -58,20 +59,22 @@
 //!
 //! # Where to start
 //!
-//! - [`drive()`]: one call from any phase to `Stopped`, with retries, a stated [`Policy`] and live [`Progress`].
-//! - [`JobContext::new`]: the only way to a [`Running`]. [`JobSender`] is how the world reaches the job: clone it to the API server, the
-//!   signal handler, the transport.
-//! - [`JobController`] and [`Scheduler`]: what you implement, or pick. [`ClusterController`] is a controller over any [`Transport`](contracts::Transport); a job
-//!   without one is [`Detached`], and can only be stopped by force.
-//! - [`Stopped`]: what the end proves, by the type of its [`Evidence`](machine::Evidence).
+//! - [`drive()`]: one call from any phase to `Stopped`, with retries, an explicit [`Policy`] and
+//!   live [`Progress`].
+//! - [`JobContext::new`]: the only way to a [`Running`]. [`JobSender`] is the way to reach the job
+//!   from outside: clone it for the API server, the signal handler, the transport.
+//! - [`JobController`] and [`Scheduler`]: the traits that you implement, or choose an implementation
+//!   of. [`ClusterController`] is a controller over any [`Transport`](contracts::Transport); a job
+//!   without a controller is [`Detached`], and can only be stopped by force.
+//! - [`Stopped`]: what is proved about the end, by the type of its [`Evidence`](machine::Evidence).
 //! - [`Limits`]: every bound, and [`Limits::worst_case`], which follows from them.
-//! - [`Journal`](journal::Journal) and [`rehydrate`]: a controller that crashes during a shutdown is followed by one that finishes it.
-//! - [`model`]: what is known of a run, as a machine without I/O or clock.
-//! - [`durable`]: writing files that survive a crash, for sinks and stores of your own.
+//! - [`Journal`](journal::Journal) and [`rehydrate`]: if a controller crashes during a shutdown,
+//!   the next one finishes it.
+//! - [`model`]: the known state of a run, as a machine without I/O or clock.
 //!
-//! What a first program needs is at the root, and in [`prelude`]. The rest is in the module that it belongs to:
-//! [`contracts`] for the traits that connect a job to the world, [`machine`] for the phases and what follows them,
-//! `worker` for the tasks.
+//! The names that a first program needs are at the root, and in [`prelude`]. All others are in
+//! their modules: [`contracts`] for the traits that connect a job to its surroundings, [`machine`]
+//! for the phases and their successors, `worker` for the tasks.
 //!
 //! # Features
 //!
@@ -80,18 +83,19 @@
 //! | `worker` | with `embedded` | the worker kit: tasks as async code |
 //! | `embedded` | yes | an in-process cluster: a transport and a scheduler |
 //! | `grpc` | no | workers in other processes, over gRPC |
-//! | `process` | no | a scheduler of workers that are child processes (Linux) |
-//! | `object-store` | no | checkpoint manifests on a local folder or any object store |
+//! | `process` | no | a scheduler for workers as child processes (Linux) |
+//! | `object-store` | no | checkpoint manifests in a local folder or any object store |
 //! | `journal` | no | a journal of shutdowns in a local folder: `FileJournal` |
-//! | `kubernetes` | no | a scheduler of workers that are pods, and a lease for controllers |
+//! | `kubernetes` | no | a scheduler for workers as pods, and a lease for controllers |
 //! | `sqlx` | no | a journal of shutdowns in SQLite or PostgreSQL: `SqlJournal` |
-//! | `testing` | no | scripted collaborators and crash points for tests; conformance suites for a journal, scheduler, store, controller or transport of your own; the explorer: every outcome of every collaborator, tried on the real phases |
+//! | `testing` | no | scripted collaborators for tests; conformance suites for your own journal, scheduler, store, controller or transport; the explorer, which tries every outcome of every collaborator on the real phases |
 //!
-//! Without default features it is the pure machine, with few dependencies.
+//! Without default features, the crate is only the machine, with few dependencies.
 //!
 //! # Invariants
 //!
-//! The documentation refers to these by number; `docs/invariants.md` lists the tests that hold each.
+//! The documentation refers to the invariants by number; `docs/invariants.md` lists the tests of
+//! each.
 //!
 //! | | |
 //! |---|---|
@@ -107,7 +111,7 @@
 //! | I10 cancel safety | dropping a `run` future at any await loses nothing |
 //! | I11 fencing | a message, worker or controller of another run changes nothing |
 #![forbid(unsafe_code)]
-// On docs.rs each item says which feature brings it.
+// On docs.rs each item shows the feature that it needs.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(feature = "object-store")]
@@ -170,10 +174,10 @@ pub use process::ProcessScheduler;
 #[cfg(feature = "worker")]
 pub use worker::{Barrier, TaskContext, TaskOrder};
 
-/// What most programs that stop jobs name, for `use winddown::prelude::*`.
+/// The common names of programs that stop jobs, for `use winddown::prelude::*`.
 ///
-/// It holds the traits whose methods you call, what follows each phase, and the names at the crate root
-/// that seldom mean something else in a program. The rest is named by its module.
+/// It holds the traits whose methods you call, the successors of each phase, and the names at the
+/// crate root that seldom mean something else in a program. All others are in their modules.
 pub mod prelude {
     pub use crate::{
         AnyPhase, AnyStopped, CheckpointStopping, Checkpointed, ClusterController, Completed, Detached, Drained, Epoch,
@@ -193,7 +197,7 @@ pub mod prelude {
     pub use crate::worker::{Barrier, TaskContext, TaskOrder};
 }
 
-// The README's examples run as doctests, where the features they use are on.
+// The README's examples run as doctests if their features are on.
 #[cfg(all(doctest, feature = "embedded", feature = "object-store"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -1,7 +1,9 @@
-//! Workers as child processes: a [`Scheduler`](crate::contracts::Scheduler) that starts, stops, kills and verifies them. Linux only.
+//! Workers as child processes: a [`Scheduler`](crate::contracts::Scheduler) that starts, stops,
+//! kills and verifies them. Linux only.
 //!
-//! Each worker leads a process group of its own, so that Ctrl-C in a terminal reaches the scheduler alone, and a kill reaches what the
-//! worker has forked. A worker is listed until its process is reaped and no child of it is left.
+//! Each worker leads its own process group, so that Ctrl-C in a terminal reaches only the
+//! scheduler, and a kill reaches what the worker has forked. A worker is listed until its process
+//! is reaped and none of its children is left.
 //!
 //! ```no_run
 //! use std::process::Command;
@@ -35,21 +37,30 @@
 //! ```
 //!
 //! # What is kept
-//! - **Stop.** Without force: SIGTERM to all groups at once (and SIGCONT, so that a frozen worker can take it in), then SIGKILL to what is
-//!   left after the grace period. With force: SIGKILL at once. Both return when every process is reaped and every group empty.
-//! - **Starts.** A worker is listed from the call of [`start`](ProcessScheduler::start) on. A forced stop refuses the starts of the run that were called
-//!   before, or kills what comes of them, and refuses those that are called later; starts of other runs go on.
-//! - **Children.** What a worker has forked belongs to it. Where control groups can be made it is in the worker's, which it can't leave; elsewhere
-//!   it is recognised by its process group, by [`SPAWN`] in its environment, and by its parents, and one that hides all of them is *unknown*: it keeps
-//!   the worker listed, and a stop is an error that names it. [`HeldBy`] says which of the two it is; `docs/security.md` has what can't be known.
-//! - **The scheduler's death.** However it dies, its workers get SIGTERM at once and SIGKILL after the orphan grace period; nothing of
-//!   them is left one second later. See [`Watchdog`] for how, and [`WorkerEnv::lifeline`] for workers that want to leave by themselves.
-//!   It fails to hold if the watchdog is killed together with the scheduler (as `systemctl stop` does, which then kills the workers too),
-//!   and while a process that the scheduler's program forked without exec lives on and so keeps the scheduler's end open.
-//! - **Ends.** A worker's end is seen at once, and told to its run by [`JobContext::hear_of_ends`](crate::machine::JobContext::hear_of_ends).
-//! - **Restart.** A scheduler opened on the state folder of one that died finds the workers that are still there, and lists and stops
-//!   them. They are known by number, start time, boot, user, and the token that they carry; a number that is in use again is left alone.
-//! - **The folder.** It belongs to the scheduler's user alone, or it is refused: who may write to it decides what is killed.
+//! - **Stop.** Without force: SIGTERM to all groups at once (and SIGCONT, so that a frozen worker
+//!   can receive it), then SIGKILL to what is left after the grace period. With force: SIGKILL at
+//!   once. Both return when every process is reaped and every group is empty.
+//! - **Starts.** A worker is listed from the call of [`start`](ProcessScheduler::start) on. A
+//!   forced stop refuses the run's starts that were called before it, or kills the resulting
+//!   workers, and refuses those that are called later. Starts of other runs go on.
+//! - **Children.** The processes that a worker forks belong to it. Where control groups can be
+//!   made, they are in the worker's group and cannot leave it. Elsewhere, they are recognized by
+//!   the process group, by [`SPAWN`] in the environment, and by their parents; a child that hides
+//!   all of these is *unknown*: it keeps the worker listed, and a stop returns an error that names
+//!   it. [`HeldBy`] says which of the two applies; `docs/security.md` lists what cannot be known.
+//! - **The scheduler's death.** However it dies, its workers get SIGTERM at once and SIGKILL after
+//!   the orphan grace period; nothing of them is left one second later. See [`Watchdog`] for how,
+//!   and [`WorkerEnv::lifeline`] for workers that want to leave by themselves. This does not hold
+//!   if the watchdog is killed together with the scheduler (as `systemctl stop` does, which then
+//!   kills the workers too), nor while a process that the scheduler's program forked without exec
+//!   lives on and so keeps the scheduler's end open.
+//! - **Ends.** A worker's end is seen at once, and reported to its run by
+//!   [`JobContext::hear_of_ends`](crate::machine::JobContext::hear_of_ends).
+//! - **Restart.** A scheduler that is opened on the state folder of a dead one finds the workers
+//!   that are still there, and lists and stops them. They are identified by number, start time,
+//!   boot, user, and the token that they carry; a process with a reused number is left alone.
+//! - **The folder.** It must belong to the scheduler's user only, or it is refused: anybody who can
+//!   write to it decides which processes are killed.
 //!
 //! # The state folder
 //! | path | what it holds |
@@ -59,7 +70,7 @@
 //! | `workers/<token>.damaged` | a record that could not be read, set aside; what carried its token was ended |
 //! | `output/<job>/<run>/<worker>.stdout`, `.stderr` | what the worker wrote; appended to if it is started again, never removed |
 //! | `lifeline-<token>` | the named pipe of this scheduler |
-//! | `watchdog.log` | what a watchdog had to complain of |
+//! | `watchdog.log` | the problems that a watchdog found |
 
 mod cgroup;
 mod error;

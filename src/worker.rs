@@ -1,8 +1,8 @@
 //! The worker kit: tasks as async code that answers checkpoint, commit and stop orders correctly.
 //!
-//! A task is an `async fn(TaskContext) -> Result<(), TaskError>`. A host (the [embedded cluster](crate::embedded), a process,
-//! a pod) makes a [`Worker`] of its tasks, passes it orders, and carries its events away through an [`EventSink`]; the same
-//! task runs in all of them.
+//! A task is an `async fn(TaskContext) -> Result<(), TaskError>`. A host (the [embedded
+//! cluster](crate::embedded), a process, a pod) makes a [`Worker`] of its tasks, passes orders to
+//! it, and receives its events through an [`EventSink`]. The same task runs in all of them.
 //!
 //! # Who gets which order
 //! | order | reaches |
@@ -13,8 +13,9 @@
 //! | [`TaskOrder::Stop`] immediate | every task |
 //!
 //! # The smallest exactly-once task
-//! It is source and sink in one: it counts up, and publishes what it has counted. What it did since the last checkpoint is
-//! `commit` data; it is published only when the checkpoint is durable, and publishing it twice is the same as once.
+//! This task is source and sink in one: it counts up, and publishes what it has counted. What it
+//! counted since the last checkpoint is `commit` data. It is published only once the checkpoint is
+//! durable, and publishing it twice has the same effect as once.
 //!
 //! ```
 //! use std::{collections::BTreeMap, sync::{Arc, Mutex}};
@@ -118,7 +119,8 @@ pub use sink::{EventSink, SinkClosed};
 pub use spec::{TaskSpec, WorkerOptions, WorkerSpec};
 pub use task::{Barrier, TaskContext, TaskControl, TaskEvents, TaskOrder};
 
-/// Locks a mutex whose critical sections meet no user code, and so leave no half-done change behind.
+/// Locks a mutex whose critical sections call no user code, and therefore leave no half-done change
+/// behind.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

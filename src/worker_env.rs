@@ -1,4 +1,5 @@
-//! The environment that a scheduler starts a worker with, and the worker's side of it: the same for processes and pods.
+//! The environment that a scheduler sets for a worker, and the worker's side of it: the same for
+//! processes and pods.
 
 mod fence;
 
@@ -14,18 +15,19 @@ pub const JOB: &str = "WINDDOWN_JOB";
 pub const RUN: &str = "WINDDOWN_RUN";
 /// The variable that holds the worker's id, a decimal number.
 pub const WORKER: &str = "WINDDOWN_WORKER";
-/// The variable that holds the controller's address, as it was given to the scheduler.
+/// The variable that holds the controller's address, as given to the scheduler.
 pub const CONTROLLER: &str = "WINDDOWN_CONTROLLER";
-/// The variable that holds the path of the lifeline: a named pipe that nothing is ever written to, and whose end is reached when the
-/// scheduler is gone. A worker in another language opens it for reading and leaves at its end, or when it can't be found.
+/// The variable that holds the path of the lifeline: a named pipe that nothing is ever written to,
+/// and that reaches its end when the scheduler is gone. A worker in another language opens it for
+/// reading and leaves at its end, or if the pipe is missing.
 #[cfg(all(feature = "process", target_os = "linux"))]
 pub const LIFELINE: &str = "WINDDOWN_LIFELINE";
-/// The variable that names this start of the worker, after those of the workers that its scheduler is itself a part of. The scheduler
-/// recognises a worker's children by it: leave it as it is.
+/// The variable that holds this start's token, after the tokens of the workers that its scheduler
+/// is itself a part of. The scheduler recognizes a worker's children by it: do not change it.
 #[cfg(all(feature = "process", target_os = "linux"))]
 pub const SPAWN: &str = "WINDDOWN_SPAWN";
 
-/// Who a worker is, and whom it reports to: what the scheduler passes, and what the worker reads.
+/// A worker's identity and its controller: the scheduler passes it, and the worker reads it.
 ///
 /// ```
 /// use winddown::process::WorkerEnv;
@@ -46,7 +48,7 @@ pub struct WorkerEnv {
     pub run: RunId,
     /// The worker.
     pub worker: WorkerId,
-    /// The controller's address, in the form that the transport wants.
+    /// The controller's address, in the form that the transport expects.
     pub controller: String,
     #[cfg(all(feature = "process", target_os = "linux"))]
     pub(crate) lifeline: Option<std::path::PathBuf>,
@@ -65,10 +67,11 @@ impl WorkerEnv {
         }
     }
 
-    /// What the scheduler has told this process. `None` if no scheduler started it ([`WORKER`] is not set).
+    /// Reads what the scheduler has passed to this process. `None` if no scheduler started it
+    /// ([`WORKER`] is not set).
     ///
     /// # Errors
-    /// [`WorkerEnvError`] names the first variable that is missing or can't be read.
+    /// [`WorkerEnvError`] names the first variable that is missing or cannot be read.
     pub fn from_env() -> Result<Option<Self>, WorkerEnvError> {
         Self::read(|variable| env::var_os(variable))
     }
@@ -97,7 +100,7 @@ impl WorkerEnv {
         }))
     }
 
-    /// What the worker is told: each variable and its value.
+    /// The variables for the worker and their values.
     pub(crate) fn variables(&self) -> [(&'static str, String); 4] {
         [
             (JOB, self.job.as_str().to_owned()),
@@ -108,7 +111,7 @@ impl WorkerEnv {
     }
 }
 
-/// A worker's environment that is incomplete or can't be read.
+/// A worker's environment is incomplete or cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "expected the environment variable `{variable}` to hold {expected}, got {got}; the scheduler that starts the worker sets it"
@@ -116,9 +119,9 @@ impl WorkerEnv {
 pub struct WorkerEnvError {
     /// The variable.
     pub variable: &'static str,
-    /// What it is to hold.
+    /// The expected content.
     pub expected: &'static str,
-    /// What it holds.
+    /// The actual content.
     pub got: String,
 }
 

@@ -1,4 +1,4 @@
-//! Where a peer is, and how a channel to it is opened.
+//! The address of a peer, and how to open a channel to it.
 
 use std::{
     fmt,
@@ -14,8 +14,8 @@ use tonic::{
 use super::{CallOptions, WorkerAddresses};
 use crate::text::beginning;
 
-/// Opens a channel to an endpoint: `Endpoint::connect_lazy` by default. Bring your own for TLS, Unix sockets or a simulated network.
-/// It is called within a tokio runtime, and must not block.
+/// Opens a channel to an endpoint: `Endpoint::connect_lazy` by default. Supply your own for TLS,
+/// Unix sockets or a simulated network. It is called within a tokio runtime, and must not block.
 #[derive(Clone)]
 pub struct Connect(Arc<dyn Fn(Endpoint) -> Channel + Send + Sync>);
 
@@ -42,7 +42,7 @@ impl fmt::Debug for Connect {
     }
 }
 
-/// An address that nothing can be reached at.
+/// An address at which no peer can be reached.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected an address such as `http://10.0.0.7:9190` or `10.0.0.7:9190`, got {got:?}: {why}")]
 pub struct AddressError {
@@ -58,21 +58,21 @@ fn error(address: &str, why: &str) -> AddressError {
 /// The endpoint of an address; without a scheme it is `http`.
 pub(super) fn endpoint(address: &str, options: &CallOptions) -> Result<Endpoint, AddressError> {
     let full = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
-    let endpoint = Endpoint::from_shared(full).map_err(|_| error(address, "it is no address"))?;
+    let endpoint = Endpoint::from_shared(full).map_err(|_| error(address, "it is not an address"))?;
     match endpoint.uri().host() {
         None | Some("") => Err(error(address, "it names no host")),
         Some(_) => Ok(options.apply(endpoint)),
     }
 }
 
-/// Whether a worker may have us connect to this address, given where it speaks from.
+/// Whether a worker that connects from `peer` may register this address.
 pub(super) fn check(address: &str, allowed: WorkerAddresses, peer: Option<SocketAddr>) -> Result<(), AddressError> {
     let refuse = |why| Err(error(address, why));
     let full = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
     if !full.starts_with("http://") && !full.starts_with("https://") {
         return refuse("a worker's scheme is `http` or `https`");
     }
-    let Ok(uri) = full.parse::<Uri>() else { return refuse("it is no address") };
+    let Ok(uri) = full.parse::<Uri>() else { return refuse("it is not an address") };
     let authority = uri.authority().map_or("", |authority| authority.as_str());
     if authority.contains('@') || !matches!(uri.path_and_query().map_or("/", |it| it.as_str()), "" | "/") {
         return refuse("a worker's address has a host and a port, and nothing else");
@@ -101,7 +101,7 @@ pub(super) fn check(address: &str, allowed: WorkerAddresses, peer: Option<Socket
     }
 }
 
-/// Addresses of many hosts, of none, or of the link alone, where clouds serve their secrets.
+/// Addresses of many hosts, of none, or of the local link only, where clouds serve their secrets.
 fn is_nobody(ip: IpAddr) -> bool {
     let of_the_link = match ip {
         IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
@@ -161,8 +161,8 @@ mod tests {
             ("127.0.0.1:2375", Sockets, "10.0.0.7", "the controller's own host"),
             ("[::1]:2375", Names, "10.0.0.7", "the controller's own host"),
             ("10.0.0.8:9190", PeerOnly, "10.0.0.7", "speaks from another address"),
-            ("\u{1b}[2J:1", Names, "10.0.0.7", "it is no address"),
-            ("", Names, "10.0.0.7", "it is no address"),
+            ("\u{1b}[2J:1", Names, "10.0.0.7", "it is not an address"),
+            ("", Names, "10.0.0.7", "it is not an address"),
         ] {
             let error = check(address, allowed, peer(from)).unwrap_err().to_string();
             assert!(error.contains(why) && !error.contains('\u{1b}'), "{address}: {error}");

@@ -1,7 +1,7 @@
 //! Arroyo's worker protocol: a transport, the controller's services and a worker.
 //!
-//! Orders go to each worker's own server ([`GrpcTransport`]), reports come to the controller's ([`ControllerServer`]).
-//! `docs/wire.md` has the messages.
+//! Orders go to each worker's own server ([`GrpcTransport`]), reports go to the controller's
+//! ([`ControllerServer`]). `docs/wire.md` has the messages.
 
 mod controller;
 mod fence;
@@ -19,7 +19,8 @@ use super::{
     door, guard, proto,
 };
 
-/// Whether these bytes are a message that a worker or a controller sends, for which all that is read of them is read.
+/// Whether these bytes are a message that a worker or a controller sends; every field that we use
+/// is then read.
 #[cfg(test)]
 pub(crate) fn takes(bytes: &[u8]) -> bool {
     use proto::{arroyo_rpc as arroyo, winddown};

@@ -1,4 +1,5 @@
-//! The way in: who may connect, how many at a time, and for how long without saying anything (invariant I5).
+//! Admission: which connections are accepted, how many at a time, and how long each may stay silent
+//! (invariant I5).
 
 use std::{
     any::Any,
@@ -24,14 +25,15 @@ use tonic::transport::server::{Connected, TcpConnectInfo};
 use super::{Admission, KeepAlive};
 use crate::clock::{after, later};
 
-/// What an HTTP/2 connection begins with: `PRI * HTTP/2.0` and so on.
+/// The beginning of an HTTP/2 connection: `PRI * HTTP/2.0` and so on.
 const PREFACE: usize = 24;
 /// The waits after an error of `accept`, or for descriptors.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
-/// How often it is said that nobody can come in.
+/// How often the log says that no connection can be accepted.
 const SAY_EVERY: Duration = Duration::from_secs(10);
 
-/// Lets in who may. It never fails and never spins: what `incoming` fails with (`EMFILE`, say) passes, and is waited for.
+/// Yields the connections that are admitted. It never fails and never spins: after an error of
+/// `incoming` (`EMFILE`, say) it waits and tries again.
 pub(super) fn admitted<I, IO, E>(
     incoming: I,
     admission: Admission,
@@ -46,7 +48,7 @@ where
     let places = (admission.connections as usize).clamp(1, Semaphore::MAX_PERMITS);
     let door = Door {
         admission,
-        // Pings find out who is cut off; this finds out who does not even read them.
+        // Pings detect peers that are cut off; this detects peers that do not even read the pings.
         silence: keep_alive.every.saturating_add(keep_alive.timeout).saturating_mul(2),
         places: Arc::new(Semaphore::new(places)),
         peers: Arc::default(),
@@ -76,7 +78,7 @@ impl Door {
         IO: Connected,
         E: Into<crate::contracts::BoxError>,
     {
-        // First, so that nobody is taken out of the listener's queue for whom there is no place.
+        // First, so that no connection leaves the listener's queue before there is a place for it.
         let place = Arc::clone(&self.places).acquire_owned().await.ok()?;
         loop {
             let io = match incoming.next().await? {
@@ -91,7 +93,7 @@ impl Door {
             };
             let peer = peer(&io);
             let Some(seat) = self.peers.seat(peer.map(|peer| peer.ip().to_canonical()), self.admission.per_peer) else {
-                tracing::debug!(?peer, "a connection too many of this peer");
+                tracing::debug!(?peer, "the peer has too many connections; closing this one");
                 continue;
             };
             while !has_room(needed().saturating_add(self.admission.reserve as usize)) {
@@ -119,14 +121,14 @@ impl Door {
     }
 }
 
-/// Errors that say nothing of the next connection.
+/// Errors that say nothing about the next connection.
 fn is_of_one_connection(error: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, Interrupted};
     let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
     matches!(kind, Some(BrokenPipe | ConnectionAborted | ConnectionReset | Interrupted))
 }
 
-/// Nobody can come in at the moment.
+/// No connection can be accepted at the moment.
 #[derive(Default)]
 struct Trouble {
     wait: Duration,
@@ -144,7 +146,8 @@ impl Trouble {
     }
 }
 
-/// Whether so many descriptors are left to others. The lowest free one is the next to be given out, so all below it are taken.
+/// Whether this many descriptors are free for others. The lowest free descriptor is the next one
+/// given out, so all below it are taken.
 #[cfg(target_os = "linux")]
 fn has_room(reserve: usize) -> bool {
     use std::os::fd::AsRawFd as _;
@@ -201,7 +204,7 @@ impl Drop for Seat {
     }
 }
 
-/// What a call knows of the connection that it came over.
+/// What a call knows about its connection.
 #[derive(Clone)]
 pub(super) struct Guest {
     pub(super) peer: Option<SocketAddr>,
@@ -209,14 +212,14 @@ pub(super) struct Guest {
 }
 
 impl Guest {
-    /// A call is under way until the answer is dropped.
+    /// A call is in progress until the answer is dropped.
     pub(super) fn call(&self) -> Call {
         lock(&self.pulse.0).0 += 1;
         Call(Arc::clone(&self.pulse))
     }
 }
 
-/// Calls under way, and since when there are so many.
+/// The number of calls in progress, and since when it has had this value.
 struct Pulse(Mutex<(usize, Instant)>);
 
 impl Default for Pulse {
@@ -238,16 +241,16 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A connection that was let in. It ends with `TimedOut` when its time is over.
+/// An admitted connection. It ends with `TimedOut` when its time is over.
 pub(super) struct Visitor<IO> {
     io: IO,
     guest: Guest,
-    /// So many bytes of the preface are missing, which has to be there `by` then.
+    /// How many bytes of the preface are missing; they must arrive before `by`.
     preface_left: usize,
     by: Instant,
-    /// When the peer was last heard of.
+    /// When the peer last sent anything.
     heard: Instant,
-    /// Rings when its time may be over; it is not set anew with every byte.
+    /// Fires when the time may be over; it is not reset with every byte.
     alarm: Pin<Box<Sleep>>,
     silence: Duration,
     idle: Duration,
@@ -265,7 +268,7 @@ impl<IO> Visitor<IO> {
         if calls == 0 { silent.min(later(since, self.idle)) } else { silent }
     }
 
-    /// Whatever the connection waits for, it does not wait longer than its time.
+    /// Whatever the connection waits for, it waits no longer than its time.
     fn or_overdue<T>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
         while self.alarm.as_mut().poll(cx).is_ready() {
             let deadline = self.deadline();
@@ -359,7 +362,7 @@ mod tests {
         assert!((50..80).contains(&asked), "{asked} times in a minute");
     }
 
-    /// An error of one connection says nothing of the next, and holds nobody up.
+    /// An error of one connection says nothing about the next, and delays no other.
     #[tokio::test(start_paused = true)]
     async fn b3_a_connection_that_is_gone_before_it_is_accepted_holds_nobody_up() {
         let begun = Instant::now();

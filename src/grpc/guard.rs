@@ -1,9 +1,10 @@
-//! What a call may hold before anybody knows what it says: so many bytes, for so long.
+//! Bounds on a call before its sender is known: how many bytes it may hold, and for how long.
 //!
-//! Each message is read to its end here, and only then handed to the service. A small one (4 KiB) may come from anybody. Of a large one the
-//! beginning is read, which says who speaks; the [`Porter`] tells whether that may be, and the rest is read once there is room for it in the
-//! server's budget. Until then it waits where it is, held back by HTTP/2's flow control: to a worker that knows no "later" back-pressure is waiting,
-//! and no error.
+//! Each message is read to its end here and only then handed to the service. Anybody may send a
+//! small message (4 KiB). Of a large one, the beginning is read, which names the sender; the
+//! [`Porter`] decides whether it may come in, and the rest is read once there is room for it in the
+//! server's budget. Until then the message waits where it is, held back by HTTP/2's flow control:
+//! for a worker that cannot be told "later", back-pressure is a wait and not an error.
 
 use std::{
     convert::Infallible,
@@ -32,22 +33,25 @@ use tonic::{
 use super::door::{Call, Guest};
 use crate::{clock::after, contracts::BoxFuture};
 
-/// The flag of compression, and the length.
+/// The compression flag and the length.
 const HEADER: usize = 5;
-/// So much of a message may come from anybody, and has to be there before it is asked who speaks.
+/// The size of a message that anybody may send, and the part of a larger one that must arrive
+/// before the sender is checked.
 pub(super) const SMALL: usize = 4 << 10;
-/// So much may be said to services that are not ours: the health check, reflection.
+/// The size of a message to services that are not ours: the health check, reflection.
 const SCANT: usize = 16 << 10;
-/// Every answer of our own services bears it, refusals too: no other server's answer is taken for one of them.
+/// Every answer of our own services carries it, refusals too, so that no other server's answer is
+/// taken for one of them.
 const OURS: HeaderName = HeaderName::from_static(MARK);
 pub(super) const MARK: &str = "winddown-answer";
 
-/// Knows who may speak.
+/// Decides who may send.
 pub(super) trait Porter: Clone + Send + Sync + 'static {
-    /// What is done with a message to this path.
+    /// How a message to this path is treated.
     fn fate(&self, path: &str) -> Fate;
 
-    /// Waits until a large message that begins like this may come in; what it gives is held until the call is answered.
+    /// Waits until a large message with this beginning may come in. The returned permit is held
+    /// until the call is answered.
     fn admit(
         &self,
         headers: &HeaderMap,
@@ -56,23 +60,23 @@ pub(super) trait Porter: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Result<Option<OwnedSemaphorePermit>, Status>> + Send;
 }
 
-/// What is done with a message.
+/// How a message is treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
-    /// It is for one of our services, each call of which takes one message.
+    /// It is for one of our services, whose calls take one message each.
     Read,
-    /// The same, and nobody looks at what it says.
+    /// The same, but its content is not used.
     Dropped,
     /// It is for another service.
     Scant,
 }
 
-/// How much may come in, and for how long.
+/// How many bytes may come in, and for how long.
 #[derive(Clone)]
 pub(super) struct Gauge {
     pub(super) max_message: usize,
     pub(super) body: Duration,
-    /// One permit for each byte of the large messages that are coming in.
+    /// One permit for each byte of the large messages that are being received.
     room: Arc<Semaphore>,
     permits: u32,
 }
@@ -84,17 +88,17 @@ impl Gauge {
     }
 
     async fn room(&self, len: usize) -> Option<OwnedSemaphorePermit> {
-        // It is never closed.
+        // The semaphore is never closed.
         Arc::clone(&self.room).acquire_many_owned(permits(len).min(self.permits)).await.ok()
     }
 }
 
-/// As many permits as bytes, as far as there are so many.
+/// One permit per byte, up to the semaphore's maximum.
 pub(super) fn permits(bytes: usize) -> u32 {
     u32::try_from(bytes.clamp(1, Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX)
 }
 
-/// Stands before a server's services.
+/// The layer in front of a server's services.
 #[derive(Clone)]
 pub(super) struct Guard<S, P> {
     inner: S,
@@ -124,7 +128,7 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let another = self.inner.clone();
-        // The one that is ready is the one to be called.
+        // Call the clone that is ready.
         let mut inner = std::mem::replace(&mut self.inner, another);
         let (porter, gauge) = (self.porter.clone(), self.gauge.clone());
         Box::pin(async move {
@@ -132,7 +136,7 @@ where
             let fate = porter.fate(request.uri().path());
             let (request, body) = request.into_parts();
             let mut response = match receive(fate, body, &request.headers, &porter, &gauge).await {
-                // What it holds of the job's room is given back with the answer.
+                // Its share of the job's room is returned with the answer.
                 Ok((body, _room)) => inner.call(Request::from_parts(request, body)).await?,
                 Err(status) => status.into_http(),
             };
@@ -159,7 +163,7 @@ async fn receive(
         Arrival { body, got: BytesMut::new(), has_ended: false, by: after(gauge.body), within: gauge.body };
     arrival.until(HEADER).await?;
     let Some(len) = arrival.len().filter(|len| *len <= gauge.max_message) else {
-        // What is wrong with it is said by the service, which keeps nothing of it.
+        // The service reports what is wrong, and keeps nothing of the message.
         return Ok((arrival.whole(None), None));
     };
     if fate == Fate::Dropped {
@@ -175,14 +179,14 @@ async fn receive(
     let beginning = beginning.get(..SMALL).unwrap_or(beginning);
     let held = porter.admit(headers, beginning, len).await?;
     let room = gauge.room(len).await;
-    // It is not the sender's fault that there was none before.
+    // Waiting for room is not the sender's fault, so its time starts anew.
     arrival.by = after(gauge.body);
     arrival.got.reserve((HEADER + len).saturating_sub(arrival.got.len()));
     arrival.all(len).await?;
     Ok((arrival.whole(room), held))
 }
 
-/// A message that comes in.
+/// A message that is being received.
 struct Arrival {
     body: Body,
     got: BytesMut,
@@ -199,7 +203,7 @@ impl Arrival {
             let Ok(frame) = timeout_at(self.by, frame).await else { return Err(late(self.within)) };
             match frame.transpose()? {
                 None => self.has_ended = true,
-                // Anything else are trailers, in which nobody looks.
+                // Anything else is trailers, which are not used.
                 Some(frame) => {
                     if let Ok(data) = frame.into_data() {
                         return Ok(Some(data));
@@ -210,7 +214,7 @@ impl Arrival {
         Ok(None)
     }
 
-    /// Reads until so much is there, or all.
+    /// Reads until `count` bytes are there, or everything.
     async fn until(&mut self, count: usize) -> Result<(), Status> {
         while self.got.len() < count {
             let Some(data) = self.next().await? else { break };
@@ -219,7 +223,7 @@ impl Arrival {
         Ok(())
     }
 
-    /// The length that the message is said to have.
+    /// The length in the message's header.
     fn len(&self) -> Option<usize> {
         let mut length = self.got.get(1..HEADER)?;
         usize::try_from(length.get_u32()).ok()
@@ -234,7 +238,7 @@ impl Arrival {
         Err(several())
     }
 
-    /// The same, and keeps nothing: an empty message takes its place.
+    /// As `all`, but keeps nothing: an empty message takes its place.
     async fn drop_all(&mut self, len: usize) -> Result<(), Status> {
         let mut count = self.got.len();
         while count <= HEADER + len {
@@ -247,7 +251,7 @@ impl Arrival {
         Err(several())
     }
 
-    /// What has come in, for the service.
+    /// The received bytes, for the service.
     fn whole(self, room: Option<OwnedSemaphorePermit>) -> Body {
         Body::new(Whole { got: Some(self.got.freeze()), _room: room })
     }
@@ -262,10 +266,10 @@ fn several() -> Status {
     Status::invalid_argument("expected one message, got more")
 }
 
-/// A message that is there.
+/// A complete message.
 struct Whole {
     got: Option<Bytes>,
-    /// Given back once it has been decoded.
+    /// Returned once the message has been decoded.
     _room: Option<OwnedSemaphorePermit>,
 }
 
@@ -304,7 +308,7 @@ impl http_body::Body for Scant {
     }
 }
 
-/// An answer; its call is under way until it has been given.
+/// An answer; its call is in progress until the answer has been sent.
 struct Answer {
     body: Body,
     _call: Option<Call>,

@@ -1,4 +1,4 @@
-//! The bounds of the gRPC part, in one place (invariant I5).
+//! The bounds of the gRPC layer, in one place (invariant I5).
 
 use std::time::Duration;
 
@@ -6,14 +6,15 @@ use tonic::transport::Endpoint;
 
 use crate::clock::bearable;
 
-/// How a peer that has gone silent is noticed: HTTP/2 pings, also while nothing else is under way.
+/// Detects silent peers with HTTP/2 pings, also while no call is in progress.
 ///
-/// Without them a connection whose other end was cut off is never found out: calls on it time out, but none opens a new one.
+/// Without pings, a connection whose other end was cut off is never detected: calls on it time out,
+/// but none opens a new one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeepAlive {
-    /// How often a ping is sent. 5 s.
+    /// The interval between pings. Default: 5 s.
     pub every: Duration,
-    /// How long its answer may take before the connection is given up. 5 s.
+    /// The time to wait for the answer before the connection is closed. Default: 5 s.
     pub timeout: Duration,
 }
 
@@ -23,15 +24,16 @@ impl Default for KeepAlive {
     }
 }
 
-/// How calls to one peer are made.
+/// Time limits for calls to one peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CallOptions {
-    /// How long a connection may take to open. 2 s.
+    /// The time limit for opening a connection. Default: 2 s.
     pub connect: Duration,
-    /// How long one call may take, the opening of the connection included. It is sent along (`grpc-timeout`), so that the
-    /// other side can give up too. 5 s, as [`Limits::order`](crate::limits::Limits::order).
+    /// The time limit for one call, including the time to open the connection. It is sent with the
+    /// call (`grpc-timeout`), so that the other side can give up too. Default: 5 s, as
+    /// [`Limits::order`](crate::limits::Limits::order).
     pub call: Duration,
-    /// How a silent peer is noticed.
+    /// How a silent peer is detected.
     pub keep_alive: KeepAlive,
 }
 
@@ -42,9 +44,10 @@ impl Default for CallOptions {
 }
 
 impl CallOptions {
-    /// How many calls to one peer may wait for its connection. Each kind of order is sent to a worker once at a time.
+    /// How many calls to one peer may wait for its connection. A worker gets only one order of each
+    /// kind at a time.
     const WAITING: usize = 16;
-    /// So much of its answers may wait in a connection. None of them says anything but that it is one.
+    /// How many bytes of unread answers a connection may hold. The answers are empty.
     const WINDOW: u32 = 64 << 10;
 
     pub(super) fn apply(&self, endpoint: Endpoint) -> Endpoint {
@@ -60,22 +63,27 @@ impl CallOptions {
     }
 }
 
-/// Who may connect to a server, and for how long without saying anything.
+/// Which connections a server accepts, and how long each may stay silent.
 ///
-/// At the cap of a peer a new connection of it is closed at once; at the cap of all, and where descriptors run short, new ones wait in the
-/// listener's queue until one goes. So does what a peer wants that holds on to what it has: within `handshake` or `idle`.
+/// A peer that is at its cap gets new connections closed at once. At the total cap, or when
+/// descriptors run short, new connections wait in the listener's queue until a place is free. A
+/// peer that holds a connection without using it loses it after `handshake` or `idle`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Admission {
-    /// Connections in all. 4096; of a worker's server 256. A worker needs one.
+    /// The limit for all connections. Default: 4096, for a worker's server 256. A worker needs one.
     pub connections: u32,
-    /// Connections from one IP address, where that is known. 512; of a worker's server 64. Raise it where more workers than that share a host.
+    /// The limit for connections from one IP address, if the address is known. Default: 512, for a
+    /// worker's server 64. Raise it if more workers than that share a host.
     pub per_peer: u32,
-    /// How long a connection may take to say that it speaks HTTP/2. 5 s.
+    /// How long a connection may take to send the HTTP/2 preface. Default: 5 s.
     pub handshake: Duration,
-    /// How long a connection may stay without a call. 2 min: longer than any worker is silent that is not lost.
+    /// How long a connection may stay without a call. Default: 2 min, longer than the silence of
+    /// any worker that is not lost.
     pub idle: Duration,
-    /// File descriptors of the process that are left to others (its journal, its scheduler), beside one for each worker of a registered run, which
-    /// a stop may need to reach it; at most half of all that the process may have. 64. On Linux; elsewhere nothing is known of them.
+    /// How many file descriptors are left to the rest of the process (its journal, its scheduler),
+    /// in addition to one for each worker of a registered run, which a stop may need to reach it.
+    /// At most half of the process's limit is kept free. Default: 64. Linux only; elsewhere the
+    /// number of open descriptors is not known.
     pub reserve: u32,
 }
 
@@ -91,55 +99,66 @@ impl Default for Admission {
     }
 }
 
-/// Which addresses a worker may [register](super::ControllerServer): the controller connects to them, from where it stands in the network.
+/// Which addresses a worker may [register](super::ControllerServer). The controller connects to
+/// them from its own place in the network.
 ///
-/// Whatever is chosen, it is `http` or `https`, with a host and a port and no more; and no address of the controller's own host, unless
-/// the worker speaks from there.
+/// In every case, the scheme is `http` or `https`, and the address has a host, a port and nothing
+/// else. An address of the controller's own host is refused unless the worker connects from there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WorkerAddresses {
     /// An IP address and a port.
     #[default]
     Sockets,
-    /// The same, and it is the address that the worker speaks from: for networks that translate no addresses.
+    /// As `Sockets`, and the IP address must be the one the worker connects from: for networks
+    /// without address translation.
     PeerOnly,
-    /// Names too. Who can make a worker's report can have the controller resolve and connect to any name that it can resolve.
+    /// Host names as well. Anybody who can imitate a worker's report can make the controller
+    /// resolve any name and connect to it.
     Names,
 }
 
-/// How a [`ControllerServer`](super::ControllerServer) treats those who call it.
+/// How a [`ControllerServer`](super::ControllerServer) treats its callers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ControllerOptions {
-    /// How long a call waits for room in its job's mailbox before it is answered `RESOURCE_EXHAUSTED`. 4 s, less than the 5 s
-    /// that a worker gives a call, so that the worker hears the reason. A call of a worker that is not of our kit waits until there is
-    /// room: an error for an answer ends such a worker.
+    /// How long a call waits for room in its job's mailbox before it is answered
+    /// `RESOURCE_EXHAUSTED`. Default: 4 s, less than the 5 s that a worker allows for a call, so
+    /// that the worker receives the reason. Calls of workers that do not use our kit wait until
+    /// there is room, because an error as the answer ends such a worker.
     pub mailbox_wait: Duration,
-    /// How many calls may wait for room in one job's mailbox; more are answered `RESOURCE_EXHAUSTED` at once. 1024. So what one job's
-    /// reports hold in memory is at most this and [`Limits::mailbox_capacity`](crate::limits::Limits::mailbox_capacity) together, times
-    /// `max_message`. Calls of workers that are not of our kit wait for their turn to wait; what bounds those is the number of connections,
-    /// and `calls_per_connection`.
+    /// How many calls may wait for room in one job's mailbox; further calls are answered
+    /// `RESOURCE_EXHAUSTED` at once. Default: 1024. The reports of one job therefore hold at most
+    /// the sum of this and [`Limits::mailbox_capacity`](crate::limits::Limits::mailbox_capacity),
+    /// times `max_message`. Calls of workers that do not use our kit queue for a place to wait;
+    /// they are bounded by the number of connections and `calls_per_connection`.
     pub waiting_per_job: u32,
-    /// How long a worker that is not of our kit waits for a job whose registration is gone, or for a run that is not registered yet,
-    /// before it is told so: an error for an answer ends such a worker. It waits for jobs that were registered here no longer ago than
-    /// this; for any job while the server is no older than this, since its predecessor may have known it. 30 s.
+    /// How long a worker that does not use our kit waits for a job that is no longer registered, or
+    /// for a run that is not registered yet, before the call is refused: an error as the answer
+    /// ends such a worker. It waits for jobs that were registered here within this time. While the
+    /// server is younger than this, it waits for any job, because the server's predecessor may have
+    /// known it. Default: 30 s.
     pub registration_wait: Duration,
-    /// How many calls of one connection are handled at a time; more wait in that connection. 64.
+    /// How many calls of one connection are handled at a time; more wait in that connection.
+    /// Default: 64.
     pub calls_per_connection: u32,
-    /// The largest message, in bytes. A task's state belongs into a durable store, and only its place into the message.
-    /// 4 MiB.
+    /// The largest message, in bytes. Keep a task's state in a durable store, and send only its
+    /// location in the message. Default: 4 MiB.
     pub max_message: usize,
-    /// What the large messages (above 4 KiB) that are on their way in may hold in memory, in bytes, all together; and what those of one job may hold
-    /// that are not answered yet. 64 MiB. Beyond it a message is read when there is room: its sender waits. `max_message` at least.
+    /// How many bytes all large messages (above 4 KiB) that are being received may hold in memory,
+    /// and how many the unanswered large messages of one job may hold. Beyond this limit, a message
+    /// is read when there is room, and its sender waits. At least `max_message`. Default: 64 MiB.
     pub arriving: usize,
-    /// How long a message may take to arrive, once there is room for it; the call is answered `DEADLINE_EXCEEDED` then. 10 s.
+    /// How long a message may take to arrive once there is room for it; then the call is answered
+    /// `DEADLINE_EXCEEDED`. Default: 10 s.
     pub body: Duration,
-    /// Who may connect.
+    /// Which connections are accepted.
     pub admission: Admission,
-    /// Which addresses a worker may give for its own.
+    /// Which addresses workers may register.
     pub addresses: WorkerAddresses,
-    /// How a silent worker's connection is noticed and freed.
+    /// How a silent worker's connection is detected and closed.
     pub keep_alive: KeepAlive,
-    /// How long calls under way may take to end once the server is told to shut down. 2 s.
+    /// How long calls in progress may take to end after the server is told to shut down. Default:
+    /// 2 s.
     pub drain: Duration,
 }
 
@@ -161,28 +180,32 @@ impl Default for ControllerOptions {
     }
 }
 
-/// How a [`GrpcWorker`](super::GrpcWorker) behaves in time.
+/// The time limits of a [`GrpcWorker`](super::GrpcWorker).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GrpcWorkerOptions {
-    /// How often it says that it is alive. 5 s, a sixth of the silence after which
-    /// [`Limits::heartbeat`](crate::limits::Limits::heartbeat) takes it for lost.
+    /// The interval between heartbeats. Default: 5 s, a sixth of the silence after which
+    /// [`Limits::heartbeat`](crate::limits::Limits::heartbeat) treats the worker as lost.
     pub heartbeat: Duration,
-    /// How long tasks may take to end by themselves when the worker has to leave, before they are aborted. 5 s.
+    /// How long tasks may take to end by themselves when the worker has to leave, before they are
+    /// aborted. Default: 5 s.
     pub grace: Duration,
-    /// How long the worker goes on while no controller accepts anything from it; then it stops by itself. 30 s: a controller
-    /// that does not hear of a worker for [`Limits::heartbeat`](crate::limits::Limits::heartbeat) has given it up for lost, so from
-    /// then on it works for nobody.
+    /// How long the worker goes on while no controller accepts anything from it; then it stops by
+    /// itself. Default: 30 s. A controller that does not hear from a worker for
+    /// [`Limits::heartbeat`](crate::limits::Limits::heartbeat) treats it as lost, so after that
+    /// time its work is useless.
     pub orphan: Duration,
-    /// How calls to the controller are made.
+    /// Time limits for calls to the controller.
     pub calls: CallOptions,
-    /// The wait before a report is tried again; it doubles up to `backoff_max`, and is lengthened by a random share. 100 ms.
+    /// The wait before a report is sent again. It doubles up to `backoff_max`, and a random share
+    /// is added. Default: 100 ms.
     pub backoff_min: Duration,
-    /// The longest wait before a report is tried again, without the random share. 2 s.
+    /// The longest wait before a report is sent again, without the random share. Default: 2 s.
     pub backoff_max: Duration,
-    /// The largest order, in bytes: that of a commit holds what the worker's tasks gave as commit data. 16 MiB. Orders on their way in hold twice
-    /// that at most, and may take `calls.call` to arrive.
+    /// The largest order, in bytes. A commit order holds all commit data of the worker's tasks.
+    /// Orders that are being received hold at most twice that, and may take `calls.call` to arrive.
+    /// Default: 16 MiB.
     pub max_message: usize,
-    /// Who may connect to the worker's own server.
+    /// Which connections the worker's own server accepts.
     pub admission: Admission,
 }
 
@@ -202,8 +225,9 @@ impl Default for GrpcWorkerOptions {
 }
 
 impl GrpcWorkerOptions {
-    /// The longest that the worker's tasks go on after the last message that a controller accepted from it: `orphan`, or the
-    /// next heartbeat and its call where that is longer, and then `grace`.
+    /// The longest time for which the worker's tasks go on after the last message that a controller
+    /// accepted from it: `orphan`, or the next heartbeat and its call if that is longer, plus
+    /// `grace`.
     ///
     /// ```
     /// use std::time::Duration;

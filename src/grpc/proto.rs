@@ -1,6 +1,7 @@
-//! The messages and services of `proto/`, as generated. `docs/wire.md` explains them.
+//! The generated messages and services of `proto/`. `docs/wire.md` explains them.
 //!
-//! The code is committed, so that no user needs a protobuf compiler; a test generates it anew and fails where it differs.
+//! The code is committed, so that users need no protobuf compiler; a test generates it again and
+//! fails if it differs.
 
 #![allow(clippy::all, clippy::pedantic, clippy::unwrap_used, missing_docs, unreachable_pub, reason = "generated code")]
 
@@ -9,7 +10,7 @@ pub mod arroyo_rpc {
     include!("generated/arroyo_rpc.rs");
 }
 
-/// What winddown's own worker says beyond that.
+/// What winddown's own worker kit adds to the protocol.
 pub mod winddown {
     include!("generated/winddown.rs");
 }

@@ -1,5 +1,5 @@
-//! The one place that talks to the API server: so many requests at a time, each with a deadline, asked again where that helps, and with an
-//! error that says what was asked.
+//! All requests to the API server: a limited number at a time, each with a deadline and retried if
+//! that helps, and with errors that name the request.
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
@@ -21,22 +21,22 @@ use tokio::{
 use super::error::{ApiError, Trouble};
 use crate::clock::after;
 
-/// How many pods one answer to a list holds at most.
+/// The maximum number of pods in one answer to a list.
 const PAGE: u32 = 500;
-/// The server ends a watch after this long; then it is begun anew from a fresh list.
+/// The server ends a watch after this time; then a new one begins from a fresh list.
 const WATCH_SECONDS: u32 = 240;
 
-/// A namespace of a cluster, as this crate may use it.
+/// A namespace of a cluster, as this crate accesses it.
 #[derive(Clone)]
 pub(super) struct Api {
     client: Client,
     namespace: Arc<str>,
     in_flight: Arc<Semaphore>,
-    /// From sending to the end of the answer, for one attempt.
+    /// For one attempt, from sending to the end of the answer.
     attempt: Duration,
 }
 
-/// What is asked about an object or a collection.
+/// A request about an object or a collection.
 pub(super) enum Ask {
     Get,
     List(ListParams),
@@ -57,7 +57,7 @@ impl Ask {
     }
 }
 
-/// What an answer says that is none, before it is known what it was about.
+/// A failed answer, before the request is known.
 struct Bad {
     trouble: Trouble,
     said: String,
@@ -78,7 +78,7 @@ impl Api {
         &self.namespace
     }
 
-    /// Asks, and asks again while the trouble is of the passing kind and there is time until `until`.
+    /// Sends the request, and again as long as the error is temporary and `until` is not reached.
     pub(super) async fn call<K, T>(&self, name: &str, ask: &Ask, until: Instant) -> Result<T, ApiError>
     where
         K: Resource<DynamicType = ()>,
@@ -116,7 +116,7 @@ impl Api {
             Ask::Delete(params) => url.delete(name, params),
         };
         let request = request.map_err(|error| Bad { trouble: Trouble::Refused, said: error.to_string() })?;
-        // The semaphore is never closed, so only the time can run out.
+        // The semaphore is never closed, so this can only be the end of the time.
         let Ok(_permit) = timeout_at(until, self.in_flight.acquire()).await else {
             return Err(unavailable("all requests that may be in flight are"));
         };
@@ -148,7 +148,7 @@ impl Api {
         trouble: Trouble,
         said: String,
     ) -> ApiError {
-        // The types of the core API have names that are borrowed from the program itself.
+        // The types of the core API have static names.
         let Cow::Borrowed(resource) = K::plural(&()) else { return self.error::<Pod>(verb, name, trouble, said) };
         ApiError {
             verb,
@@ -160,16 +160,17 @@ impl Api {
         }
     }
 
-    /// All pods that the selector selects, as of now, and the version that a watch goes on from.
+    /// All pods of the selector at this moment, and the version from which a watch goes on.
     pub(super) async fn pods(&self, selector: &str, until: Instant) -> Result<(Vec<Pod>, String), ApiError> {
         let (mut pods, mut page) = (Vec::new(), None);
         loop {
-            // Without a version: what is durable, not what some cache remembers.
+            // Without a version, the server answers with the durable state, not with that of a
+            // cache.
             let mut params = ListParams::default().labels(selector).limit(PAGE);
             params.continue_token = page.take();
             let later_page = params.continue_token.is_some();
             let list = match self.call::<Pod, ObjectList<Pod>>("", &Ask::List(params), until).await {
-                // The server has forgotten where the list was.
+                // The server no longer knows the position of the list.
                 Err(error) if error.trouble == Trouble::Expired && later_page && Instant::now() < until => {
                     pods.clear();
                     continue;
@@ -184,7 +185,8 @@ impl Api {
         }
     }
 
-    /// Begins to watch pods from a version. One attempt; whoever watches lists anew and tries again.
+    /// Begins to watch pods from a version. One attempt; after an error, the caller lists again and
+    /// retries.
     pub(super) async fn watch(
         &self,
         selector: &str,
@@ -215,7 +217,8 @@ fn watch_trouble(error: kube::Error) -> Bad {
         kube::Error::Api(status) => {
             Bad { trouble: Trouble::of(status.code, None, &status.message), said: status.message }
         }
-        // What is cut off in the middle looks like anything; a fresh list tells whether something is wrong for good.
+        // What an interrupted answer looks like is arbitrary; a fresh list shows whether the error
+        // lasts.
         error => unavailable(chain(&error)),
     }
 }
@@ -224,7 +227,7 @@ fn unavailable(said: impl Into<String>) -> Bad {
     Bad { trouble: Trouble::Unavailable, said: said.into() }
 }
 
-/// The error and its causes: "error trying to connect" alone helps nobody.
+/// The error and its causes: "error trying to connect" alone does not help.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -238,7 +241,7 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// The waits between attempts where the server does not say how long.
+/// The waits between attempts, unless the server specifies one.
 pub(super) fn waits() -> ExponentialBackoff {
     ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(100))

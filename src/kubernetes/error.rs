@@ -1,31 +1,31 @@
-//! What can go wrong between a controller and the API server, each named for what it is.
+//! Errors between a controller and the API server, by cause.
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use crate::contracts::{JobId, RunId, SchedulerError, WorkerId};
 
-/// A request to the API server that did not get what it asked for.
+/// A request to the API server failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApiError {
-    /// `get`, `list`, `watch`, `create`, `update` or `delete`: the words of a role.
+    /// `get`, `list`, `watch`, `create`, `update` or `delete`: the verbs of a role.
     pub verb: &'static str,
     /// `pods` or `leases`.
     pub resource: &'static str,
-    /// Where.
+    /// The namespace.
     pub namespace: Arc<str>,
     /// The object; empty for a request about many.
     pub name: Box<str>,
-    /// What kind of trouble it is.
+    /// The kind of error.
     pub trouble: Trouble,
-    /// What the server or the network said.
+    /// The message of the server or the network.
     pub said: Box<str>,
 }
 
-/// What kind of trouble the API server, or the way to it, has.
+/// The kind of an [`ApiError`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Trouble {
-    /// 401: it does not know who asks.
+    /// 401: the server does not recognize the client's credentials.
     Unauthorized,
     /// 403: the role does not allow it (RBAC).
     Forbidden,
@@ -35,18 +35,19 @@ pub enum Trouble {
     Refused,
     /// 404.
     NotFound,
-    /// 409: the object is another than the one that was meant, or has changed since.
+    /// 409: the object is not the one that was meant, or has changed since.
     Conflict,
-    /// 410: what was read before is too old to go on from. Listed anew, and not reported.
+    /// 410: the version that was read before is too old to go on from. The list is read again; this
+    /// error is not reported.
     Expired,
     /// 429: too many requests.
     Throttled {
-        /// How long it asks to wait, if it says so.
+        /// The wait that the server asks for, if any.
         retry_after: Option<Duration>,
     },
     /// 5xx, no connection, or no answer in time.
     Unavailable,
-    /// An answer that makes no sense to this client.
+    /// An answer that this client does not understand.
     Unexpected,
 }
 
@@ -56,11 +57,11 @@ impl Trouble {
         matches!(self, Self::Throttled { .. } | Self::Unavailable)
     }
 
-    /// By the status of an answer, and by what it says.
+    /// Determines the kind from an answer's status and message.
     pub(super) fn of(code: u16, retry_after: Option<Duration>, said: &str) -> Self {
         match code {
             401 => Self::Unauthorized,
-            // Nothing but the message tells these three apart; Kubernetes' own controllers read it too.
+            // Only the message distinguishes these three; Kubernetes' own controllers read it too.
             403 if said.contains("exceeded quota") => Self::Quota,
             403 if said.contains(" cannot ") => Self::Forbidden,
             400 | 403 | 405 | 413 | 415 | 422 => Self::Refused,
@@ -121,11 +122,11 @@ impl From<ApiError> for SchedulerError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// No worker can be made from the template.
+    /// The template cannot be used for a worker.
     #[error(transparent)]
     Template(#[from] TemplateError),
-    /// A pod of that worker is there.
-    #[error("worker {worker} of job `{job}`, run {run}, has a pod already: `{pod}`; stop it first, or use another id")]
+    /// The worker already has a pod.
+    #[error("worker {worker} of job `{job}`, run {run}, already has a pod: `{pod}`; stop it first, or use another id")]
     AlreadyThere {
         /// The job.
         job: JobId,
@@ -136,14 +137,14 @@ pub enum StartError {
         /// The pod.
         pod: String,
     },
-    /// A pod that is none of this worker has its name.
+    /// A pod that does not belong to this worker has its name.
     #[error(
         "expected the name `{pod}` in namespace `{namespace}` to be free, got a pod that is not this worker's; remove it"
     )]
     NameTaken {
         /// The pod.
         pod: String,
-        /// Where.
+        /// The namespace.
         namespace: String,
     },
     /// The run was stopped with force, before the start or during it.
@@ -158,8 +159,10 @@ pub enum StartError {
         /// The worker.
         worker: WorkerId,
     },
-    /// A start of that worker is under way, or its end is not known yet.
-    #[error("a start of worker {worker} of job `{job}`, run {run}, is under way; wait for its end, or use another id")]
+    /// A start of that worker is in progress, or its outcome is not known yet.
+    #[error(
+        "a start of worker {worker} of job `{job}`, run {run}, is in progress; wait for its end, or use another id"
+    )]
     UnderWay {
         /// The job.
         job: JobId,
@@ -171,13 +174,13 @@ pub enum StartError {
     /// The async runtime is shutting down.
     #[error("the runtime is shutting down, so it is not known whether the pod was created")]
     Runtime,
-    /// The pod can't be written as JSON.
+    /// The pod cannot be written as JSON.
     #[error("can't write the pod as JSON: {0}")]
     Json(serde_json::Error),
     /// The controller does not hold its lease, so it starts nothing.
     #[error(transparent)]
     NotLeader(#[from] NotLeader),
-    /// The API server did not do it.
+    /// The request to the API server failed.
     #[error(transparent)]
     Api(#[from] ApiError),
 }
@@ -189,17 +192,17 @@ impl StartError {
     }
 }
 
-/// A pod template that no worker can be made from.
+/// A pod template cannot be used for a worker.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected a pod template with {expected}, got {got}")]
 pub struct TemplateError {
-    /// What it is to have.
+    /// What the template must have.
     pub expected: &'static str,
     /// What it has.
     pub got: String,
 }
 
-/// The controller does not lead, or leads no more.
+/// The controller does not hold the lease, or holds it no longer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "`{identity}` does not hold the lease `{lease}` in namespace `{namespace}`: another controller may act; stop acting, and take the lease \
@@ -208,9 +211,9 @@ pub struct TemplateError {
 pub struct NotLeader {
     /// The lease.
     pub lease: String,
-    /// Where.
+    /// The namespace.
     pub namespace: String,
-    /// Who does not hold it.
+    /// The identity of the controller.
     pub identity: String,
 }
 

@@ -1,4 +1,4 @@
-//! What this scheduler knows of the ends of the pods that it has started: whether their nodes have confirmed them.
+//! Records for each pod that this scheduler has started whether its node has confirmed its end.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -17,13 +17,13 @@ pub(super) struct Fates(Mutex<HashMap<JobId, BTreeMap<RunId, Fate>>>);
 /// The fate of one run's pods, by their UIDs.
 type Fate = HashMap<String, Seen>;
 
-/// What is known of one pod.
+/// What is known about one pod.
 #[derive(Clone, Copy, Debug, Default)]
 struct Seen {
-    /// This scheduler has started it. Of a stranger's run nothing is sure: an earlier scheduler may have removed other pods of it, and nobody
-    /// knows how those ended.
+    /// This scheduler has started it. Nothing is certain about a run that another scheduler
+    /// started: that one may have removed other pods of it, and nobody knows how those ended.
     own: bool,
-    /// The node has said that all containers have ended.
+    /// The node has confirmed that all containers have ended.
     ended: bool,
 }
 
@@ -32,12 +32,12 @@ impl Fates {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A pod that was created just now. Older runs have been asked about by then.
+    /// Records a new pod, and drops older runs, whose evidence has been read by then.
     pub(super) fn started(&self, job: &JobId, run: RunId, pod: &Pod) {
         let mut fates = self.lock();
         let runs = fates.entry(job.clone()).or_default();
         runs.retain(|of, _| *of >= run);
-        // A list or a watch may have been faster than the answer to the creation.
+        // A list or a watch may have been faster than the answer to the create.
         runs.entry(run).or_default().entry(uid(pod).to_owned()).or_default().own = true;
     }
 
@@ -45,11 +45,11 @@ impl Fates {
     pub(super) fn seen(&self, job: &JobId, run: RunId, pod: &Pod) {
         let mut fates = self.lock();
         let fate = fates.entry(job.clone()).or_default().entry(run).or_default();
-        // Unbound is an end only for one that is gone.
+        // Without a node, a pod counts as ended only once it is gone.
         fate.entry(uid(pod).to_owned()).or_default().ended |= node(pod).is_some() && host_says_ended(pod);
     }
 
-    /// A pod that is gone, as it was last.
+    /// A pod that is gone, in its last state.
     pub(super) fn gone(&self, job: &JobId, run: RunId, pod: &Pod) {
         self.seen(job, run, pod);
         if let Some(seen) = self.lock().get_mut(job).and_then(|runs| runs.get_mut(&run)?.get_mut(uid(pod))) {
@@ -57,7 +57,7 @@ impl Fates {
         }
     }
 
-    /// On whose word the pods of a run, or of all runs, are gone.
+    /// Which source confirms that the pods of a run, or of all runs, are gone.
     pub(super) fn confirmed_by(&self, job: &JobId, run: Option<RunId>) -> ConfirmedBy {
         let fates = self.lock();
         let mut runs = fates.get(job).into_iter().flatten().filter(|(of, _)| run.is_none_or(|run| run == **of));
@@ -103,7 +103,7 @@ mod tests {
         assert_eq!(confirmed(), ConfirmedBy::Host);
         fates.seen(&job, RUN, &pod("c", Some("n"), true));
         assert_eq!(confirmed(), ConfirmedBy::Records, "c was another's");
-        // The watch was faster than the answer to the creation.
+        // The watch was faster than the answer to the create.
         fates.seen(&job, RUN.next(), &pod("d", None, false));
         fates.started(&job, RUN.next(), &pod("d", None, false));
         fates.seen(&job, RUN.next(), &pod("d", None, false));

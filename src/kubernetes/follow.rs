@@ -1,4 +1,4 @@
-//! What happens to the pods of a run without the controller's doing: evictions, crashes, ends.
+//! Pod changes that the controller did not cause: evictions, crashes, ends.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -18,25 +18,26 @@ use super::{
 };
 use crate::contracts::{JobId, RunId, WorkerId};
 
-/// How long a list is tried before the trouble is reported; whoever follows asks again.
+/// How long a list is tried before the failure is reported; the caller then asks again.
 const LIST: Duration = Duration::from_secs(60);
 
 /// What has happened to a worker's pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PodChange {
-    /// It is being deleted: by a stop, by an eviction (a drained node, a preemption), or by hand. It has until the end of its grace period.
+    /// It is being deleted: by a stop, by an eviction (a drained node, a preemption), or by hand.
+    /// It has until the end of its grace period.
     Leaving,
-    /// It has ended, on the word of its node. `code` is the exit code, if it is known.
+    /// It has ended, and its node has confirmed it. `code` is the exit code, if known.
     Ended {
         /// 0, or the first other exit code among its containers.
         code: Option<i32>,
     },
-    /// Its object is gone, and its node has not said that it has ended.
+    /// Its object is gone, and its node has not confirmed its end.
     Removed,
 }
 
-/// Follows the pods of a run; [`next`](Self::next) says what has happened.
+/// Follows the pods of a run; [`next`](Self::next) returns the changes.
 pub struct Follower {
     watcher: Watcher,
     fates: Arc<Fates>,
@@ -46,7 +47,7 @@ pub struct Follower {
     news: VecDeque<(WorkerId, PodChange)>,
 }
 
-/// How far a pod has come, as was told.
+/// The last change of a pod that was reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Told {
     Nothing,
@@ -60,13 +61,14 @@ impl Follower {
         Self { watcher, fates, job, run, pods: HashMap::new(), news: VecDeque::new() }
     }
 
-    /// The next change. Each is told once for each pod. It waits as long as nothing happens.
+    /// The next change. Each is reported once for each pod. Waits as long as nothing happens.
     ///
     /// # Errors
-    /// [`ApiError`] when the pods can't be listed for a minute, or may not be. It can be called again.
+    /// [`ApiError`] if listing the pods fails for a minute, or is not allowed. The method can be
+    /// called again.
     ///
     /// # Cancel safety
-    /// Safe: nothing that was heard is lost.
+    /// Cancel safe: no change is lost.
     pub async fn next(&mut self) -> Result<(WorkerId, PodChange), ApiError> {
         loop {
             if let Some(news) = self.news.pop_front() {
@@ -82,7 +84,7 @@ impl Follower {
                         self.changed(pod);
                     }
                     for (worker, told) in before.into_values().filter(|(_, told)| *told != Told::Over) {
-                        tracing::debug!(?told, worker = worker.get(), "a pod has gone unseen");
+                        tracing::debug!(?told, worker = worker.get(), "a pod is gone, and its end was not seen");
                         self.news.push_back((worker, PodChange::Removed));
                     }
                 }

@@ -1,4 +1,5 @@
-//! Which of two controllers may act: a Kubernetes `Lease`, held as long as it is renewed in time.
+//! Decides which of two controllers may act: a Kubernetes `Lease`, held as long as it is renewed in
+//! time.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -24,7 +25,7 @@ use crate::clock::bearable;
 /// How many requests for a lease may be in flight; there is never more than one.
 const IN_FLIGHT: usize = 1;
 
-/// A lease that is to be had. Whoever holds it may act.
+/// A candidate for a lease. Only the holder of the lease may act.
 #[derive(Clone)]
 pub struct LeaseCandidate {
     api: Api,
@@ -33,10 +34,12 @@ pub struct LeaseCandidate {
     lasts: Duration,
 }
 
-/// A held lease, renewed in the background until it is [released](Self::release) or the last handle is dropped. A cheap handle to clone.
+/// A held lease, renewed in the background until it is [released](Self::release) or the last handle
+/// is dropped. A handle that is cheap to clone.
 ///
-/// It stands beside the journal, and not in its place: the journal's compare-and-set lets only one of two controllers *advance* a job, whatever their
-/// clocks do; the lease makes the other one *stop trying*, within the lease time.
+/// It complements the journal and does not replace it. The journal's compare-and-set lets only one
+/// of two controllers *advance* a job, whatever their clocks do; the lease makes the other one
+/// *stop trying*, within the lease time.
 #[derive(Clone)]
 pub struct Leadership {
     shared: Arc<Shared>,
@@ -44,23 +47,25 @@ pub struct Leadership {
 
 struct Shared {
     candidate: LeaseCandidate,
-    /// Until when it is surely ours. A moment in the past: it is not.
+    /// Until when the lease is certainly ours. A moment in the past means that it is not.
     held_until: watch::Sender<Instant>,
-    /// The object as it was written last, taken out by a release.
+    /// The object as last written; a release takes it out.
     last: tokio::sync::Mutex<Option<Lease>>,
     renewing: std::sync::Mutex<Option<JoinHandle<()>>>,
 }
 
 impl LeaseCandidate {
-    /// A candidate for the lease `name`, one for each job or for each controller. `identity` is for people, and is made unique: a controller that
-    /// comes back under its old name waits like any other. The lease lasts 15 s.
+    /// A candidate for the lease `name`, one for each job or for each controller. `identity` is for
+    /// people, and is made unique: a controller that comes back under its old name waits like any
+    /// other. The lease lasts 15 s.
     pub fn new(client: Client, namespace: &str, name: impl Into<String>, identity: &str) -> Self {
         let lasts = Duration::from_secs(15);
         let api = Api::new(client, namespace, IN_FLIGHT, lasts / 3);
         Self { api, name: name.into(), identity: format!("{identity}_{}", token()), lasts }
     }
 
-    /// How long the lease lasts after each renewal: so long nobody else may act after its holder died. In whole seconds, at least 2.
+    /// Sets how long the lease lasts after each renewal, which is how long nobody else may act
+    /// after its holder died. In whole seconds, at least 2.
     #[must_use]
     pub fn lasts(mut self, lasts: Duration) -> Self {
         self.lasts = Duration::from_secs(bearable(lasts).as_secs().max(2));
@@ -68,16 +73,18 @@ impl LeaseCandidate {
         self
     }
 
-    /// Waits until the lease is free, and takes it: at once if nobody has it or its holder has released it, otherwise when it has not been
-    /// renewed for its whole time by this machine's own clock. Clocks are never compared between machines.
+    /// Waits until the lease is free, and takes it: at once if nobody has it or its holder has
+    /// released it, otherwise when it has not been renewed for its whole duration by this machine's
+    /// own clock. Clocks of different machines are never compared.
     ///
     /// # Errors
-    /// [`ApiError`] when the lease can't be read or written for a whole lease time.
+    /// [`ApiError`] if the lease cannot be read or written for a whole lease time.
     ///
     /// # Cancel safety
-    /// Safe: if it is dropped in the last moment, the lease is taken and not renewed, and is free again after its time.
+    /// Cancel safe: if the future is dropped in the last moment, the lease is taken and not
+    /// renewed, and is free again after its time.
     pub async fn acquire(self) -> Result<Leadership, ApiError> {
-        // What was seen of another's lease, and since when it has not changed.
+        // The last state of another's lease, and since when it has not changed.
         let mut seen: Option<(Option<String>, Instant)> = None;
         loop {
             let began = Instant::now();
@@ -95,7 +102,7 @@ impl LeaseCandidate {
                 let began = Instant::now();
                 match self.write(there.as_ref(), &self.identity, began + self.lasts).await {
                     Ok(lease) => return Ok(Leadership::begin(self, lease, began)),
-                    // Another was faster.
+                    // Another controller was faster.
                     Err(error) if error.trouble == Trouble::Conflict => {}
                     Err(error) => return Err(error),
                 }
@@ -108,7 +115,7 @@ impl LeaseCandidate {
         self.api.call::<Lease, Lease>(&self.name, &Ask::Get, until).await
     }
 
-    /// Writes the lease for `holder`, if it still is as it was read.
+    /// Writes the lease for `holder`, if it has not changed since it was read.
     async fn write(&self, before: Option<&Lease>, holder: &str, until: Instant) -> Result<Lease, ApiError> {
         let now = MicroTime(Timestamp::now());
         let spec = before.and_then(|lease| lease.spec.clone()).unwrap_or_default();
@@ -135,10 +142,11 @@ impl LeaseCandidate {
     }
 }
 
-/// Whether nobody has the lease: it was released, or has not changed for its whole time.
+/// Whether nobody has the lease: it was released, or has not changed for its whole duration.
 fn is_free(lease: &Lease, quiet: Duration, usual: Duration) -> bool {
     let Some(spec) = &lease.spec else { return true };
-    // One that does not say how long it lasts is not over at once: it is taken to last as long as ours.
+    // A lease without a duration is not over at once: it is treated as if it lasted as long as
+    // ours.
     let seconds =
         spec.lease_duration_seconds.and_then(|seconds| seconds.try_into().ok()).filter(|seconds| *seconds > 0);
     let lasts = seconds.map_or(usual, Duration::from_secs);
@@ -155,7 +163,7 @@ impl Leadership {
         let task = tokio::spawn(async move {
             loop {
                 sleep(every).await;
-                // The last handle was dropped, or it is lost.
+                // The last handle was dropped, or the lease is lost.
                 let Some(shared) = weak.upgrade() else { return };
                 if !shared.renew().await {
                     return;
@@ -166,13 +174,13 @@ impl Leadership {
         Self { shared }
     }
 
-    /// Whether it is held, surely.
+    /// Whether the lease is certainly held.
     pub fn is_held(&self) -> bool {
         Instant::now() < *self.shared.held_until.borrow()
     }
 
     /// # Errors
-    /// [`NotLeader`] if it is not surely held.
+    /// [`NotLeader`] if it is not certainly held.
     pub fn check(&self) -> Result<(), NotLeader> {
         let LeaseCandidate { api, name, identity, .. } = &self.shared.candidate;
         if self.is_held() {
@@ -181,30 +189,32 @@ impl Leadership {
         Err(NotLeader { lease: name.clone(), namespace: api.namespace().to_owned(), identity: identity.clone() })
     }
 
-    /// Waits until it is not held any more: another has taken it, it could not be renewed in time, or it was released.
+    /// Waits until the lease is no longer held: another controller has taken it, it could not be
+    /// renewed in time, or it was released.
     ///
     /// # Cancel safety
-    /// Safe: it only waits.
+    /// Cancel safe: it only waits.
     pub async fn lost(&self) {
         let mut held_until = self.shared.held_until.subscribe();
         loop {
             let until = *held_until.borrow_and_update();
             tokio::select! {
                 () = sleep_until(until) => return,
-                // The sender is in `self`, so it is there.
+                // The sender is in `self`, so it still exists.
                 _ = held_until.changed() => {}
             }
         }
     }
 
-    /// Does something for as long as the lease is held: the loser stops acting in that moment, by dropping it. What it has been used with must be
-    /// cancel safe, as [`drive`](crate::drive::drive) is.
+    /// Runs `work` as long as the lease is held. A controller that loses the lease stops acting in
+    /// that moment, because the work is dropped. The work must therefore be cancel safe, as
+    /// [`drive`](crate::drive::drive) is.
     ///
     /// # Errors
-    /// [`NotLeader`] when the lease was lost before the work was done.
+    /// [`NotLeader`] if the lease was lost before the work was done.
     ///
     /// # Cancel safety
-    /// As safe as the work.
+    /// As for the work itself.
     pub async fn guard<T>(&self, work: impl Future<Output = T>) -> Result<T, NotLeader> {
         self.check()?;
         tokio::select! {
@@ -218,20 +228,22 @@ impl Leadership {
         }
     }
 
-    /// Gives the lease up, so that the next controller need not wait for its end. From now on no handle holds it.
+    /// Gives the lease up, so that the next controller need not wait for its end. From now on no
+    /// handle holds it.
     ///
     /// # Errors
-    /// [`ApiError`] when that can't be written; the lease then ends by itself.
+    /// [`ApiError`] if the release cannot be written; the lease then ends by itself.
     ///
     /// # Cancel safety
-    /// Safe: it is not held from the first poll on.
+    /// The lease is given up from the first poll on. If the future is dropped later, the release
+    /// may not be written, and the lease ends by itself.
     pub async fn release(self) -> Result<(), ApiError> {
         let Shared { candidate, held_until, last, .. } = &*self.shared;
         let held = self.is_held();
         held_until.send_replace(Instant::now());
         let Some(lease) = last.lock().await.take().filter(|_| held) else { return Ok(()) };
         match candidate.write(Some(&lease), "", Instant::now() + candidate.lasts).await {
-            // It is another's already.
+            // It already belongs to another.
             Err(error) if error.trouble == Trouble::Conflict => Ok(()),
             answer => answer.map(drop),
         }
@@ -239,7 +251,7 @@ impl Leadership {
 }
 
 impl Shared {
-    /// Renews it. False when there is nothing to renew any more.
+    /// Renews the lease. False if there is nothing left to renew.
     async fn renew(&self) -> bool {
         let LeaseCandidate { name, identity, lasts, .. } = &self.candidate;
         let until = *self.held_until.borrow();
@@ -248,10 +260,11 @@ impl Shared {
         let began = Instant::now();
         match self.candidate.write(Some(lease), identity, until).await {
             Ok(lease) => *last = Some(lease),
-            // The answer to an earlier attempt may have been lost; then it is ours all the same.
+            // The answer to an earlier attempt may have been lost; then the lease is still ours.
             Err(error) if error.trouble == Trouble::Conflict => match self.candidate.get(until).await {
                 Ok(lease) if holder(&lease) == Some(identity) => {
-                    // Its time counts from the write, which is not known; the next one is.
+                    // Its time counts from the write, whose time is not known; the time of the next
+                    // write is.
                     *last = Some(lease);
                     return true;
                 }
@@ -267,7 +280,7 @@ impl Shared {
             }
         }
         let until = surely_held(began, *lasts);
-        // A release, or the end of its time, is not taken back.
+        // A release, or the end of the lease's time, is final.
         self.held_until.send_if_modified(|held| {
             let goes_on = Instant::now() < *held;
             if goes_on {
@@ -282,8 +295,8 @@ fn holder(lease: &Lease) -> Option<&str> {
     lease.spec.as_ref()?.holder_identity.as_deref()
 }
 
-/// A write takes effect after it was begun, so the time of others begins later than ours. A tenth is kept for clocks that run at different speeds,
-/// and for a busy machine.
+/// A write takes effect after it was begun, so for others the time begins later than for us. A
+/// tenth is kept in reserve for clocks that run at different speeds, and for a busy machine.
 fn surely_held(began: Instant, lasts: Duration) -> Instant {
     began + lasts * 9 / 10
 }

@@ -1,8 +1,8 @@
-//! How a worker's pod is called and labelled, so that it is found again.
+//! The names and labels of worker pods, by which they are found again.
 
 use crate::contracts::{JobId, RunId, WorkerId};
 
-/// The label that holds the job, in so far as a label can.
+/// The label that holds the job's name, as far as a label can.
 pub const JOB_LABEL: &str = "winddown/job";
 /// The label that holds the run, a decimal number.
 pub const RUN_LABEL: &str = "winddown/run";
@@ -12,14 +12,14 @@ pub const WORKER_LABEL: &str = "winddown/worker";
 pub const INSTANCE_LABEL: &str = "winddown/instance";
 /// The annotation that holds the job's name in full. A pod is a job's only if this says so.
 pub const JOB_ANNOTATION: &str = "winddown/job-name";
-/// The annotation that tells one attempt to start a pod from another's.
+/// The annotation that distinguishes the attempts to start a pod.
 pub const START_ANNOTATION: &str = "winddown/start";
 
-/// The most that a label's value, and a host's name, can have.
+/// The maximum length of a label's value and of a host name.
 const LONGEST: usize = 63;
 
-/// A name as a label's value: itself where it can be one, otherwise what can be read of it and a checksum. Two jobs may have one by bad luck;
-/// [`JOB_ANNOTATION`] tells them apart.
+/// A name as a label's value: the name itself if it is valid, otherwise its valid part and a
+/// checksum. Two jobs may happen to have the same one; [`JOB_ANNOTATION`] distinguishes them.
 pub(super) fn label(name: &str) -> String {
     let inner = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     let end = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
@@ -30,7 +30,7 @@ pub(super) fn label(name: &str) -> String {
     readable(name, LONGEST)
 }
 
-/// What selects the pods of a run, or of all runs of a job.
+/// The selector for the pods of a run, or of all runs of a job.
 pub(super) fn selector(instance: Option<&str>, job: &JobId, run: Option<RunId>) -> String {
     let mut text = format!("{JOB_LABEL}={}", label(job.as_str()));
     if let Some(run) = run {
@@ -42,7 +42,8 @@ pub(super) fn selector(instance: Option<&str>, job: &JobId, run: Option<RunId>) 
     text
 }
 
-/// The name of a worker's pod: the same for every attempt to start it, so that it is there at most once.
+/// The name of a worker's pod: the same for every attempt to start it, so that there is at most
+/// one.
 pub(super) fn pod_name(instance: Option<&str>, job: &JobId, run: RunId, worker: WorkerId) -> String {
     let end = format!("-{}-{}", run.get(), worker.get());
     let name = instance.map_or_else(|| job.as_str().to_owned(), |instance| format!("{instance}-{job}"));
@@ -52,7 +53,7 @@ pub(super) fn pod_name(instance: Option<&str>, job: &JobId, run: RunId, worker: 
     start + &end
 }
 
-/// What a DNS label can show of a name, and a checksum of the whole.
+/// The part of a name that a DNS label can show, and a checksum of the whole.
 fn readable(name: &str, most: usize) -> String {
     let sum = format!("{:08x}", crc32fast::hash(name.as_bytes()));
     let mut text: String = name

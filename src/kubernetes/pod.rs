@@ -1,4 +1,4 @@
-//! Pods: made from the user's template, and read for what they prove.
+//! Makes pods from the user's template, and reads what they prove.
 
 use k8s_openapi::{
     api::core::v1::{Container, ContainerState, ContainerStatus, EnvVar, Pod, PodStatus, PodTemplateSpec},
@@ -14,7 +14,7 @@ use crate::{
     worker_env::WorkerEnv,
 };
 
-/// A template that worker pods can be made from.
+/// A template for worker pods.
 pub(super) fn check(template: &PodTemplateSpec) -> Result<(), TemplateError> {
     let wrong = |expected, got: &str| Err(TemplateError { expected, got: got.to_owned() });
     let Some(spec) = &template.spec else { return wrong("a `spec`", "none") };
@@ -22,13 +22,13 @@ pub(super) fn check(template: &PodTemplateSpec) -> Result<(), TemplateError> {
         return wrong("at least one container", "none");
     }
     match spec.restart_policy.as_deref() {
-        // A container that is started anew would be a worker of a run that has gone on without it.
+        // A restarted container would be a worker of a run that has gone on without it.
         None | Some("Never") => Ok(()),
         Some(other) => wrong("`restartPolicy: Never`", &format!("`{other}`")),
     }
 }
 
-/// What the pods of a scheduler have in common.
+/// The common properties of a scheduler's pods.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Common {
     pub(super) instance: Option<String>,
@@ -64,18 +64,18 @@ pub(super) fn make(template: PodTemplateSpec, env: &WorkerEnv, common: &Common, 
     Pod { metadata, spec: Some(spec), status: None }
 }
 
-/// Whose a pod is, for a job.
+/// A pod's owner, as seen by a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Owner {
-    /// No worker of the job's.
+    /// Not a worker of the job.
     Another,
     Worker(RunId, WorkerId),
-    /// The job's, and this label does not say which worker it is.
+    /// The job's, but this label does not say which worker it is.
     Unreadable(&'static str),
 }
 
 impl Owner {
-    /// The worker, where that is known.
+    /// The worker, if known.
     pub(super) fn worker(self) -> Option<(RunId, WorkerId)> {
         match self {
             Self::Worker(run, worker) => Some((run, worker)),
@@ -110,18 +110,20 @@ pub(super) fn is_terminating(pod: &Pod) -> bool {
     pod.metadata.deletion_timestamp.is_some()
 }
 
-/// The node that the pod was given to, if it was.
+/// The node of the pod, if it has one.
 pub(super) fn node(pod: &Pod) -> Option<&str> {
     pod.spec.as_ref()?.node_name.as_deref()
 }
 
-/// Whether it may run code, now or later. What is terminating is alive, whatever it says of itself.
+/// Whether the pod may run code, now or later. A terminating pod is alive, whatever its status
+/// says.
 pub(super) fn is_alive(pod: &Pod) -> bool {
     is_terminating(pod) || node(pod).is_none() || !containers_have_ended(pod)
 }
 
-/// Whether nothing of the pod runs, on the word of its node: every container was seen to end. A phase alone proves nothing, since others than
-/// the node set it (for nodes that are lost). A pod that no node was given has never run.
+/// Whether the node confirms that nothing of the pod runs: every container was seen to end. A phase
+/// alone proves nothing, because it is not only the node that sets it (for lost nodes, others do).
+/// A pod without a node has never run.
 pub(super) fn host_says_ended(pod: &Pod) -> bool {
     node(pod).is_none() || containers_have_ended(pod)
 }
@@ -135,25 +137,28 @@ fn containers_have_ended(pod: &Pod) -> bool {
     };
     let (ended, running) =
         (|state: &ContainerState| state.terminated.is_some(), |state: &ContainerState| state.running.is_some());
-    // A sidecar is an init container that stays: it has ended when that was seen, as the others have.
+    // A sidecar is an init container that keeps running: like the others, it has ended only if its
+    // end was seen.
     let before = |container: &Container| match container.restart_policy.as_deref() {
         Some("Always") => has(init_container_statuses, &container.name, ended),
         _ => !has(init_container_statuses, &container.name, running),
     };
     spec.containers.iter().all(|container| has(container_statuses, &container.name, ended))
         && spec.init_containers.iter().flatten().all(before)
-        // Added to the pod by `kubectl debug`: it may do anything, in the worker's namespaces and volumes.
+        // Added to the pod by `kubectl debug`: it may do anything in the worker's namespaces and
+        // volumes.
         && spec.ephemeral_containers.iter().flatten().all(|container| has(ephemeral_container_statuses, &container.name, ended))
 }
 
-/// The exit code of the first container that has ended with one other than 0, else 0 if any has ended.
+/// The exit code of the first container that has ended with a code other than 0, else 0 if any has
+/// ended.
 pub(super) fn exit_code(pod: &Pod) -> Option<i32> {
     let statuses = pod.status.as_ref()?.container_statuses.as_deref()?;
     let codes = statuses.iter().filter_map(|status| Some(status.state.as_ref()?.terminated.as_ref()?.exit_code));
     codes.reduce(|first, next| if first == 0 { next } else { first })
 }
 
-/// Why it is still there, for people.
+/// Why the pod is still there, for people.
 pub(super) fn describe(pod: &Pod) -> String {
     let held = pod.metadata.finalizers.as_ref().filter(|finalizers| !finalizers.is_empty());
     let why = match (held, node(pod)) {
@@ -216,7 +221,7 @@ mod tests {
             (status("debug", &ended), status("proxy", &ended), true),
             (status("debug", &running), status("proxy", &ended), false),
             (status("debug", &ended), status("proxy", &running), false),
-            // Nobody has said anything of it.
+            // There is no status for it.
             (json!([]), status("proxy", &ended), false),
             (status("debug", &ended), json!([]), false),
         ] {

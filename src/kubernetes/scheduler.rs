@@ -1,4 +1,4 @@
-//! The scheduler itself: how it is set up, starting workers, and the [`Scheduler`] contract.
+//! The scheduler: its settings, starting workers, and the [`Scheduler`] contract.
 
 use std::{
     collections::hash_map::RandomState,
@@ -33,10 +33,12 @@ use crate::{
     worker_env::WorkerEnv,
 };
 
-/// The shortest grace period at which the API server keeps a pod until its node has confirmed the end. At 0 it forgets the pod at once.
+/// The shortest grace period with which the API server keeps a pod until its node has confirmed the
+/// end. At 0, it forgets the pod at once.
 const SHORTEST_GRACE: u32 = 1;
 
-/// Runs workers as pods. A cheap handle to clone; see the [module](super) for what it keeps.
+/// Runs workers as pods. A handle that is cheap to clone; see the [module](super) for its
+/// guarantees.
 #[derive(Clone)]
 pub struct KubernetesScheduler {
     shared: Arc<Shared>,
@@ -49,18 +51,18 @@ struct Shared {
     starts: Arc<Starts>,
 }
 
-/// What a forced stop does about a pod whose node does not confirm that it has ended.
+/// What a forced stop does with a pod if its node does not confirm the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Unconfirmed {
-    /// Waits so long for the node, then removes the pod object with grace period 0, and the evidence says
-    /// [`ConfirmedBy::Records`]. Zero: at once.
+    /// Waits this long for the node, then removes the pod object with grace period 0; the evidence
+    /// is then [`ConfirmedBy::Records`]. Zero: at once.
     RemoveAfter(Duration),
-    /// Waits on. A worker on a node that is out of reach stays alive in the books, and the stop fails until the node comes back, or
-    /// somebody who knows that it is off removes the pod.
+    /// Goes on waiting. A worker on an unreachable node counts as alive, and the stop fails until
+    /// the node comes back, or somebody who knows that the node is off removes the pod.
     Wait,
 }
 
-/// Collects how a [`KubernetesScheduler`] is to work.
+/// Builds a [`KubernetesScheduler`].
 #[derive(Clone)]
 #[must_use = "call `build` to get the scheduler"]
 pub struct KubernetesSchedulerBuilder {
@@ -76,66 +78,70 @@ pub struct KubernetesSchedulerBuilder {
 }
 
 impl KubernetesSchedulerBuilder {
-    /// Where the pods are. The client's default namespace, if it is not called.
+    /// Sets the namespace of the pods. Default: that of the client.
     pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
         self.namespace = namespace.into();
         self
     }
 
-    /// The object that the pods belong to, in the same namespace: when it is deleted, the cluster removes them. The controller's own
-    /// deployment or pod, for example.
+    /// Sets the object that owns the pods, in the same namespace: when it is deleted, the cluster
+    /// removes them. For example, the controller's own deployment or pod.
     pub fn owner(mut self, owner: OwnerReference) -> Self {
         self.common.owner = Some(owner);
         self
     }
 
-    /// Whose pods these are, where several controllers in a namespace may have jobs of one name: it becomes a label, and part of the pods'
-    /// names, and pods without it are not touched.
+    /// Distinguishes these pods if several controllers in a namespace may have jobs of the same
+    /// name. It becomes a label and part of the pods' names; pods without it are not touched.
     pub fn instance(mut self, name: impl Into<String>) -> Self {
         self.common.instance = Some(name.into());
         self
     }
 
-    /// From SIGTERM to SIGKILL in a stop without force, in whole seconds, at least 1. 5 s: within the default
-    /// [`Limits::release`](crate::limits::Limits::release), at whose end the phases kill anyway. It stands in for the template's
-    /// `terminationGracePeriodSeconds`, which holds for evictions.
+    /// Sets the time from SIGTERM to SIGKILL in a stop without force, in whole seconds, at least 1.
+    /// Default: 5 s, within the default [`Limits::release`](crate::limits::Limits::release), after
+    /// which the phases kill in any case. It replaces the template's
+    /// `terminationGracePeriodSeconds`, which applies to evictions.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
         self
     }
 
-    /// What a forced stop does about a node that does not confirm. [`RemoveAfter`](Unconfirmed::RemoveAfter) 5 s.
+    /// Sets what a forced stop does if a node does not confirm. Default:
+    /// [`RemoveAfter`](Unconfirmed::RemoveAfter) 5 s.
     pub fn unconfirmed(mut self, unconfirmed: Unconfirmed) -> Self {
         self.unconfirmed = unconfirmed;
         self
     }
 
-    /// How long one call may take, retries included. 25 s: within the default [`Limits::kill`](crate::limits::Limits::kill), so that the
-    /// error that says what holds a pod is heard.
+    /// Sets how long one call may take, retries included. Default: 25 s, within the default
+    /// [`Limits::kill`](crate::limits::Limits::kill), so that the caller receives the error that
+    /// says what holds a pod.
     pub fn limit(mut self, limit: Duration) -> Self {
         self.limit = limit;
         self
     }
 
-    /// How long one request may take, from sending to the end of its answer. 5 s.
+    /// Sets how long one request may take, from sending to the end of its answer. Default: 5 s.
     pub fn request_limit(mut self, limit: Duration) -> Self {
         self.request = limit;
         self
     }
 
-    /// How many requests may be in flight at once; one watch for each stop that waits is not counted. 16.
+    /// Sets how many requests may be in flight at once, not counting one watch for each stop that
+    /// waits. Default: 16.
     pub fn in_flight(mut self, most: usize) -> Self {
         self.in_flight = most;
         self
     }
 
-    /// Starts and stops nothing unless this lease is held.
+    /// Allows starts and stops only while this lease is held.
     pub fn leadership(mut self, leadership: Leadership) -> Self {
         self.leadership = Some(leadership);
         self
     }
 
-    /// The scheduler. Nothing is asked of the cluster yet.
+    /// Builds the scheduler. Sends no request yet.
     pub fn build(self) -> KubernetesScheduler {
         let api = Api::new(self.client.clone(), &self.namespace, self.in_flight, self.request);
         KubernetesScheduler {
@@ -145,7 +151,7 @@ impl KubernetesSchedulerBuilder {
 }
 
 impl KubernetesScheduler {
-    /// Starts to say how the scheduler is to work: with this client (see [`client`](super::client)).
+    /// Starts a builder with this client (see [`client`](super::client)).
     pub fn builder(client: Client) -> KubernetesSchedulerBuilder {
         KubernetesSchedulerBuilder {
             namespace: client.default_namespace().to_owned(),
@@ -160,28 +166,32 @@ impl KubernetesScheduler {
         }
     }
 
-    /// Where the pods are.
+    /// The namespace of the pods.
     pub fn namespace(&self) -> &str {
         self.shared.api.namespace()
     }
 
-    /// Creates the pod of a worker from a template, with the worker's labels, and the variables of [`WorkerEnv`] in every container. It
-    /// returns when the pod is on record, not when it runs; the worker's registration with the controller says that.
+    /// Creates the pod of a worker from a template, with the worker's labels, and the variables of
+    /// [`WorkerEnv`] in every container. Returns when the pod is recorded, not when it runs; the
+    /// worker's registration with the controller tells that.
     ///
     /// # Errors
-    /// - [`StartError::Template`]: no worker can be made from the template.
-    /// - [`StartError::AlreadyThere`], [`StartError::NameTaken`]: there is a pod of its name.
+    /// - [`StartError::Template`]: the template cannot be used for a worker.
+    /// - [`StartError::AlreadyThere`], [`StartError::NameTaken`]: there is a pod with its name.
     /// - [`StartError::NotLeader`]: another controller may act.
-    /// - [`StartError::Stopped`]: the run was stopped with force, before this call or during it. What is left of the attempt is being deleted.
-    /// - [`StartError::Api`]: the API server refuses or can't be reached. If it can't be reached, the pod may be there all the same: the worker is
-    ///   listed until that is known, and can be stopped like any other.
+    /// - [`StartError::Stopped`]: the run was stopped with force, before this call or during it.
+    ///   What is left of the attempt is being deleted.
+    /// - [`StartError::Api`]: the API server refuses or cannot be reached. If it cannot be reached,
+    ///   the pod may exist: the worker is listed until that is known, and can be stopped like any
+    ///   other.
     ///
     /// # Cancel safety
-    /// From its first poll on the worker is listed. If it is dropped, the pod is created all the same, on the runtime that it was called on.
+    /// The worker is listed from the first poll on. If the future is dropped, the pod is still
+    /// created, on the runtime of the call.
     pub async fn start(&self, worker: WorkerEnv, template: PodTemplateSpec) -> Result<WorkerPod, StartError> {
         check(&template)?;
         self.lead()?;
-        // Before anything that takes time: a stop that comes later sees it.
+        // Before anything that takes time, so that a later stop sees it.
         let ticket = Starts::call(&self.shared.starts, &worker)?;
         let scheduler = self.clone();
         let created = tokio::spawn(async move { scheduler.create(ticket, worker, template).await });
@@ -218,13 +228,13 @@ impl KubernetesScheduler {
         };
         fates.started(&worker.job, worker.run, &pod);
         if starts.is_stopped(&worker.job, worker.run) {
-            // The stop looks again when this is over, and deletes it.
+            // The stop looks again when this is over, and deletes the pod.
             return Err(stopped());
         }
         Ok(WorkerPod::new(&pod))
     }
 
-    /// The pod that has the name, if it is the one that was just created and whose answer was lost.
+    /// The pod with this name, if it is the one that was just created and whose answer was lost.
     async fn ours(&self, wanted: &Pod, env: &WorkerEnv, token: &str, until: Instant) -> Result<Pod, StartError> {
         let there: Pod = self.shared.api.call::<Pod, _>(name(wanted), &Ask::Get, until).await?;
         let start = there.metadata.annotations.as_ref().and_then(|annotations| annotations.get(START_ANNOTATION));
@@ -239,9 +249,10 @@ impl KubernetesScheduler {
         Err(StartError::NameTaken { pod, namespace: self.namespace().to_owned() })
     }
 
-    /// Follows the pods of a run: which of them leave, and which have ended. For the controller, which learns of an eviction and of a crash at
-    /// once, and not from a heartbeat that does not come. What is seen here counts for [`confirmed_by`](Scheduler::confirmed_by): the end of a pod
-    /// that somebody else deletes is seen by nobody otherwise.
+    /// Follows the pods of a run: which of them leave, and which have ended. It tells the
+    /// controller of an eviction or a crash at once, before a heartbeat is missed. What is seen
+    /// here counts for [`confirmed_by`](Scheduler::confirmed_by): without it, nobody sees the end
+    /// of a pod that somebody else deletes.
     pub fn follow(&self, job: impl Into<JobId>, run: RunId) -> Follower {
         let job = job.into();
         let Shared { api, fates, .. } = &*self.shared;
@@ -261,7 +272,7 @@ impl KubernetesScheduler {
         let at = Instant::now();
         let shortest = Step { at, grace: SHORTEST_GRACE };
         if !force {
-            // Rounded up, since 0 would be no grace but force.
+            // Rounded up: 0 would be force instead of grace.
             let seconds = settings.grace.as_millis().div_ceil(1000).max(SHORTEST_GRACE.into());
             return (Step { at, grace: seconds.try_into().unwrap_or(u32::MAX) }, None);
         }
@@ -274,9 +285,10 @@ impl KubernetesScheduler {
 }
 
 /// # How stops are bounded
-/// A stop returns when every pod object of the run is gone, or fails after the [limit](KubernetesSchedulerBuilder::limit) and says what holds
-/// the pods that are left. Orders are given to all pods at once, bounded by
-/// [`in_flight`](KubernetesSchedulerBuilder::in_flight) alone.
+/// A stop returns when every pod object of the run is gone, or fails after the
+/// [limit](KubernetesSchedulerBuilder::limit) with an error that says what holds the remaining
+/// pods. All pods get their orders at once, limited only by
+/// [`in_flight`](KubernetesSchedulerBuilder::in_flight).
 impl Scheduler for KubernetesScheduler {
     async fn stop_workers(&self, job: &JobId, run: Option<RunId>, force: bool) -> Result<(), SchedulerError> {
         self.lead().map_err(|error| SchedulerError::Refused(error.into()))?;
@@ -294,7 +306,7 @@ impl Scheduler for KubernetesScheduler {
             if seen.is_empty() && starts.in_flight(job, run).is_empty() {
                 return Ok(());
             }
-            // Pods may have come of them since the list: the next round finds those.
+            // They may have created pods since the list: the next round finds those.
             starts.settled(job, run, until).await?;
             (first, then) = self.steps(force);
         }
@@ -315,7 +327,7 @@ impl Scheduler for KubernetesScheduler {
                         alive.push(worker);
                     }
                 }
-                // A worker that can't be named is not nobody.
+                // A worker without a known number still counts.
                 Owner::Unreadable(label) => {
                     let what = format!(
                         "pod `{}` is the job's, and its label `{label}` holds no number: stop the job, or remove it",
@@ -326,7 +338,7 @@ impl Scheduler for KubernetesScheduler {
             }
         }
         alive.extend(starts.in_flight(job, run));
-        // Runs may have workers of one id.
+        // Different runs may have workers with the same id.
         alive.sort_unstable();
         alive.dedup();
         Ok(alive)
@@ -336,20 +348,23 @@ impl Scheduler for KubernetesScheduler {
         self.shared.fates.confirmed_by(job, run)
     }
 
-    /// It [follows](KubernetesScheduler::follow) the run's pods until the job is gone, on the runtime that it is called on.
+    /// It [follows](KubernetesScheduler::follow) the run's pods until the job is gone, on the
+    /// runtime of the call.
     fn report_ends(&self, job: &JobId, run: RunId, to: Arc<dyn EndListener>) {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
-            tracing::warn!(%job, %run, "the run is not told of the ends of its pods: expected a tokio runtime, got none");
+            tracing::warn!(
+                %job, %run, "the ends of pods are not reported to the run: expected a tokio runtime, got none"
+            );
             return;
         };
         runtime.spawn(tell_ends(self.follow(job.clone(), run), job.clone(), run, to));
     }
 }
 
-/// How long to wait before the pods are asked for again after an error.
+/// How long to wait after an error before the pods are listed again.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
-/// Until the job is gone.
+/// Runs until the job is gone.
 async fn tell_ends(mut follower: Follower, job: JobId, run: RunId, to: Arc<dyn EndListener>) {
     let ends = WorkerEnds::default();
     ends.report_to(&job, run, to.clone());
@@ -359,11 +374,13 @@ async fn tell_ends(mut follower: Follower, job: JobId, run: RunId, to: Arc<dyn E
             next = follower.next() => next,
         };
         match next {
-            // It has until the end of its grace period, and may have something to say.
+            // It has until the end of its grace period, and may still report.
             Ok((_, PodChange::Leaving)) => {}
             Ok((worker, PodChange::Ended { .. } | PodChange::Removed)) => ends.gone(&job, run, worker),
             Err(error) => {
-                tracing::warn!(%job, %run, %error, "the pods can't be followed; silence will tell of their ends meanwhile");
+                tracing::warn!(
+                    %job, %run, %error, "the pods can't be followed; meanwhile, only missed heartbeats show their ends"
+                );
                 tokio::time::sleep(ASK_AGAIN).await;
             }
         }

@@ -1,4 +1,5 @@
-//! Starts that are under way: what a list of pods can't show yet. They are counted as alive, and a forced stop lets no new one through.
+//! Starts in progress, which a list of pods cannot show yet. They count as alive, and a forced stop
+//! lets no new one through.
 
 use std::{
     collections::HashMap,
@@ -23,17 +24,18 @@ use crate::{
     worker_env::{Fences, WorkerEnv},
 };
 
-/// A request whose answer was not heard may take effect for so long: an API server gives it up after its `--request-timeout`, a minute by default.
+/// How long a request without an answer may still take effect: an API server gives it up after its
+/// `--request-timeout`, a minute by default.
 const MAY_TAKE_EFFECT: Duration = Duration::from_secs(60);
 
-/// The starts that are under way, and the fences of forced stops.
+/// The starts in progress, and the fences of forced stops.
 #[derive(Debug, Default)]
 pub(super) struct Starts {
     known: Mutex<Known>,
     changed: watch::Sender<()>,
 }
 
-/// Under one lock: a start is before a stop or after it.
+/// Behind one lock: every start is either before a stop or after it.
 #[derive(Debug, Default)]
 struct Known {
     under_way: HashMap<Key, Start>,
@@ -45,7 +47,7 @@ type Key = (JobId, RunId, WorkerId);
 #[derive(Debug)]
 struct Start {
     is_called: bool,
-    /// An earlier request may take effect until then.
+    /// Until when an earlier request may take effect.
     uncertain_until: Option<Instant>,
 }
 
@@ -69,7 +71,7 @@ impl Starts {
         Ok(Ticket { starts: Arc::clone(this), key: (job, run, worker), may_take_effect: false })
     }
 
-    /// A forced stop begins: from here on no start of the run ends well.
+    /// Begins a forced stop: from here on, every start of the run fails.
     pub(super) fn fence(&self, job: &JobId, run: Option<RunId>) {
         self.lock().fences.raise(job, run);
     }
@@ -84,7 +86,7 @@ impl Starts {
         self.open(job, run).0
     }
 
-    /// And when the first of them is over by itself.
+    /// As `in_flight`, and the time when the first of them expires.
     fn open(&self, job: &JobId, run: Option<RunId>) -> (Vec<WorkerId>, Option<Instant>) {
         let mut known = self.lock();
         let now = Instant::now();
@@ -96,7 +98,7 @@ impl Starts {
         (open.into_iter().map(|(key, _)| key.2).collect(), first)
     }
 
-    /// Waits until none is under way.
+    /// Waits until no start is in progress.
     pub(super) async fn settled(&self, job: &JobId, run: Option<RunId>, until: Instant) -> Result<(), SchedulerError> {
         let mut changed = self.changed.subscribe();
         loop {
@@ -108,7 +110,7 @@ impl Starts {
             let next = next.unwrap_or(until);
             let change = async {
                 tokio::select! {
-                    // The sender is in `self`, so it is there.
+                    // The sender is in `self`, so it still exists.
                     _ = changed.changed() => {}
                     () = sleep_until(next) => {}
                 }
@@ -124,7 +126,7 @@ impl Starts {
     }
 }
 
-/// A start that is under way for as long as this is there.
+/// A start that is in progress as long as this value exists.
 #[derive(Debug)]
 pub(super) struct Ticket {
     starts: Arc<Starts>,
@@ -133,7 +135,7 @@ pub(super) struct Ticket {
 }
 
 impl Ticket {
-    /// Its request may take effect after it was given up.
+    /// The request may take effect after it was given up.
     pub(super) fn may_take_effect(&mut self) {
         self.may_take_effect = true;
     }

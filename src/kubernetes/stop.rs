@@ -1,4 +1,5 @@
-//! One call to stop the pods of a job: delete each by its UID, then watch until every object is gone.
+//! One call that stops the pods of a job: it deletes each by its UID, then watches until every
+//! object is gone.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -20,20 +21,20 @@ use crate::{
     text::shortened,
 };
 
-/// The grace period that all pods are to have from some moment on.
+/// The grace period for all pods from a given moment on.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Step {
     pub(super) at: Instant,
     pub(super) grace: u32,
 }
 
-/// What is to be stopped, and how.
+/// What to stop, and how.
 pub(super) struct Stop<'a> {
     pub(super) api: &'a Api,
     pub(super) fates: &'a Fates,
     pub(super) job: &'a JobId,
     pub(super) selector: String,
-    /// The first is to be done at once, the second may follow.
+    /// The first step is due at once; the second may follow.
     pub(super) first: Step,
     pub(super) then: Option<Step>,
     pub(super) until: Instant,
@@ -64,7 +65,8 @@ impl Stop<'_> {
             }
             let ordered = self.order(&mut left);
             match self.then {
-                // A pod whose delete hangs does not keep the others from the next step (invariant I9), which is an order to it as well.
+                // A pod whose delete hangs does not keep the others from the next step (invariant
+                // I9), which is also sent to it.
                 Some(step) => timeout_at(step.at, ordered).await.unwrap_or(Ok(()))?,
                 None => ordered.await?,
             }
@@ -79,7 +81,7 @@ impl Stop<'_> {
                     let asked = before.remove(uid(&pod)).and_then(|left| left.asked);
                     self.keep(pod, asked, left);
                 }
-                // What has gone unseen: nobody has heard its node say anything.
+                // Their ends were not seen, so no node has confirmed them.
             }
             PodNews::Changed(pod) => {
                 let asked = left.get(uid(&pod)).and_then(|left| left.asked);
@@ -97,7 +99,7 @@ impl Stop<'_> {
         let run = match owner(&pod, self.job) {
             Owner::Another => return,
             Owner::Worker(run, _) => Some(run),
-            // It is the job's, and was selected: whichever worker it is, it is meant.
+            // It is the job's, and was selected: it is to be stopped, whichever worker it is.
             Owner::Unreadable(_) => None,
         };
         if let Some(run) = run {
@@ -106,8 +108,8 @@ impl Stop<'_> {
         left.insert(uid(&pod).to_owned(), Left { pod, run, asked });
     }
 
-    /// Deletes, all at once, the pods that have not been given this step's grace period. One that can't be deleted keeps no other from
-    /// being deleted (invariant I9).
+    /// Deletes, all at once, the pods that have not been given this step's grace period. A delete
+    /// that fails does not hold up the others (invariant I9).
     async fn order(&self, left: &mut BTreeMap<String, Left>) -> Result<(), ApiError> {
         let grace = self.first.grace;
         let new = left.values_mut().filter(|left| left.asked != Some(grace));
@@ -130,7 +132,7 @@ impl Stop<'_> {
     async fn delete(&self, pod: &Pod, grace: u32) -> Result<(), ApiError> {
         let params = DeleteParams {
             grace_period_seconds: Some(grace),
-            // Names are used again; this pod, and no newer one of its name.
+            // Names are reused; this deletes this pod, and no newer one with its name.
             preconditions: Some(Preconditions { uid: Some(uid(pod).to_owned()), resource_version: None }),
             ..DeleteParams::default()
         };

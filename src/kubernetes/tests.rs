@@ -1,4 +1,5 @@
-//! Limits against an API server that takes connections and never answers, or does so for one pod.
+//! Limits against an API server that accepts connections and never answers, for all pods or for
+//! one.
 
 use std::{
     future::pending,
@@ -13,7 +14,7 @@ use tokio::{net::TcpListener, time::timeout};
 use super::{JOB_ANNOTATION, KubernetesScheduler, RUN_LABEL, Unconfirmed, WORKER_LABEL};
 use crate::contracts::{JobId, Scheduler};
 
-/// Long enough for any machine, and far below the limits that must not be waited for.
+/// Long enough for any machine, and far below the limits that the test must not wait for.
 const SOON: Duration = Duration::from_secs(20);
 
 async fn mute() -> (TcpListener, kube::Client) {
@@ -49,10 +50,10 @@ async fn i6_a_limit_beyond_the_clock_is_no_panic() {
     assert!(timeout(Duration::from_millis(50), stop).await.is_err(), "it waits");
 }
 
-/// Deletes that came in: the pod, and its grace period.
+/// The deletes that arrived: the pod, and its grace period.
 type Deletes = Arc<Mutex<Vec<(String, u64)>>>;
 
-/// A server that has these pods of the job `words`, and answers no delete of the first one.
+/// A server that has these pods of the job `words`, and does not answer deletes of the first one.
 fn stuck_on_the_first<const N: usize>(pods: [&'static str; N]) -> (Deletes, kube::Client) {
     let deletes = Deletes::default();
     let pod = |(worker, name): (usize, &&str)| {

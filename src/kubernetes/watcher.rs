@@ -1,4 +1,5 @@
-//! The pods of a selector, as they change: a list, then a watch from there, and a list again whenever the watch is lost.
+//! The pods of a selector and their changes: a list, then a watch from there, and a new list
+//! whenever the watch is lost.
 
 use std::{pin::Pin, time::Duration};
 
@@ -14,17 +15,17 @@ use super::{
     error::{ApiError, Trouble},
 };
 
-/// A watch that says nothing for so long is not trusted any more: a connection that was cut off silently looks the same. The list that
-/// follows costs one request.
+/// A watch that is silent for this long is no longer trusted: a connection that was cut off looks
+/// the same. The list that follows costs one request.
 const SILENCE: Duration = Duration::from_secs(10);
 
 /// What has changed.
 pub(super) enum PodNews {
     /// These are all, as of now; what is not among them is gone.
     Listed(Vec<Pod>),
-    /// This one is new, or has changed.
+    /// This pod is new, or has changed.
     Changed(Box<Pod>),
-    /// This one is gone; so it was last.
+    /// This pod is gone; this was its last state.
     Gone(Box<Pod>),
 }
 
@@ -34,11 +35,11 @@ type Events = Pin<Box<dyn Stream<Item = Result<WatchEvent<Pod>, ApiError>> + Sen
 pub(super) struct Watcher {
     api: Api,
     selector: String,
-    /// The version of the last list, from which the watch is to begin.
+    /// The version of the last list, from which the watch begins.
     version: Option<String>,
     events: Option<Events>,
     waits: ExponentialBackoff,
-    /// Not before: the wait after a watch that failed.
+    /// The earliest time of the next list, later after a failed watch.
     list_at: Instant,
     listed: bool,
 }
@@ -48,7 +49,7 @@ impl Watcher {
         Self { api, selector, version: None, events: None, waits: waits(), list_at: Instant::now(), listed: false }
     }
 
-    /// Whether there was a list at all.
+    /// Whether there has been a list at all.
     pub(super) fn has_listed(&self) -> bool {
         self.listed
     }
@@ -86,7 +87,8 @@ impl Watcher {
         }
     }
 
-    /// The watch has failed. Where a list may get further, one is next; at once where the version was too old, else after a wait.
+    /// The watch has failed. If a list may help, one is next: at once if the version was too old,
+    /// otherwise after a wait.
     fn lost(&mut self, error: ApiError) -> Result<(), ApiError> {
         self.events = None;
         match error.trouble {
@@ -94,7 +96,7 @@ impl Watcher {
             trouble if trouble.passes() => self.list_at = Instant::now() + self.waits.next().unwrap_or(SILENCE),
             _ => return Err(error),
         }
-        tracing::debug!(%error, "lost the watch; listing the pods anew");
+        tracing::debug!(%error, "lost the watch; listing the pods again");
         Ok(())
     }
 }

@@ -1,5 +1,6 @@
-//! Control groups (cgroup v2): what a worker forks is in its group, whatever it does to its environment or process group, and `cgroup.kill` ends
-//! all of it in one step, faster than it can fork. See `cgroups(7)`.
+//! Control groups (cgroup v2). Everything that a worker forks is in its group, whatever it does to
+//! its environment or process group, and `cgroup.kill` ends the whole group in one step, faster
+//! than it can fork. See `cgroups(7)`.
 
 use std::{
     fs, io,
@@ -18,14 +19,14 @@ const PREFIX: &str = "winddown-";
 #[serde(transparent)]
 pub(super) struct Group(PathBuf);
 
-/// The group that this process is in, if groups may be made below it and processes be moved there.
+/// This process's own group, if groups can be made below it and processes can be moved there.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(super) struct Home(PathBuf);
 
 impl Home {
     /// # Errors
-    /// Why there is none.
+    /// The reason why there is none.
     pub(super) fn find() -> Result<Self, String> {
         let mounts =
             fs::read_to_string("/proc/self/mountinfo").map_err(|error| format!("no list of mounts: {error}"))?;
@@ -39,7 +40,7 @@ impl Home {
         home.try_out().map(|()| home)
     }
 
-    /// Makes a group, looks whether it can do what it must, and removes it.
+    /// Makes a group, checks that it supports what is needed, and removes it.
     fn try_out(&self) -> Result<(), String> {
         let failed = |what: &Path, error: io::Error| format!("`{}`: {error}", what.display());
         let token = Token::random().map_err(|error| error.to_string())?;
@@ -48,7 +49,8 @@ impl Home {
             for (folder, file, mode) in [
                 (&group.0, "cgroup.kill", Access::WRITE_OK),
                 (&group.0, "cgroup.procs", Access::WRITE_OK),
-                // A process is moved only by who may write in the group that is above both places.
+                // Moving a process requires the right to write to the common ancestor of both
+                // groups.
                 (&self.0, "cgroup.procs", Access::WRITE_OK),
                 (&group.0, "cgroup.events", Access::READ_OK),
             ] {
@@ -56,7 +58,7 @@ impl Home {
                 access(&file, mode).map_err(|error| failed(&file, error.into()))?;
             }
             let kind = fs::read_to_string(group.0.join("cgroup.type")).map_err(|error| failed(&group.0, error))?;
-            // In a threaded one processes can't be killed as a group.
+            // The processes of a threaded group cannot be killed as a group.
             if kind.trim() == "domain" {
                 Ok(())
             } else {
@@ -75,13 +77,13 @@ impl Home {
         Ok(group)
     }
 
-    /// The group of a start, whether it is there or not.
+    /// The group of a start, whether or not it exists.
     pub(super) fn group_of(&self, token: &Token) -> Group {
         Group(self.0.join(format!("{PREFIX}{}", token.as_str())))
     }
 }
 
-/// The root and the place of a mount of cgroup v2, of a line of `/proc/self/mountinfo`.
+/// The root and the mount point of a cgroup v2 mount, from a line of `/proc/self/mountinfo`.
 fn cgroup2(line: &str) -> Option<(&str, &str)> {
     let (before, after) = line.split_once(" - ")?;
     (after.split(' ').next() == Some("cgroup2")).then_some(())?;
@@ -90,7 +92,7 @@ fn cgroup2(line: &str) -> Option<(&str, &str)> {
 }
 
 impl Group {
-    /// Whether the path is that of the start's group: a record can't name any other.
+    /// Whether the path is that of the start's group: a record cannot name any other.
     pub(super) fn is_of(&self, token: &Token) -> bool {
         let name = self.0.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_prefix(PREFIX));
         name == Some(token.as_str())
@@ -98,7 +100,7 @@ impl Group {
             && !self.0.components().any(|part| part.as_os_str() == "..")
     }
 
-    /// Moves a process here. What it forks from now on is here as well.
+    /// Moves a process here. Its later children are here as well.
     pub(super) fn take(&self, pid: i32) -> io::Result<()> {
         match fs::write(self.0.join("cgroup.procs"), pid.to_string()) {
             // It has ended.
@@ -107,7 +109,7 @@ impl Group {
         }
     }
 
-    /// Whether anything alive is in it, or in a group below it. Zombies don't count.
+    /// Whether it, or a group below it, has anything alive. Zombies do not count.
     pub(super) fn is_populated(&self) -> io::Result<bool> {
         match fs::read_to_string(self.0.join("cgroup.events")) {
             Ok(events) => Ok(!events.lines().any(|line| line == "populated 0")),
@@ -116,7 +118,8 @@ impl Group {
         }
     }
 
-    /// Only an empty group can be removed. But if the groups can't be seen at all, this one is not known to be empty.
+    /// Only an empty group can be removed. But if no group is visible at all, this one is not known
+    /// to be empty.
     fn is_removed(&self) -> io::Result<()> {
         let above = self.0.parent().unwrap_or(&self.0).join("cgroup.procs");
         access(&above, Access::EXISTS).map_err(|error| {
@@ -125,7 +128,8 @@ impl Group {
         })
     }
 
-    /// The processes in it and in the groups below it, those that are seen from this process-id namespace.
+    /// The processes in it and in the groups below it that are visible in this process-id
+    /// namespace.
     pub(super) fn pids(&self) -> io::Result<Vec<i32>> {
         let mut pids = Vec::new();
         for folder in self.folders()? {
@@ -133,7 +137,7 @@ impl Group {
                 Ok(text) => {
                     pids.extend(text.lines().filter_map(|line| line.parse::<i32>().ok().filter(|pid| *pid > 0)));
                 }
-                // `ENOTSUP`: a threaded group, whose processes are listed above it.
+                // `ENOTSUP`: a threaded group, whose processes are listed in the group above it.
                 Err(error)
                     if is_gone(&error) || error.raw_os_error() == Some(rustix::io::Errno::OPNOTSUPP.raw_os_error()) => {
                 }
@@ -143,7 +147,7 @@ impl Group {
         Ok(pids)
     }
 
-    /// SIGKILL to all of it at once.
+    /// Sends SIGKILL to the whole group at once.
     pub(super) fn kill(&self) -> io::Result<()> {
         match fs::write(self.0.join("cgroup.kill"), "1") {
             Err(error) if is_gone(&error) => Ok(()),
@@ -151,7 +155,7 @@ impl Group {
         }
     }
 
-    /// Removes it and what is below it, if nothing is in it any more.
+    /// Removes it and the groups below it, if they are empty.
     pub(super) fn remove(&self) {
         for folder in self.folders().unwrap_or_default().iter().rev() {
             if let Err(error) = fs::remove_dir(folder)
@@ -162,7 +166,7 @@ impl Group {
         }
     }
 
-    /// It, and then those below it: each after the one that it is in.
+    /// It, and then the groups below it, each after its parent.
     fn folders(&self) -> io::Result<Vec<PathBuf>> {
         let mut folders = vec![self.0.clone()];
         let mut next = 0;
@@ -184,7 +188,7 @@ impl Group {
     }
 }
 
-/// A group that is removed while its files are open gives ENODEV.
+/// Reading from a group that was removed while its files were open gives ENODEV.
 fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(rustix::io::Errno::NODEV.raw_os_error())
 }

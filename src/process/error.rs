@@ -1,24 +1,24 @@
-//! What can go wrong when workers are started as processes.
+//! Errors of starting workers as processes.
 
 use std::{io, path::PathBuf, time::Duration};
 
 use crate::contracts::{JobId, RunId, WorkerId};
 
-/// Why a process scheduler could not be opened, or a worker not be started.
+/// A process scheduler could not be opened, or a worker could not be started.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProcessError {
-    /// The state folder, or something in it, can't be used.
+    /// The state folder, or something in it, cannot be used.
     #[error("can't use `{}` of the process scheduler's state folder: {error}", path.display())]
     State {
         /// The file or folder.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         error: io::Error,
     },
-    /// The state folder, or one that leads to it, is not the scheduler's alone.
+    /// The state folder, or one that leads to it, does not belong to the scheduler alone.
     #[error(
-        "expected `{}` to belong to the user of the process scheduler, with no right to write for anybody else, got {got}: \
+        "expected `{}` to belong to the user of the process scheduler, and to be writable by nobody else, got {got}: \
          somebody could {could}; `chown` it, `chmod go-w` it, or choose another state folder",
         path.display()
     )]
@@ -30,7 +30,7 @@ pub enum ProcessError {
         /// What that would allow.
         could: &'static str,
     },
-    /// A worker's record can't be read, and what carries its token can't be ended.
+    /// A worker's record cannot be read, and the processes that carry its token cannot be ended.
     #[error(
         "the record of a worker is damaged, and was set aside as `{}` ({reason}); {left} processes that belong to it are alive \
          and can't be ended: end them, then try again",
@@ -53,10 +53,11 @@ pub enum ProcessError {
         /// The state folder.
         path: PathBuf,
     },
-    /// The kernel's view of processes can't be read, or signals about them not be had.
+    /// The kernel's view of processes cannot be read, or signals about them are not available.
     #[error("can't watch processes (is /proc mounted?): {0}")]
     Proc(io::Error),
-    /// Other processes can't be looked at, and workers can't be held in control groups: a child of a worker's could live on unseen.
+    /// Other processes are not visible, and workers cannot be held in control groups: a worker's
+    /// child could live on unseen.
     #[error(
         "expected to see every process in /proc, or a control group (cgroup v2 with `cgroup.kill`) to put workers in, got \
          neither: {hidden}, and {no_group}; mount /proc with `hidepid=0`, run with CAP_SYS_PTRACE or in the group of its \
@@ -68,7 +69,7 @@ pub enum ProcessError {
         /// Why there is no control group.
         no_group: String,
     },
-    /// Control groups were asked for, and there are none.
+    /// Control groups were required, and there are none.
     #[error(
         "expected a control group (cgroup v2 with `cgroup.kill`) to put workers in, got none: {reason}; delegate one \
          (systemd: `Delegate=yes`), or let the scheduler choose how to hold its workers"
@@ -77,7 +78,8 @@ pub enum ProcessError {
         /// What is missing.
         reason: String,
     },
-    /// The run was stopped with force, before the start or during it. Nothing of the attempt is left, or what is left is being killed.
+    /// The run was stopped with force, before the start or during it. Nothing of the attempt is
+    /// left, or what is left is being killed.
     #[error(
         "worker {worker} of job `{job}`, run {run}, is not started: the run was stopped with force; start a new run"
     )]
@@ -89,7 +91,8 @@ pub enum ProcessError {
         /// The worker.
         worker: WorkerId,
     },
-    /// This program can't be its own watchdog, since its `main` never called [`init`](super::init).
+    /// This program cannot be its own watchdog, because its `main` never called
+    /// [`init`](super::init).
     #[error(
         "expected `winddown::process::init()` as the first call of `main`: the watchdog is this program, started a second \
          time; call it, or choose another `Watchdog`"
@@ -101,8 +104,8 @@ pub enum ProcessError {
         /// What happened.
         reason: String,
     },
-    /// A worker of that name is alive.
-    #[error("worker {worker} of job `{job}`, run {run}, is alive already; stop it first, or use another id")]
+    /// A worker with that name is alive.
+    #[error("worker {worker} of job `{job}`, run {run}, is already alive; stop it first, or use another id")]
     AlreadyAlive {
         /// The job.
         job: JobId,
@@ -120,9 +123,9 @@ pub enum ProcessError {
         run: RunId,
         /// The worker.
         worker: WorkerId,
-        /// The program, as it was given.
+        /// The program, as given.
         program: String,
-        /// What the operating system said.
+        /// The operating system's error.
         error: io::Error,
     },
     /// The scheduler was closed.
@@ -133,7 +136,7 @@ pub enum ProcessError {
     Runtime,
 }
 
-/// How long a new watchdog may take to say that it is there.
+/// How long a new watchdog may take to answer.
 pub(super) const WATCHDOG_ANSWER: Duration = Duration::from_secs(5);
 
 /// An error about `path`, ready for `map_err`.

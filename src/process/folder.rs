@@ -1,7 +1,8 @@
-//! The state folder: what is opened in it is the scheduler's own, and nobody else may write there.
+//! The state folder: everything in it belongs to the scheduler, and nobody else may write there.
 //!
-//! Whoever may write into it decides which processes are killed. So folders are 0700 and files 0600, no symbolic link is followed below it, and
-//! a folder that others may write to is refused.
+//! Anybody who can write to it decides which processes are killed. Folders are therefore 0700 and
+//! files 0600, no symbolic link below it is followed, and a folder that others can write to is
+//! refused.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
@@ -20,7 +21,7 @@ use super::error::{ProcessError, state};
 const OTHERS_WRITE: u32 = 0o022;
 const STICKY: u32 = 0o1000;
 
-/// Takes the state folder, made if it is missing, and gives its canonical path.
+/// Opens the state folder, creating it if it is missing, and returns its canonical path.
 pub(super) fn open(folder: &Path) -> Result<PathBuf, ProcessError> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(state(folder))?;
     let folder = fs::canonicalize(folder).map_err(state(folder))?;
@@ -39,22 +40,23 @@ pub(super) fn open(folder: &Path) -> Result<PathBuf, ProcessError> {
     Ok(folder)
 }
 
-/// A folder below the state folder, made if it is missing.
+/// A folder below the state folder, created if it is missing.
 pub(super) fn make(folder: &Path) -> Result<(), ProcessError> {
     match DirBuilder::new().mode(0o700).create(folder) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             let opened = check_ours(folder)?;
-            // An earlier version made it with a wider mode.
+            // An earlier version created it with a wider mode.
             opened.set_permissions(fs::Permissions::from_mode(0o700)).map_err(state(folder))
         }
         Err(error) => Err(state(folder)(error)),
     }
 }
 
-/// Opens a file below the state folder: a plain one, made with mode 0600 if it is missing and `options` say so.
+/// Opens a file below the state folder: a plain file, created with mode 0600 if it is missing and
+/// `options` say so.
 pub(super) fn open_file(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
-    // A named pipe would keep us waiting for its other end.
+    // Opening a named pipe would wait for its other end.
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let file = options.mode(0o600).custom_flags(flags.bits().cast_signed()).open(path)?;
     if !file.metadata()?.is_file() {
@@ -66,7 +68,8 @@ pub(super) fn open_file(path: &Path, options: &mut OpenOptions) -> io::Result<Fi
     Ok(file)
 }
 
-/// A folder that belongs to us, that no one else may write to, and that is no symbolic link.
+/// Checks that a folder belongs to us, that nobody else may write to it, and that it is no symbolic
+/// link.
 fn check_ours(folder: &Path) -> Result<File, ProcessError> {
     let flags = OFlags::NOFOLLOW | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let opened = rustix::fs::open(folder, flags, Mode::empty()).map_err(|error| state(folder)(error.into()))?;
@@ -86,13 +89,16 @@ fn untrusted(path: &Path, got: String, could: &'static str) -> ProcessError {
     ProcessError::Untrusted { path: path.to_owned(), got, could }
 }
 
-/// Makes the entries that lead to the folder durable, also if it was there: whoever made it may have crashed before its own sync.
+/// Makes the entries that lead to the folder durable, even if it existed: its creator may have
+/// crashed before its own sync.
 fn sync_entries(folder: &Path, mut sync: impl FnMut(&Path) -> io::Result<()>) -> io::Result<()> {
     for above in folder.ancestors().skip(1) {
         match sync(above) {
-            // Who may not read a folder can't have made an entry in it, in any usual set of rights; those above are as old.
+            // A process that may not read a folder cannot have made an entry in it, with any usual
+            // rights; the folders above are as old.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => break,
-            // Where another file system begins that can't be synced (a read-only image), nothing was made either.
+            // Nothing was made either on another file system that cannot be synced (a read-only
+            // image).
             Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => break,
             synced => synced?,
         }

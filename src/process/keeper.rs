@@ -1,5 +1,5 @@
-//! The task that stays with a scheduler: it reaps workers that end by themselves, sees to it that a watchdog is there, and when the
-//! scheduler is closed or dropped, waits for the end of both.
+//! The background task of a scheduler: it reaps workers that end by themselves, ensures that a
+//! watchdog is there, and waits for the end of both when the scheduler is closed or dropped.
 
 use std::{
     fs::{self, File},
@@ -24,11 +24,13 @@ use super::{
     watchdog::{Plan, Running, Watchdog},
 };
 
-/// How often to look at what nobody tells of (children of workers, adopted workers), and to try again to have a watchdog.
+/// The interval for checking what sends no notification (children of workers, adopted workers), and
+/// for trying to start a watchdog again.
 const LOOK_ALWAYS: Duration = Duration::from_secs(1);
-/// How long a watchdog may take to leave when nothing is left to do.
+/// How long a watchdog may take to exit when nothing is left to do.
 const WATCHDOG_LEAVES: Duration = Duration::from_secs(3);
-/// How often to look at workers that are not our children, and at the watchdog, while the scheduler closes.
+/// The interval for checking workers that are not our children, and the watchdog, while the
+/// scheduler closes.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 pub(super) struct Keeper {
@@ -45,7 +47,7 @@ pub(super) struct Keeper {
     pub(super) child_ended: unix::Signal,
 }
 
-/// A watchdog as the runtime sees it.
+/// A watchdog, as used by the runtime.
 struct Watched {
     child: Child,
     line: UnixStream,
@@ -60,7 +62,7 @@ impl TryFrom<Running> for Watched {
 }
 
 impl Keeper {
-    /// Until `closing` is sent, or its sender dropped.
+    /// Runs until `closing` is sent, or its sender dropped.
     pub(super) async fn keep(mut self, watchdog: Option<Running>, mut closing: oneshot::Receiver<()>) {
         let mut watched = self.watched(watchdog);
         let mut tick = tokio::time::interval(LOOK_ALWAYS);
@@ -88,7 +90,8 @@ impl Keeper {
         self.close(watched).await;
     }
 
-    /// Lets go of the lifeline and of the watchdog, which then ends the workers, and waits for all of them.
+    /// Closes the lifeline and the line to the watchdog, which then ends the workers, and waits for
+    /// all of them.
     async fn close(mut self, watched: Option<Watched>) {
         drop(self.lifeline);
         let mut watchdog = watched.map(|watched| watched.child);
@@ -114,14 +117,14 @@ impl Keeper {
                 () = sleep(LOOK_EVERY) => {}
             }
         }
-        // Where there was a watchdog, it has done so.
+        // If there was a watchdog, it has done so.
         let _ = fs::remove_file(self.folder.join(&self.plan.lifeline));
         drop(self.lock);
     }
 
     async fn settle(&self, look: fn(&Table) -> io::Result<()>) {
         let table = Arc::clone(&self.table);
-        // The runtime is going down if it can't be waited for.
+        // If waiting fails, the runtime is shutting down.
         if let Ok(Err(error)) = tokio::task::spawn_blocking(move || look(&table)).await {
             tracing::warn!(%error, "can't look at the worker processes");
         }
@@ -142,7 +145,7 @@ impl Keeper {
     fn watched(&self, running: Option<Running>) -> Option<Watched> {
         let watched = running.map(Watched::try_from).transpose();
         watched.unwrap_or_else(|error| {
-            // Its line is closed by this, so it ends the workers: as safe as it gets.
+            // This closes the watchdog's line, so it ends the workers, which is the safest outcome.
             tracing::error!(%error, "can't hold the line to the watchdog");
             self.guarded.store(false, Ordering::Release);
             None
@@ -150,18 +153,18 @@ impl Keeper {
     }
 }
 
-/// Whether a watchdog that was let go of has ended. One that was stopped is told to go on, and one that has nothing left to do is killed if it does
-/// not leave.
+/// Whether a released watchdog has ended. A stopped one is continued, and one that has nothing left
+/// to do is killed if it does not exit.
 fn has_left(child: &mut Child, kill: bool) -> bool {
     if !matches!(child.try_wait(), Ok(None)) {
         return true;
     }
-    // It is not reaped, so the number is its own. It may have ended in this moment.
+    // It is not reaped, so the number is still its own. It may have ended just now.
     let _ = if kill { child.kill() } else { gone_is_ok(kill_process(Pid::from_child(child), Signal::CONT)) };
     false
 }
 
-/// Waits for the end of a watchdog, without end if there is none.
+/// Waits for the end of a watchdog; forever if there is none.
 async fn ended(watched: Option<&Watched>) {
     let Some(Watched { line, .. }) = watched else { return std::future::pending().await };
     while line.readable().await.is_ok() {

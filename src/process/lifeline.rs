@@ -1,4 +1,4 @@
-//! The worker's end of the lifeline: how it learns that its scheduler is gone.
+//! The worker's end of the lifeline, by which it learns that its scheduler is gone.
 
 use std::{
     fs::File,
@@ -14,14 +14,15 @@ use tokio::net::unix::pipe;
 use crate::worker_env::WorkerEnv;
 
 impl WorkerEnv {
-    /// Waits until the scheduler that started this process is gone: it was closed, dropped or killed. Then the worker should leave
-    /// by itself; soon after, the watchdog kills it. It never ends in a process that has no lifeline.
+    /// Waits until the scheduler that started this process is gone: closed, dropped or killed. The
+    /// worker should then leave by itself; soon after, the watchdog kills it. In a process without
+    /// a lifeline, it waits forever.
     ///
     /// # Errors
-    /// What the operating system said, if the lifeline is there but can't be read.
+    /// The operating system's error, if the lifeline is there but cannot be read.
     ///
     /// # Cancel safety
-    /// Safe: it only reads, and opens the lifeline anew each time.
+    /// Cancel safe: it only reads, and opens the lifeline again each time.
     pub async fn lifeline(&self) -> io::Result<()> {
         let Some(path) = &self.lifeline else { return std::future::pending().await };
         let mut file =
@@ -30,7 +31,8 @@ impl WorkerEnv {
                 Err(Errno::NOENT) => return Ok(()),
                 file => File::from(file?),
             };
-        // A pipe whose writer left before it was opened never becomes readable: its end is seen only by reading.
+        // A pipe whose writer left before it was opened never becomes readable: only a read shows
+        // its end.
         match file.read(&mut [0]) {
             Ok(0) => return Ok(()),
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),

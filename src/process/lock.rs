@@ -1,4 +1,4 @@
-//! One scheduler to a state folder.
+//! Allows one scheduler per state folder.
 
 use std::{fs::File, path::Path, thread, time::Duration};
 
@@ -15,10 +15,11 @@ use super::{
 const ATTEMPTS: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Takes the state folder for as long as the file is open.
+/// Locks the state folder for as long as the file is open.
 ///
-/// A child that anybody in this process starts holds a copy of all open files from its fork to its exec, so the lock of a scheduler that
-/// was dropped a moment ago may be held a little longer: that is waited for.
+/// Every child that this process starts holds a copy of all open files between fork and exec, so
+/// the lock of a scheduler that was just dropped may be held a little longer. The call waits for
+/// that.
 pub(super) fn lock(folder: &Path) -> Result<File, ProcessError> {
     let path = folder.join("lock");
     let file = open_file(&path, File::options().write(true).create(true).truncate(false)).map_err(state(&path))?;

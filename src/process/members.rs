@@ -1,9 +1,11 @@
-//! Which processes belong to a worker, and how they are told apart from everybody else's.
+//! Determines which processes belong to a worker.
 //!
-//! Where control groups can be made, a process belongs to a worker if it is in the worker's: that can't be shed. Everywhere, it also belongs to
-//! one if it is in the process group that the worker leads, if it carries the token of the worker's start in its environment, which every
-//! child inherits, or if one of its parents belongs to it. Without control groups, a process that may be a child and does not show whether it is,
-//! is *unknown*: it keeps the worker alive in the books, and is not signalled.
+//! Where control groups can be made, a process belongs to a worker if it is in the worker's group,
+//! which it cannot leave. Everywhere, it also belongs to a worker if it is in the process group
+//! that the worker leads, if it carries the token of the worker's start in its environment (which
+//! every child inherits), or if one of its parents belongs to it. Without control groups, a process
+//! that may be a child and does not show whether it is one is *unknown*: its worker still counts as
+//! alive, and it is not signalled.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -18,29 +20,31 @@ use super::{
     record::{Record, Token},
 };
 
-/// What a worker's processes are recognised by.
+/// The features by which a worker's processes are recognized.
 #[derive(Clone, Debug)]
 pub(super) struct Marks {
     pub(super) leader: Option<Identity>,
     pub(super) token: Token,
     pub(super) group: Option<Group>,
-    /// All of it is in the control group. Not so where something may have left in the moment between its start and the group.
+    /// All of it is in the control group. False if a process may have escaped between the worker's
+    /// start and its move into the group.
     pub(super) holds_all: bool,
-    /// `None`: only what shows itself is its.
+    /// `None`: only processes that show a feature belong to it.
     pub(super) origin: Option<Origin>,
-    /// The leader is known from a record alone, which says that it was started by this user: it must prove itself by its token.
+    /// The leader is known only from a record, which names the user that started it: it must prove
+    /// itself by its token.
     pub(super) recorded_user: Option<u32>,
-    /// Processes that belonged to it when it was last looked at.
+    /// Processes that belonged to it at the last look.
     pub(super) known: HashSet<Identity>,
 }
 
 impl Marks {
-    /// Of a start that begins.
+    /// For a start that begins.
     pub(super) fn new(token: Token, origin: Option<Origin>) -> Self {
         Self { leader: None, token, group: None, holds_all: false, origin, recorded_user: None, known: HashSet::new() }
     }
 
-    /// Of a worker that is known from its record.
+    /// For a worker that is known from its record.
     pub(super) fn recorded(record: &Record, here: &Origin) -> Self {
         Self {
             leader: record.process,
@@ -53,13 +57,13 @@ impl Marks {
         }
     }
 
-    /// Of a start whose record can't be read: its token is all that is known of it.
+    /// For a start whose record cannot be read: only its token is known.
     pub(super) fn nameless(token: &Token, home: Option<&Home>) -> Self {
         let group = home.map(|home| home.group_of(token));
         Self { group, recorded_user: Some(0), ..Self::new(token.clone(), None) }
     }
 
-    /// The start of the oldest process that can be its.
+    /// The earliest start time that a process of it can have.
     fn began(&self) -> u64 {
         let began = self.origin.as_ref().map_or(0, Origin::began);
         self.leader.map_or(began, |leader| leader.start)
@@ -69,23 +73,23 @@ impl Marks {
         matches!(variable, Variable::Value(value) if value.split('/').any(|token| token == self.token.as_str()))
     }
 
-    /// Whether the process of the leader's number and start time is the leader, surely.
+    /// Whether the process with the leader's number and start time is certainly the leader.
     fn is_proven(&self, process: Identity) -> bool {
         let Some(user) = self.recorded_user else { return true };
-        // Root may become anybody.
+        // Root can become any user.
         let same_user = user == 0 || proc::user(process.pid).is_ok_and(|now| now == user);
         same_user && self.is_carried(&proc::variable(process.pid, SPAWN))
     }
 }
 
-/// What was found of a worker.
+/// The processes found for a worker.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Found {
     /// Its live processes.
     pub(super) members: Vec<Process>,
-    /// Something alive is in its control group, whether it is among the members or not.
+    /// Something in its control group is alive, whether or not it is among the members.
     pub(super) is_populated: bool,
-    /// Processes that may be its, and why that is not known.
+    /// Processes that may belong to it, and why that is not known.
     pub(super) unknown: Vec<(i32, &'static str)>,
 }
 
@@ -94,12 +98,12 @@ impl Found {
         self.members.is_empty() && !self.is_populated && self.unknown.is_empty()
     }
 
-    /// Whether nothing but what is unknown is left.
+    /// Whether only unknown processes are left.
     pub(super) fn is_unknown(&self) -> bool {
         self.members.is_empty() && !self.is_populated && !self.unknown.is_empty()
     }
 
-    /// What is unknown, for people.
+    /// A description of the unknown processes, for people.
     pub(super) fn unknown_text(&self) -> String {
         let each = self.unknown.iter().map(|(pid, why)| format!("process {pid} ({why})"));
         format!("{} may be part of it and is not touched: look at what it is, and end it", crate::text::shortened(each))
@@ -109,7 +113,7 @@ impl Found {
 /// The live processes of each worker.
 ///
 /// # Errors
-/// Where it can't be known: "could not look" is never "nobody".
+/// If they cannot be determined: "could not look" is never "nobody".
 pub(super) fn survey(workers: &[&Marks]) -> io::Result<Vec<Found>> {
     let mut survey = Survey { workers, found: vec![Found::default(); workers.len()], owners: HashMap::new() };
     if !workers.is_empty() {
@@ -142,7 +146,7 @@ impl Survey<'_> {
         let by_pid: HashMap<i32, &Process> = processes.iter().map(|process| (process.id.pid, process)).collect();
         let groups = self.groups(&by_pid);
         let first = self.workers.iter().map(|marks| marks.began()).min().unwrap_or(0);
-        // A child is not older than the worker: this spares a look at everything else on the machine.
+        // A child is not older than the worker: this skips most other processes on the machine.
         let (mut live, mut rest): (Vec<_>, Vec<_>) =
             (processes.iter().filter(|process| process.live).collect(), vec![]);
         live.retain(|process| {
@@ -167,7 +171,8 @@ impl Survey<'_> {
         Ok(())
     }
 
-    /// The process groups that workers lead. One whose leader is there can't be another's by now; a zombie is enough.
+    /// The process groups that workers lead. As long as the leader exists, even as a zombie, the
+    /// number cannot belong to another.
     fn groups(&mut self, by_pid: &HashMap<i32, &Process>) -> HashMap<i32, usize> {
         let mut groups = HashMap::new();
         for (position, marks) in self.workers.iter().enumerate() {
@@ -183,7 +188,7 @@ impl Survey<'_> {
         groups
     }
 
-    /// Whose a process is by what it shows itself; else what its environment says.
+    /// The owner of a process by what the process itself shows, or else what its environment says.
     fn owner(&self, process: &Process, groups: &HashMap<i32, usize>) -> Result<usize, Variable> {
         let is_known = |marks: &&Marks| marks.known.contains(&process.id);
         let owner = self.owners.get(&process.id.pid).or_else(|| groups.get(&process.group)).copied();
@@ -195,15 +200,15 @@ impl Survey<'_> {
         carried.filter(|owner| !self.is_refuted(*owner, process)).ok_or(mark)
     }
 
-    /// A leader that carries the token and is not who the record says.
+    /// A leader that carries the token but is not the one in the record.
     fn is_refuted(&self, owner: usize, process: &Process) -> bool {
         self.found[owner].unknown.iter().any(|(pid, _)| *pid == process.id.pid)
     }
 
-    /// Whose a process is by its parents, or whose it may be.
+    /// The owner, or possible owner, of a process by its parents.
     fn judge(&mut self, process: &Process, mark: &Variable, first: u64, by_pid: &HashMap<i32, &Process>) {
         let mut top = process;
-        // No chain of parents is longer than there are processes.
+        // No chain of parents is longer than the number of processes.
         for _ in 0..by_pid.len() {
             if let Some(owner) = self.owners.get(&top.parent).copied() {
                 self.owners.insert(process.id.pid, owner);
@@ -226,10 +231,11 @@ impl Survey<'_> {
     }
 }
 
-/// Gets what a worker has forked before it was in its control group into that, and says whether the group holds all of it: whether nothing is left
-/// that may be its as well.
+/// Moves the processes that a worker forked before it was in its control group into that group, and
+/// returns whether the group holds all of it, with no other process that may belong to it.
 pub(super) fn gather(marks: &Marks, group: &Group) -> io::Result<bool> {
-    // As with an empty survey, once is not enough: what forks and ends while `/proc` is read can be missed.
+    // As with an empty survey, once is not enough: a process that forks and ends while `/proc` is
+    // read can be missed.
     let mut quiet = 0;
     while quiet < 2 {
         let found = survey(&[marks])?.pop().unwrap_or_default();
@@ -247,8 +253,9 @@ pub(super) fn gather(marks: &Marks, group: &Group) -> io::Result<bool> {
     Ok(true)
 }
 
-/// As [`survey`], but a worker has no process only if it had none twice in a row: `/proc` is not read in one moment, so a process
-/// that moves while it is read (a fork, then the end of the parent) can be missed once.
+/// As [`survey`], but a worker has no process only if it had none twice in a row. Reading `/proc`
+/// takes time, so a process that moves meanwhile (a fork, then the end of the parent) can be missed
+/// once.
 pub(super) fn survey_twice(workers: &[&Marks]) -> io::Result<Vec<Found>> {
     let mut found = survey(workers)?;
     let empty: Vec<usize> = (0..found.len()).filter(|position| found[*position].is_nothing()).collect();

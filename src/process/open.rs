@@ -1,4 +1,5 @@
-//! Opening a state folder: what is checked before any worker is started, and what an earlier scheduler has left.
+//! Opens a state folder: the checks before any worker is started, and the workers that an earlier
+//! scheduler has left.
 
 use std::{
     fs::{self, File},
@@ -35,22 +36,23 @@ use super::{
     watchdog::{Plan, Running, START_SETTLES, Watchdog},
 };
 
-/// How long what belongs to a damaged record may take to end after SIGKILL.
+/// How long the processes of a damaged record may take to end after SIGKILL.
 const NAMELESS_ENDS: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// How a scheduler holds its workers: what finds their children, whatever those do.
+/// How a scheduler holds its workers, which decides how reliably it finds their children.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum HeldBy {
-    /// Each worker is in a control group of its own (cgroup v2), below the scheduler's: its children are too, and can't leave it without
-    /// privileges. A kill ends all of it in one step.
+    /// Each worker is in its own control group (cgroup v2), below the scheduler's. So are its
+    /// children, which cannot leave it without privileges. A kill ends the whole group in one step.
     ControlGroup,
-    /// Children are recognised by process group, environment and parents. One that hides all of them is *unknown*: it keeps its worker alive
-    /// in the books, a stop says so, and it is not killed. See `docs/security.md` for what can't be known.
+    /// Children are recognized by process group, environment and parents. A child that hides all of
+    /// these is *unknown*: its worker still counts as alive, a stop says so, and the child is not
+    /// killed. See `docs/security.md` for what cannot be known.
     Environment,
 }
 
-/// Collects how a [`ProcessScheduler`] is to work.
+/// Builds a [`ProcessScheduler`].
 #[derive(Clone, Debug)]
 #[must_use = "call `open` to get the scheduler"]
 pub struct ProcessSchedulerBuilder {
@@ -67,45 +69,52 @@ impl ProcessSchedulerBuilder {
         Self { folder, grace: seconds(5), orphan_grace: seconds(5), watchdog: Watchdog::default(), held_by: None }
     }
 
-    /// From SIGTERM to SIGKILL in a stop without force. 5 s: within the default [`Limits::release`](crate::limits::Limits::release), at
-    /// whose end the phases kill anyway.
+    /// Sets the time from SIGTERM to SIGKILL in a stop without force. Default: 5 s, within the
+    /// default [`Limits::release`](crate::limits::Limits::release), after which the phases kill in
+    /// any case.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
         self
     }
 
-    /// From the scheduler's death to SIGKILL of its workers. 5 s.
+    /// Sets the time from the scheduler's death to SIGKILL of its workers. Default: 5 s.
     pub fn orphan_grace(mut self, grace: Duration) -> Self {
         self.orphan_grace = grace;
         self
     }
 
-    /// Which program ends the workers when the scheduler dies.
+    /// Sets which program ends the workers when the scheduler dies.
     pub fn watchdog(mut self, watchdog: Watchdog) -> Self {
         self.watchdog = watchdog;
         self
     }
 
-    /// How workers are held. Control groups where they can be made, else by their environment.
+    /// Sets how workers are held. Default: in control groups if they can be made, otherwise by
+    /// their environment.
     pub fn held_by(mut self, held_by: HeldBy) -> Self {
         self.held_by = Some(held_by);
         self
     }
 
-    /// Takes the state folder (it is created if it is missing), adopts the workers of an earlier scheduler, and starts the watchdog.
+    /// Locks the state folder (and creates it if it is missing), adopts the workers of an earlier
+    /// scheduler, and starts the watchdog.
     ///
-    /// It belongs to the runtime that it is called on, which needs its I/O and timer enabled: when the runtime is dropped, the watchdog ends
-    /// the workers.
+    /// The scheduler belongs to the runtime of this call, which needs its I/O and timer enabled:
+    /// when the runtime is dropped, the watchdog ends the workers.
     ///
     /// # Errors
-    /// - [`ProcessError::InUse`]: another scheduler has the folder.
+    /// - [`ProcessError::InUse`]: another scheduler uses the folder.
     /// - [`ProcessError::NotInitialised`], [`ProcessError::Watchdog`]: there is no watchdog.
-    /// - [`ProcessError::Untrusted`]: others may write to the state folder, so that a record in it proves nothing.
-    /// - [`ProcessError::Hidden`], [`ProcessError::NoControlGroup`]: nothing would find a child of a worker's that hides.
-    /// - [`ProcessError::State`], [`ProcessError::Record`], [`ProcessError::Proc`]: the folder or `/proc` can't be used.
+    /// - [`ProcessError::Untrusted`]: others can write to the state folder, so a record in it
+    ///   proves nothing.
+    /// - [`ProcessError::Hidden`], [`ProcessError::NoControlGroup`]: a worker's child that hides
+    ///   would not be found.
+    /// - [`ProcessError::State`], [`ProcessError::Record`], [`ProcessError::Proc`]: the folder or
+    ///   `/proc` cannot be used.
     ///
     /// # Cancel safety
-    /// Safe: what a dropped call has started ends by itself. The folder may be in use for that long.
+    /// Cancel safe: what a dropped call has started ends by itself. The folder may be in use for
+    /// that long.
     pub async fn open(self) -> Result<ProcessScheduler, ProcessError> {
         let child_ended = signal(SignalKind::child()).map_err(ProcessError::Proc)?;
         let grace = self.grace;
@@ -164,22 +173,22 @@ struct Opened {
     running: Option<Running>,
 }
 
-/// Whoever opens one of them from now on finds nothing, which means the same as its end.
+/// A worker that opens one of them from now on finds nothing, which means the same as its end.
 fn remove_old_lifelines(folder: &Path) -> Result<(), ProcessError> {
     for entry in fs::read_dir(folder).map_err(state(folder))? {
         let entry = entry.map_err(state(folder))?;
         if entry.file_name().to_str().is_some_and(|name| name.starts_with("lifeline-")) {
-            // A watchdog that is still at work may be faster.
+            // A watchdog that is still running may be faster.
             let _ = fs::remove_file(entry.path());
         }
     }
     Ok(())
 }
 
-/// A named pipe, and its end that is open for writing. Workers may read it as any user.
+/// A named pipe, and its end that is open for writing. Workers of any user may read it.
 fn make_lifeline(path: &Path) -> io::Result<OwnedFd> {
     mkfifoat(CWD, path, Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH)?;
-    // Open for writing alone would wait for a reader.
+    // Opening for writing only would wait for a reader.
     Ok(open(path, OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())?)
 }
 
@@ -198,7 +207,8 @@ fn home(wanted: Option<HeldBy>) -> Result<Option<Home>, ProcessError> {
     }
 }
 
-/// The workers that earlier schedulers have left. They are under the new watchdog's eyes too, and stay under those of an older one.
+/// The workers that earlier schedulers have left. The new watchdog watches them too, in addition to
+/// an older one.
 fn adopt(
     records: Records,
     boot: &str,
@@ -213,7 +223,8 @@ fn adopt(
     let table = Table::new(records);
     for mut record in found {
         if record.boot != boot {
-            // The machine was restarted since, so the worker is gone, and its numbers mean nothing any more.
+            // The machine was restarted since, so the worker is gone, and its numbers are
+            // meaningless.
             table.records().remove(&record.token, None);
             continue;
         }
@@ -230,7 +241,8 @@ fn adopt(
     Ok(table)
 }
 
-/// Ends what carries the token of a start whose record is damaged: nobody knows of which run it is, so that no stop would end it.
+/// Ends the processes that carry the token of a start whose record is damaged. Their run is not
+/// known, so no stop would end them.
 fn end_nameless(Damaged { path, reason, token }: Damaged, home: Option<&Home>) -> Result<(), ProcessError> {
     let marks = Marks::nameless(&token, home);
     let began = Instant::now();
@@ -242,12 +254,12 @@ fn end_nameless(Damaged { path, reason, token }: Damaged, home: Option<&Home>) -
         if began.elapsed() >= NAMELESS_ENDS {
             return Err(ProcessError::Record { path, reason, left: found.members.len() });
         }
-        tracing::warn!(path = %path.display(), processes = found.members.len(), "killing what belongs to a damaged record");
+        tracing::warn!(path = %path.display(), processes = found.members.len(), "killing processes of a damaged record");
         if let Some(group) = &marks.group {
             group.kill().map_err(ProcessError::Proc)?;
         }
         for member in &found.members {
-            // What may not be killed is still there at the end.
+            // Processes that may not be killed are still there at the end.
             let _ = proc::signal(member.id, Signal::KILL);
         }
         sleep(LOOK_EVERY);

@@ -1,8 +1,10 @@
-//! Where a scheduler's workers come from: what a process must have in common with them to be a child of theirs that hides it.
+//! The origin of a scheduler's workers: the features that a process must share with them to be a
+//! hidden child of theirs.
 //!
-//! Used where workers are not held by control groups. A child of a worker's that has left its process group, has lost its environment and whose
-//! parents are gone looks like anybody's. But it is in the control groups of the scheduler, which only the privileged can leave, and
-//! its parent is one of those that orphans are given to: a process above the scheduler.
+//! Used where workers are not held by control groups. If a worker's child has left its process
+//! group and lost its environment, and its parents are gone, it looks like any other process. But
+//! it is in the control groups of the scheduler, which only privileged processes can leave, and its
+//! parent is one that adopts orphans: a process above the scheduler.
 
 use std::{collections::HashMap, io};
 
@@ -13,7 +15,7 @@ use super::{
     watchdog::PLAN,
 };
 
-/// What every worker of a scheduler has from it.
+/// What every worker inherits from its scheduler.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Origin {
     scheduler: Identity,
@@ -24,14 +26,14 @@ pub(super) struct Origin {
 }
 
 impl Origin {
-    /// Of this process.
+    /// The origin of this process.
     pub(super) fn here() -> io::Result<Self> {
         let own = i32::try_from(std::process::id()).map_err(io::Error::other)?;
         let process = proc::read(own)?.ok_or_else(|| io::Error::other("this process is not in /proc"))?;
         let (mut above, mut next) = (vec![1], process.parent);
         while next > 1 && !above.contains(&next) {
             above.push(next);
-            // One that may not be seen is a parent all the same, and what is above it is not known.
+            // A process that is not visible is still a parent, and what is above it is not known.
             let Ok(Some(parent)) = proc::read(next) else { break };
             next = parent.parent;
         }
@@ -43,8 +45,9 @@ impl Origin {
         self.scheduler.start
     }
 
-    /// Why a process may be a worker's child, if it may. `top` is the oldest of its parents that is younger than the worker; `orphans` says whether
-    /// one with a whole environment of another kind may be as well.
+    /// Why a process may be a worker's child, if it may. `top` is the oldest of its parents that is
+    /// younger than the worker; `orphans` says whether a process with a whole environment of
+    /// another kind may be one as well.
     pub(super) fn suspects(
         &self,
         process: &Process,
@@ -55,15 +58,16 @@ impl Origin {
         if top.parent != self.scheduler.pid && !self.above.contains(&top.parent) {
             return None;
         }
-        // Where that can't be read, it may be.
+        // If that cannot be read, it may be one.
         let is_ours = |pid| proc::control_groups(pid).map_or(true, |theirs| is_below(&theirs, &self.groups));
         if !is_ours(process.id.pid) {
             return None;
         }
         match mark {
             Variable::Unknown => Some("its environment can't be read, or is overwritten"),
-            // What is started by a process outside of our groups is outside of them: this one was left to it. Once the scheduler is
-            // gone, whatever else it had started has been left like that too.
+            // A process that was started from outside of our groups is outside of them, so this one
+            // was adopted. Once the scheduler is gone, its other children have been adopted in the
+            // same way.
             _ if orphans && !is_ours(top.parent) && !is_watchdog(process.id.pid) => {
                 Some("it is an orphan in the scheduler's control group, with another environment")
             }

@@ -1,4 +1,4 @@
-//! What the kernel tells of processes in `/proc`.
+//! What the kernel says about processes in `/proc`.
 
 use std::{fs, io};
 
@@ -17,13 +17,14 @@ pub(super) struct Process {
     pub(super) parent: i32,
     /// The process group.
     pub(super) group: i32,
-    /// It runs kernel code alone, and is nobody's child.
+    /// It runs only kernel code, and is nobody's child.
     is_kernel: bool,
-    /// Whether it may still run code: it is not a zombie, or is one with threads that live on.
+    /// Whether it may still run code: it is not a zombie, or it is one with threads that are still
+    /// running.
     pub(super) live: bool,
 }
 
-/// A process told apart from every other one of this boot: numbers are used again, but not at the same clock tick.
+/// Identifies a process among all of this boot: numbers are reused, but not in the same clock tick.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(super) struct Identity {
     pub(super) pid: i32,
@@ -31,7 +32,7 @@ pub(super) struct Identity {
     pub(super) start: u64,
 }
 
-/// The process of this number, if there is one (a zombie counts).
+/// The process with this number, if there is one (a zombie counts).
 pub(super) fn read(pid: i32) -> io::Result<Option<Process>> {
     match fs::read(format!("/proc/{pid}/stat")) {
         Ok(stat) => parse(pid, &stat).map(Some),
@@ -40,7 +41,8 @@ pub(super) fn read(pid: i32) -> io::Result<Option<Process>> {
     }
 }
 
-/// All processes, and whether some are hidden. It is no snapshot: one that starts or ends meanwhile may or may not be there.
+/// All processes, and whether some are hidden. This is no snapshot: a process that starts or ends
+/// meanwhile may or may not be included.
 pub(super) fn all() -> io::Result<(Vec<Process>, Option<Hidden>)> {
     let (mut processes, mut hidden) = (Vec::new(), None);
     for entry in fs::read_dir("/proc")? {
@@ -53,20 +55,20 @@ pub(super) fn all() -> io::Result<(Vec<Process>, Option<Hidden>)> {
     Ok((processes, hidden))
 }
 
-/// A process of which not even the start time may be seen (`hidepid=1`).
+/// A process whose start time is not visible (`hidepid=1`).
 #[derive(Debug)]
 pub(super) struct Hidden {
     pub(super) pid: i32,
     pub(super) error: io::Error,
 }
 
-/// What the environment of a process says of a variable.
+/// What the environment of a process says about a variable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Variable {
     Value(String),
-    /// It is readable and whole, and does not have it.
+    /// The environment is readable and whole, and does not have the variable.
     Absent,
-    /// It may not be read, or is none any more: nobody knows what was in it.
+    /// The environment cannot be read, or was overwritten: its content is not known.
     Unknown,
 }
 
@@ -76,7 +78,8 @@ pub(super) fn variable(pid: i32, name: &str) -> Variable {
     if found != Variable::Unknown {
         return found;
     }
-    // That of a first thread that has ended is empty; those that live on have it still.
+    // The environment of a first thread that has ended is empty; the remaining threads still have
+    // it.
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let mut of_tasks = tasks.filter_map(|task| fs::read(task.path().join("environ")).ok()).map(|it| find(&it, name));
     of_tasks.find(|found| *found != Variable::Unknown).unwrap_or(Variable::Unknown)
@@ -85,7 +88,8 @@ pub(super) fn variable(pid: i32, name: &str) -> Variable {
 fn find(environment: &[u8], name: &str) -> Variable {
     let mut entries = environment.split(|byte| *byte == 0).filter(|entry| !entry.is_empty()).peekable();
     let is_empty = entries.peek().is_none();
-    // A program that writes its title over its environment leaves something else than names and values.
+    // A program that writes its title over its environment leaves something other than names and
+    // values.
     let mut is_whole = !is_empty;
     for entry in entries {
         if let Some(value) = entry.strip_prefix(name.as_bytes()).and_then(|rest| rest.strip_prefix(b"=")) {
@@ -96,24 +100,24 @@ fn find(environment: &[u8], name: &str) -> Variable {
     if is_whole { Variable::Absent } else { Variable::Unknown }
 }
 
-/// The user that a process was started by, its real one.
+/// The real user that started a process.
 pub(super) fn user(pid: i32) -> io::Result<u32> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let user = status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_ascii_whitespace().next()?.parse().ok());
     user.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/status has no user")))
 }
 
-/// The control groups that a process is in.
+/// The control groups of a process.
 pub(super) fn control_groups(pid: i32) -> io::Result<String> {
     fs::read_to_string(format!("/proc/{pid}/cgroup"))
 }
 
-/// What keeps this process from seeing others in `/proc`, if anything does.
+/// What prevents this process from seeing others in `/proc`, if anything does.
 pub(super) fn hiding() -> io::Result<Option<String>> {
     const CAP_SYS_PTRACE: u64 = 1 << 19;
     let mounts = fs::read_to_string("/proc/self/mountinfo")?;
     let of_proc = |line: &&str| line.split(' ').nth(4) == Some("/proc");
-    // The last one lies over the others.
+    // The last mount hides the others.
     let Some(options) = mounts.lines().rfind(of_proc).and_then(|line| line.rsplit(' ').next()) else {
         return Ok(None);
     };
@@ -133,13 +137,13 @@ pub(super) fn hiding() -> io::Result<Option<String>> {
     Ok(Some(format!("/proc is mounted with `hidepid={hidepid}` and this is user {}", geteuid().as_raw())))
 }
 
-/// What tells this boot of the machine from every other one.
+/// Identifies this boot of the machine.
 pub(super) fn boot_id() -> io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }
 
-/// Sends a signal to exactly this process. `Ok` if it is gone, even if its number is in use again: a pidfd stays with one process,
-/// and the start time is looked at after it was opened.
+/// Sends a signal to exactly this process. `Ok` if it is gone, even if its number is reused: a
+/// pidfd stays with one process, and the start time is checked after it was opened.
 pub(super) fn signal(process: Identity, signal: Signal) -> io::Result<()> {
     let Some(pid) = Pid::from_raw(process.pid) else { return Ok(()) };
     let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
@@ -152,7 +156,7 @@ pub(super) fn signal(process: Identity, signal: Signal) -> io::Result<()> {
     gone_is_ok(pidfd_send_signal(pidfd, signal))
 }
 
-/// A signal that finds nobody has nothing left to do.
+/// A signal to a process that is gone has nothing left to do.
 pub(super) fn gone_is_ok(result: rustix::io::Result<()>) -> io::Result<()> {
     match result {
         Err(rustix::io::Errno::SRCH) => Ok(()),
@@ -168,11 +172,12 @@ fn is_gone(error: &io::Error) -> bool {
 /// Reads `pid (name) state ppid pgrp …`; see `proc_pid_stat(5)`.
 fn parse(pid: i32, stat: &[u8]) -> io::Result<Process> {
     let bad = || io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat: {}", stat.escape_ascii()));
-    // The name may hold anything, brackets and bytes that are no UTF-8 as well; no later field can hold a bracket.
+    // The name may hold anything, including brackets and invalid UTF-8; no later field can hold a
+    // bracket.
     let after_name = stat.iter().rposition(|byte| *byte == b')').ok_or_else(bad)? + 1;
     let fields = std::str::from_utf8(&stat[after_name..]).map_err(|_| bad())?;
     let fields: Vec<&str> = fields.split_ascii_whitespace().collect();
-    // The first one here is the third of the manual.
+    // The first field here is the third of the manual.
     let field = |number: usize| fields.get(number - 3).copied().ok_or_else(bad);
     let state = field(3)?;
     let threads: u32 = field(20)?.parse().map_err(|_| bad())?;
@@ -181,7 +186,8 @@ fn parse(pid: i32, stat: &[u8]) -> io::Result<Process> {
         parent: field(4)?.parse().map_err(|_| bad())?,
         group: field(5)?.parse().map_err(|_| bad())?,
         is_kernel: field(9)?.parse::<u32>().map_err(|_| bad())? & KERNEL_THREAD != 0,
-        // A process whose first thread has ended shows as a zombie, while its other threads run on.
+        // A process whose first thread has ended looks like a zombie while its other threads are
+        // running.
         live: !matches!(state, "Z" | "X" | "x") || threads > 1,
     })
 }

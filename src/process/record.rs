@@ -1,4 +1,4 @@
-//! One file per worker in the state folder: what a restarted scheduler, and the watchdog, know of it.
+//! One file per worker in the state folder, for a restarted scheduler and for the watchdog.
 
 use std::{
     fs::{self, File},
@@ -18,10 +18,10 @@ use super::{
 };
 use crate::contracts::{JobId, RunId, WorkerId};
 
-/// The ending of a record that was set aside because it can't be read.
+/// The extension of a record that was set aside because it cannot be read.
 const DAMAGED: &str = "damaged";
 
-/// A name that nothing else has: of one start of a worker, or of one scheduler.
+/// A unique name: of one start of a worker, or of one scheduler.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(super) struct Token(String);
@@ -39,7 +39,7 @@ impl Token {
     }
 }
 
-/// What is known of one started worker.
+/// What is known about one started worker.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Record {
     pub(super) job: JobId,
@@ -47,36 +47,38 @@ pub(super) struct Record {
     pub(super) worker: WorkerId,
     /// This start's name, which the worker and its children carry in their environment.
     pub(super) token: Token,
-    /// The scheduler that started it, and those that have adopted it since: it outlives none of them.
+    /// The scheduler that started it, and those that have adopted it since: it must outlive none of
+    /// them.
     pub(super) schedulers: Vec<Token>,
-    /// The boot of the machine in which `process` means something.
+    /// The boot of the machine for which `process` is valid.
     pub(super) boot: String,
-    /// The worker's process, which leads its group; `None` from just before the start until just after it.
+    /// The worker's process, which leads its group; `None` from just before the start until just
+    /// after it.
     pub(super) process: Option<Identity>,
-    /// The user that `process` was started by.
+    /// The user that started `process`.
     #[serde(default)]
     pub(super) user: Option<u32>,
     /// The control group that it was started in.
     #[serde(default)]
     pub(super) group: Option<Group>,
-    /// Whether all of it is in there.
+    /// Whether all of its processes are in that group.
     #[serde(default)]
     pub(super) holds_all: bool,
-    /// Where the scheduler was that started it.
+    /// The origin of the scheduler that started it.
     #[serde(default)]
     pub(super) origin: Option<Origin>,
 }
 
-/// A record that can't be read, and was set aside.
+/// A record that cannot be read, and was set aside.
 #[derive(Debug)]
 pub(super) struct Damaged {
     pub(super) path: PathBuf,
     pub(super) reason: String,
-    /// The start that it was of: that is in its name.
+    /// The start that it recorded, from its name.
     pub(super) token: Token,
 }
 
-/// What the folder holds.
+/// The content of the folder.
 #[derive(Debug, Default)]
 pub(super) struct Loaded {
     pub(super) records: Vec<Record>,
@@ -101,7 +103,8 @@ impl Records {
 
     /// Writes or replaces a record in one step: a reader sees the old one, the new one or none.
     ///
-    /// It is not synced to disk. A record has to outlive the scheduler, not the machine: with the machine the worker ends.
+    /// It is not synced to disk: a record must outlive the scheduler, not the machine, whose end is
+    /// the end of the worker.
     pub(super) fn write(&self, record: &Record) -> Result<(), ProcessError> {
         let path = self.path(&record.token);
         let half = path.with_extension("tmp");
@@ -112,7 +115,8 @@ impl Records {
             .map_err(state(path))
     }
 
-    /// Forgets a worker that is gone, and its control group. It may be forgotten already.
+    /// Removes the record of a worker that is gone, and its control group. They may already be
+    /// removed.
     pub(super) fn remove(&self, token: &Token, group: Option<&Group>) {
         if let Some(group) = group {
             group.remove();
@@ -120,15 +124,16 @@ impl Records {
         let path = self.path(token);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                // The worker is found to be gone by its start time, whenever the record is read again.
+                // If the record is read again, the start time shows that the worker is gone.
                 tracing::warn!(%error, path = %path.display(), "can't remove the record of a worker that is gone");
             }
             _ => {}
         }
     }
 
-    /// All records. Nobody may write meanwhile, or a record may be missed; removing is harmless. One that can't be read is set aside: it gets
-    /// another ending, and is named in the answer.
+    /// All records. Nothing may write meanwhile, or a record may be missed; removing is harmless. A
+    /// record that cannot be read is set aside: it gets another extension, and is listed in the
+    /// answer.
     pub(super) fn load(&self) -> Result<Loaded, ProcessError> {
         let mut loaded = Loaded::default();
         for entry in fs::read_dir(&self.folder).map_err(state(&self.folder))? {
@@ -154,10 +159,10 @@ impl Records {
     }
 }
 
-/// The start that a file is the record of, by its name; what is no record has none.
+/// The start that a file records, from its name; `None` if it is not a record.
 fn token_of(path: &Path) -> Option<Token> {
     (path.extension()? == "json").then_some(())?;
-    // A name that is not UTF-8 is none of ours.
+    // A name that is not UTF-8 is not one of ours.
     Some(Token(path.file_stem()?.to_str()?.to_owned()))
 }
 

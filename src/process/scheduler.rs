@@ -1,4 +1,4 @@
-//! The scheduler itself: opening a state folder, starting workers, and the [`Scheduler`] contract.
+//! The scheduler: opening a state folder, starting workers, and the [`Scheduler`] contract.
 
 use std::{
     fmt, io,
@@ -30,16 +30,18 @@ use crate::{
     worker_env::WorkerEnv,
 };
 
-/// How often a stop looks whether workers are gone. Where a look takes longer than half of it, it waits twice as long as that.
+/// The interval at which a stop looks whether workers are gone. If a look takes longer than half of
+/// it, the wait is twice as long as the look.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// How long nothing but what is unknown may be left of a stop before it is an error.
+/// How long only unknown processes may be left before a stop fails.
 const UNKNOWN_SETTLES: Duration = Duration::from_secs(1);
 
-/// Runs workers as child processes. A cheap handle to clone; see the [module](super) for what it keeps.
+/// Runs workers as child processes. A handle that is cheap to clone; see the [module](super) for
+/// its guarantees.
 ///
-/// When the last handle is dropped, it is as if the program had died: the watchdog ends the workers.
-/// [`close`](Self::close) waits for that.
+/// Dropping the last handle has the same effect as the death of the program: the watchdog ends the
+/// workers. [`close`](Self::close) waits for that.
 #[derive(Clone)]
 pub struct ProcessScheduler {
     pub(super) shared: Arc<Shared>,
@@ -56,12 +58,12 @@ pub(super) struct Shared {
 }
 
 impl ProcessScheduler {
-    /// Starts to say how the scheduler is to work, with this state folder.
+    /// Starts a builder with this state folder.
     pub fn builder(state: impl Into<PathBuf>) -> ProcessSchedulerBuilder {
         ProcessSchedulerBuilder::new(state.into())
     }
 
-    /// A scheduler with default grace periods that is its own watchdog.
+    /// Opens a scheduler with default grace periods that is its own watchdog.
     ///
     /// # Errors
     /// As [`ProcessSchedulerBuilder::open`].
@@ -72,27 +74,30 @@ impl ProcessScheduler {
         Self::builder(state).open().await
     }
 
-    /// Starts a worker. The command may have arguments, a working folder and an environment of its own (it inherits this process's
-    /// unless it is cleared); the variables of [`WorkerEnv`] are added, standard input is empty, and output goes to files.
+    /// Starts a worker. The command may have its own arguments, working folder and environment (it
+    /// inherits this process's unless it is cleared). The variables of [`WorkerEnv`] are added,
+    /// standard input is empty, and output goes to files.
     ///
     /// # Errors
-    /// - [`ProcessError::AlreadyAlive`]: a worker of that name is there.
+    /// - [`ProcessError::AlreadyAlive`]: a worker with that name is there.
     /// - [`ProcessError::Stopped`]: the run was stopped with force, before this call or during it.
-    /// - [`ProcessError::Spawn`]: the program can't be started.
-    /// - [`ProcessError::Watchdog`], [`ProcessError::Closed`]: nobody would watch over it.
-    /// - [`ProcessError::State`], [`ProcessError::Proc`]: it can't be recorded.
+    /// - [`ProcessError::Spawn`]: the program cannot be started.
+    /// - [`ProcessError::Watchdog`], [`ProcessError::Closed`]: nothing would watch over it.
+    /// - [`ProcessError::State`], [`ProcessError::Proc`]: it cannot be recorded.
     ///
-    /// After an error nothing of the attempt is left; after [`Stopped`](ProcessError::Stopped) what is left is listed, and is being killed.
+    /// After an error nothing of the attempt is left; after [`Stopped`](ProcessError::Stopped) what
+    /// is left is listed, and is being killed.
     ///
     /// # Cancel safety
-    /// From its first poll on the worker is listed. If it is dropped, the worker may start all the same, and can be stopped like any other.
+    /// The worker is listed from the first poll on. If the future is dropped, the worker may still
+    /// start, and can be stopped like any other.
     pub async fn start(&self, worker: WorkerEnv, command: Command) -> Result<WorkerProcess, ProcessError> {
         let shared = Arc::clone(&self.shared);
         let key = Key { job: worker.job.clone(), run: worker.run, worker: worker.worker };
-        // Before anything that takes time: a stop that comes later sees it.
+        // Before anything that takes time, so that a later stop sees it.
         let mut called = shared.call(&key)?;
         let started = aside(move || {
-            // Held until there is a process, so that one that is closing waits for it.
+            // Held until there is a process, so that a scheduler that is closing waits for it.
             let closing = shared.closing.read().unwrap_or_else(PoisonError::into_inner);
             if closing.is_none() {
                 return Err(ProcessError::Closed);
@@ -101,7 +106,7 @@ impl ProcessScheduler {
                 return Err(ProcessError::Watchdog { reason: "it has ended, and is being started again".to_owned() });
             }
             if matches!(called, Called::Taken) {
-                // One of that name may be gone without anybody having looked yet.
+                // One with that name may be gone, and nobody has looked yet.
                 let which = Which { job: Some(key.job.clone()), run: Some(key.run) };
                 shared.table.alive(&which).map_err(ProcessError::Proc)?;
                 called = shared.call(&key)?;
@@ -116,13 +121,13 @@ impl ProcessScheduler {
         Ok(WorkerProcess { pid, stdout: output.stdout, stderr: output.stderr, end })
     }
 
-    /// The workers of all jobs that are alive, those of an earlier scheduler included.
+    /// The workers of all jobs that are alive, including those of an earlier scheduler.
     ///
     /// # Errors
-    /// [`SchedulerError`] when `/proc` can't be read.
+    /// [`SchedulerError`] if `/proc` cannot be read.
     ///
     /// # Cancel safety
-    /// Safe: it only looks, and reaps what has ended.
+    /// Cancel safe: it only looks, and reaps what has ended.
     pub async fn workers(&self) -> Result<Vec<(JobId, RunId, WorkerId)>, SchedulerError> {
         let alive = self.alive(Which::default()).await?;
         Ok(alive.into_iter().map(|Key { job, run, worker }| (job, run, worker)).collect())
@@ -133,7 +138,7 @@ impl ProcessScheduler {
         aside(move || table.alive(&which)).await.ok_or_else(going_down)?.map_err(unavailable)
     }
 
-    /// How it holds its workers: what finds a child of theirs that hides.
+    /// How it holds its workers, which decides whether it finds their hidden children.
     pub fn held_by(&self) -> HeldBy {
         self.shared.place.home.as_ref().map_or(HeldBy::Environment, |_| HeldBy::ControlGroup)
     }
@@ -143,19 +148,20 @@ impl ProcessScheduler {
         &self.shared.place.folder
     }
 
-    /// Ends what is left of the workers of *this* scheduler (SIGTERM, then SIGKILL after the orphan grace period), waits until all are gone,
-    /// adopted ones too, and gives the state folder free. Stop the workers first, if they are to end in another way.
+    /// Ends what is left of the workers of *this* scheduler (SIGTERM, then SIGKILL after the orphan
+    /// grace period), waits until all are gone, adopted ones too, and unlocks the state folder. To
+    /// end the workers in another way, stop them first.
     ///
     /// Without a watchdog it waits until the workers have left by themselves.
     ///
     /// # Cancel safety
-    /// Safe: if it is dropped, the workers are ended all the same.
+    /// Cancel safe: if it is dropped, the workers are ended all the same.
     pub async fn close(self) {
-        // Waits for starts that are under way: a moment.
+        // Waits a moment for starts in progress.
         self.shared.closing.write().unwrap_or_else(PoisonError::into_inner).take();
         let keeper = self.shared.keeper.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(keeper) = keeper {
-            // It can only be cut off by the end of the runtime.
+            // Only the end of the runtime can interrupt it.
             let _ = keeper.await;
         }
     }
@@ -168,7 +174,7 @@ impl Shared {
     }
 }
 
-/// A worker that was started.
+/// A started worker.
 #[derive(Clone, Debug)]
 pub struct WorkerProcess {
     pid: u32,
@@ -183,21 +189,23 @@ impl WorkerProcess {
         self.pid
     }
 
-    /// Where its standard output goes.
+    /// The file of its standard output.
     pub fn stdout(&self) -> &Path {
         &self.stdout
     }
 
-    /// Where its standard error goes.
+    /// The file of its standard error.
     pub fn stderr(&self) -> &Path {
         &self.stderr
     }
 
-    /// Waits until it is gone, its children included; for a program that wants the status. The run is told without it, by
-    /// [`JobContext::hear_of_ends`](crate::machine::JobContext::hear_of_ends). `None` if the status can't be known.
+    /// Waits until it is gone, including its children; for a program that wants the status. The run
+    /// learns of it without this call, by
+    /// [`JobContext::hear_of_ends`](crate::machine::JobContext::hear_of_ends). `None` if the status
+    /// is not known.
     ///
     /// # Cancel safety
-    /// Safe: it only waits.
+    /// Cancel safe: it only waits.
     pub async fn gone(&mut self) -> Option<ExitStatus> {
         // An error means that the scheduler's table is gone, and the worker's state with it.
         self.end.wait_for(Option::is_some).await.ok().and_then(|end| (*end).flatten())
@@ -205,8 +213,9 @@ impl WorkerProcess {
 }
 
 /// # How stops are bounded
-/// Without force, SIGKILL comes after the grace period, which counts from the first such call and is not started again by a repeated one.
-/// The kill itself has no bound here, since the kernel has none: the phases give it [`Limits::kill`](crate::limits::Limits::kill).
+/// Without force, SIGKILL comes after the grace period, which counts from the first such call; a
+/// repeated call does not restart it. The kill itself has no bound here, because the kernel has
+/// none: the phases give it [`Limits::kill`](crate::limits::Limits::kill).
 impl Scheduler for ProcessScheduler {
     async fn stop_workers(&self, job: &JobId, run: Option<RunId>, force: bool) -> Result<(), SchedulerError> {
         let which = Which { job: Some(job.clone()), run };
@@ -222,13 +231,13 @@ impl Scheduler for ProcessScheduler {
             if pressed.left == 0 {
                 return Ok(());
             }
-            // Only when it is all that is left: the others are seen to their end first.
+            // Only when nothing else is left: the stop first waits for the end of the others.
             if pressed.left == pressed.refused.len() + pressed.unknown.len() {
                 if let Some((worker, error)) = pressed.refused.first() {
                     let error = io::Error::new(error.kind(), format!("can't signal worker {worker}: {error}"));
                     return Err(SchedulerError::Refused(error.into()));
                 }
-                // A process that starts or ends shows nothing for a moment.
+                // A process that is starting or ending shows nothing for a moment.
                 if unknown_since.get_or_insert(began).elapsed() >= UNKNOWN_SETTLES {
                     let workers = pressed.unknown.iter().map(|(worker, what)| format!("worker {worker}: {what}"));
                     let workers = workers.collect::<Vec<_>>().join("; ");
@@ -246,7 +255,7 @@ impl Scheduler for ProcessScheduler {
     async fn workers_for_job(&self, job: &JobId, run: Option<RunId>) -> Result<Vec<WorkerId>, SchedulerError> {
         let alive = self.alive(Which { job: Some(job.clone()), run }).await?;
         let mut workers: Vec<WorkerId> = alive.into_iter().map(|key| key.worker).collect();
-        // Runs may have workers of one id.
+        // Different runs may have workers with the same id.
         workers.sort_unstable();
         workers.dedup();
         Ok(workers)
@@ -264,7 +273,7 @@ impl fmt::Debug for ProcessScheduler {
     }
 }
 
-/// Runs what blocks on a thread that may. `None` if the runtime is shutting down.
+/// Runs a blocking closure on a blocking thread. `None` if the runtime is shutting down.
 pub(super) async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     tokio::task::spawn_blocking(work).await.ok()
 }

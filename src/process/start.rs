@@ -1,4 +1,5 @@
-//! Starting one worker, so that it is never unknown: it is entered and recorded before its process exists.
+//! Starts one worker so that it is never unknown: it is entered in the table and recorded before
+//! its process exists.
 
 use std::{
     env,
@@ -24,7 +25,7 @@ use super::{
 };
 use crate::{contracts::JobId, worker_env::WorkerEnv};
 
-/// What all workers of a scheduler have in common.
+/// The common settings of a scheduler's workers.
 #[derive(Debug)]
 pub(super) struct Place {
     /// The state folder, absolute.
@@ -33,18 +34,19 @@ pub(super) struct Place {
     pub(super) scheduler: Token,
     pub(super) boot: String,
     pub(super) origin: Origin,
-    /// Where the workers' control groups are made, if they are.
+    /// Where the workers' control groups are made, if they are used.
     pub(super) home: Option<Home>,
 }
 
-/// A started worker, as the caller gets it.
+/// A started worker, as returned to the caller.
 pub(super) struct Started {
     pub(super) pid: u32,
     pub(super) output: Output,
     pub(super) end: watch::Receiver<Option<End>>,
 }
 
-/// Starts a worker that is entered; blocks. Whatever happens, the entry is undone or stands for a process.
+/// Starts a worker that is entered in the table; blocks. In every case, the entry is undone or
+/// stands for a process.
 pub(super) fn start(
     mut ticket: Ticket,
     place: &Place,
@@ -69,7 +71,7 @@ pub(super) fn start(
     };
     let Launched { child, leader, holds_all, output } = launch(&mut ticket, place, env, &mut command, record)?;
     let (pid, end) = (child.id(), ticket.end());
-    // A stop may have come in the meantime: then it is killed by this.
+    // If a stop came in the meantime, this kills the worker.
     if ticket.started(child, leader, holds_all) { Ok(Started { pid, output, end }) } else { Err(stopped(env)) }
 }
 
@@ -103,7 +105,8 @@ fn launch(
         record.group = Some(made.map_err(|error| spawn_error("(its control group)".to_owned(), error))?);
         ticket.grouped(record.group.clone());
     }
-    // Before the process, so that a worker whose scheduler dies in the next moment is found by its token.
+    // Before the process, so that a worker is found by its token even if its scheduler dies in the
+    // next moment.
     ticket.records().write(&record)?;
     let output = Output::create(&place.folder, env)?;
     let spawned = prepare(command, place, env, &record.token, &output).and_then(|()| {
@@ -113,7 +116,8 @@ fn launch(
     match identify(&child, &mut record, place).and_then(|leader| ticket.records().write(&record).map(|()| leader)) {
         Ok(leader) => Ok(Launched { child, leader, holds_all: record.holds_all, output }),
         Err(error) => {
-            // A worker without a record would be lost to the next scheduler. It has had no time to do anything.
+            // The next scheduler would not find a worker without a record. It has had no time to do
+            // anything.
             let killed = child.kill().and_then(|()| child.wait());
             tracing::warn!(%error, ?killed, "killed a worker that can't be recorded");
             output.discard();
@@ -122,7 +126,8 @@ fn launch(
     }
 }
 
-/// The token, after those of the starts that this scheduler itself is a part of: a worker of a worker's belongs to both.
+/// The token, after those of the starts that this scheduler itself is a part of: a worker that a
+/// worker starts belongs to both.
 fn nested(above: Option<String>, token: &Token) -> String {
     above.map_or_else(|| token.as_str().to_owned(), |above| format!("{above}/{}", token.as_str()))
 }
@@ -141,18 +146,19 @@ fn prepare(
         .stdin(Stdio::null())
         .stdout(open(&output.stdout)?)
         .stderr(open(&output.stderr)?)
-        // It leads a group of its own: Ctrl-C in the terminal goes to the scheduler alone, and a kill reaches its children.
+        // It leads its own group: Ctrl-C in the terminal reaches only the scheduler, and a kill
+        // reaches the worker's children.
         .process_group(0);
     Ok(())
 }
 
-/// Puts it into its control group, and tells it apart from everybody else.
+/// Moves it into its control group, and identifies it.
 fn identify(child: &Child, record: &mut Record, place: &Place) -> Result<proc::Identity, ProcessError> {
     let pid = i32::try_from(child.id()).map_err(io::Error::other).map_err(ProcessError::Proc)?;
     if let Some(group) = &record.group {
         group.take(pid).map_err(ProcessError::Proc)?;
     }
-    // Our child is not reaped, so it is there, even if it has ended already.
+    // Our child is not reaped, so it is there, even if it has already ended.
     let process = proc::read(pid).map_err(ProcessError::Proc)?;
     let process = process.ok_or_else(|| ProcessError::Proc(io::Error::other(format!("no process {pid}"))))?;
     (record.process, record.user) = (Some(process.id), Some(proc::user(pid).map_err(ProcessError::Proc)?));
@@ -168,12 +174,12 @@ fn open(path: &Path) -> Result<File, ProcessError> {
     open_file(path, File::options().append(true).create(true)).map_err(state(path))
 }
 
-/// The files that hold what a worker has written.
+/// The files for a worker's output.
 #[derive(Clone, Debug)]
 pub(super) struct Output {
     pub(super) stdout: PathBuf,
     pub(super) stderr: PathBuf,
-    /// Whether this start has made the files.
+    /// Whether this start has created the files.
     fresh: bool,
 }
 
@@ -186,19 +192,19 @@ impl Output {
         }
         let file = |kind: &str| folder.join(format!("{}.{kind}", env.worker.get()));
         let (stdout, stderr) = (file("stdout"), file("stderr"));
-        // Where it can't be known, they are somebody's.
+        // If this cannot be determined, the files count as another's.
         let is_missing = |path: &Path| path.try_exists().is_ok_and(|there| !there);
         let fresh = is_missing(&stdout) && is_missing(&stderr);
         Ok(Self { stdout, stderr, fresh })
     }
 
-    /// Removes what a failed start has made; earlier output of the same worker stays.
+    /// Removes what a failed start has created; earlier output of the same worker stays.
     fn discard(&self) {
         if self.fresh {
             let _ = fs::remove_file(&self.stdout);
             let _ = fs::remove_file(&self.stderr);
         }
-        // The run's folder and the job's, if nothing else is in them.
+        // The folders of the run and the job, if nothing else is in them.
         for folder in self.stdout.ancestors().skip(1).take(2) {
             if fs::remove_dir(folder).is_err() {
                 break;
@@ -207,7 +213,8 @@ impl Output {
     }
 }
 
-/// A job's name as the name of a folder: letters, digits, `-`, `_` and inner dots stay, every other byte becomes `%` and two digits.
+/// A job's name as a folder name: letters, digits, `-`, `_` and inner dots stay, every other byte
+/// becomes `%` and two digits.
 fn file_name(job: &JobId) -> String {
     let hex = |digit: u8| char::from(b"0123456789ABCDEF"[usize::from(digit)]);
     let mut name = String::new();
@@ -218,7 +225,7 @@ fn file_name(job: &JobId) -> String {
             _ => name.extend(['%', hex(byte >> 4), hex(byte & 15)]),
         }
     }
-    // No other name gives a lone `%`.
+    // No other name results in a lone `%`.
     if name.is_empty() { "%".to_owned() } else { name }
 }
 

@@ -1,5 +1,5 @@
-//! The workers that a scheduler knows, how it finds out that one is gone, and how it signals them. What looks at processes blocks for a moment:
-//! async code calls it aside.
+//! The workers that a scheduler knows, how it notices that one is gone, and how it signals them.
+//! Looking at processes blocks for a moment, so async code calls it on a blocking thread.
 
 use std::{
     collections::{HashMap, HashSet, hash_map},
@@ -36,7 +36,7 @@ pub(super) struct Key {
     pub(super) worker: WorkerId,
 }
 
-/// Which workers are meant: of all jobs, of a job, of a run.
+/// A selection of workers: of all jobs, of a job, of a run.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Which {
     pub(super) job: Option<JobId>,
@@ -49,58 +49,63 @@ impl Which {
     }
 }
 
-/// How a worker that is gone has ended; `None` if it was no child of this process, so that nobody told.
+/// How a worker has ended; `None` if it was no child of this process, so that its status is not
+/// known.
 pub(super) type End = Option<ExitStatus>;
 
-/// What stands for a worker's process here.
+/// The state of a worker's process.
 #[derive(Debug)]
 pub(super) enum Body {
-    /// Its start was called, and nothing is done yet.
+    /// `start` was called, and nothing is done yet.
     Called,
-    /// It is being started at this moment.
+    /// It is being started.
     Starting,
-    /// Our child. It stays a zombie, and so keeps the number of its group from being used again, until nothing else of it is left.
+    /// Our child. It stays a zombie until nothing else of it is left, and thereby keeps its group's
+    /// number from being reused.
     Child(Child),
-    /// Started by a scheduler that is gone. If the start was not recorded to its end, the process may not be seen before this time.
+    /// Started by a scheduler that is gone. If the start was not completely recorded, the process
+    /// may not be visible before this time.
     Adopted { not_before: Instant },
 }
 
 struct Entry {
     body: Body,
     marks: Marks,
-    /// When it was first asked to leave; the grace period counts from here, however often it is asked.
+    /// When it was first asked to leave; the grace period counts from here, however often it is
+    /// asked.
     asked: Option<Instant>,
-    /// The processes that were asked one by one.
+    /// The processes that were asked individually.
     told: HashSet<proc::Identity>,
-    /// The operator was told that it can't be known whether it is gone.
+    /// The operator was told that it is not known whether the worker is gone.
     is_unknown: bool,
     end: watch::Sender<Option<End>>,
 }
 
-/// A worker that is not gone, and those of its processes that have to be signalled one by one.
+/// A worker that is not gone, and those of its processes that have to be signalled individually.
 struct Left {
     key: Key,
     found: Found,
 }
 
-/// Whose processes are looked at. Of a child of ours that lives nothing else need be known; but where no control group holds its children, they are
-/// looked at while they have parents that tell whose they are.
+/// The workers whose processes are examined. For a live child of ours this is not needed, unless no
+/// control group holds its children: those are examined while they still have parents that show
+/// where they belong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Look {
-    /// Those of workers that have ended.
+    /// Workers that have ended.
     Ended,
-    /// And of those that no stop has come to yet.
+    /// Also workers that no stop has reached yet.
     Unasked,
     All,
 }
 
-/// What a step of a stop has come to.
+/// The result of one step of a stop.
 pub(super) struct Pressed {
     /// How many workers are left.
     pub(super) left: usize,
-    /// Those of them that may not be signalled.
+    /// Those that may not be signalled.
     pub(super) refused: Vec<(WorkerId, io::Error)>,
-    /// Those of them of which nothing is left but what is unknown.
+    /// Those with only unknown processes left.
     pub(super) unknown: Vec<(WorkerId, String)>,
 }
 
@@ -110,7 +115,8 @@ pub(super) struct Table {
     ends: WorkerEnds,
 }
 
-/// The workers, and which runs may have no more of them. Under one lock: a start is before a stop or after it.
+/// The workers, and which runs may have no more of them. Behind one lock: every start is either
+/// before a stop or after it.
 #[derive(Default)]
 struct Workers {
     entries: HashMap<Key, Entry>,
@@ -126,17 +132,18 @@ impl Table {
         &self.records
     }
 
-    /// Who hears of the ends of workers.
+    /// The receivers of workers' ends.
     pub(super) fn ends(&self) -> &WorkerEnds {
         &self.ends
     }
 
     fn lock(&self) -> MutexGuard<'_, Workers> {
-        // What is done under the lock leaves nothing half done.
+        // No operation under the lock leaves a half-done change.
         self.workers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Enters a worker whose start was called, unless one of that name is there or the run was stopped with force. It does not block.
+    /// Enters a worker whose start was called, unless one with that name is there or the run was
+    /// stopped with force. Does not block.
     pub(super) fn call(self: &Arc<Self>, key: Key, marks: Marks) -> Called {
         let mut workers = self.lock();
         if !workers.fences.lets_through(&key.job, key.run) {
@@ -149,47 +156,52 @@ impl Table {
         }
     }
 
-    /// Enters a worker of an earlier scheduler. Two records of one name can't be: a record is removed before its worker's name is free again.
+    /// Enters a worker of an earlier scheduler. There cannot be two records with one name: a record
+    /// is removed before its worker's name is free again.
     pub(super) fn adopt(&self, key: Key, not_before: Instant, marks: Marks) {
         let mut workers = self.lock();
-        // A stop of all runs is meant for this one too.
+        // A stop of all runs includes this one.
         workers.fences.lets_through(&key.job, key.run);
         workers.enter(key, Body::Adopted { not_before }, marks);
     }
 
-    /// A stop with force begins: from here on no start of the run ends with a worker. It does not block.
+    /// Begins a stop with force: from here on, no start of the run results in a worker. Does not
+    /// block.
     pub(super) fn fence(&self, job: &JobId, run: Option<RunId>) {
         let mut workers = self.lock();
         workers.fences.raise(job, run);
         let which = Which { job: Some(job.clone()), run };
-        // Those that nothing was done for have never been.
+        // Starts that have done nothing yet are removed, as if never called.
         workers.entries.retain(|key, entry| !(which.has(key) && matches!(entry.body, Body::Called)));
     }
 
-    /// The workers that are alive. Those that are gone are reaped and forgotten.
+    /// The workers that are alive. Those that are gone are reaped and removed.
     pub(super) fn alive(&self, which: &Which) -> io::Result<Vec<Key>> {
         let mut keys: Vec<Key> = self.left(which, Look::Ended)?.into_iter().map(|left| left.key).collect();
         keys.sort_unstable();
         Ok(keys)
     }
 
-    /// Looks at all workers. Those that no control group holds have their children looked at, whose parents may be gone the next time.
+    /// Examines all workers. If no control group holds a worker, its children are examined too,
+    /// because their parents may be gone the next time.
     pub(super) fn look(&self) -> io::Result<()> {
         self.left(&Which::default(), Look::All).map(drop)
     }
 
-    /// One step of a stop: asks the workers that have not been asked, and kills if `force` says so or a worker's grace period is over.
+    /// One step of a stop: asks the workers that have not been asked, and kills if `force` is set
+    /// or a worker's grace period is over.
     pub(super) fn press(&self, which: &Which, force: bool, grace: Duration) -> io::Result<Pressed> {
         let left = self.left(which, Look::Unasked)?;
         let mut pressed = Pressed { left: left.len(), refused: Vec::new(), unknown: Vec::new() };
         let mut workers = self.lock();
         for Left { key, found } in &left {
-            // One whose process is not there yet is signalled by the next step.
+            // A worker without a process yet is signalled by the next step.
             let Some(entry) = workers.entries.get_mut(key).filter(|entry| entry.has_process()) else { continue };
             if found.is_unknown() {
                 pressed.unknown.push((key.worker, found.unknown_text()));
             }
-            // A worker that may not be signalled keeps no other one from being signalled (invariant I9).
+            // A worker that may not be signalled keeps no other from being signalled (invariant
+            // I9).
             if let Err(error) = entry.press(found, force, grace) {
                 pressed.refused.push((key.worker, error));
             }
@@ -222,7 +234,7 @@ impl Table {
         Ok(left)
     }
 
-    /// Keeps what was found of a worker for the next look.
+    /// Keeps the processes found for a worker for the next look.
     fn note(&self, key: &Key, token: &Token, found: &Found) {
         let mut workers = self.lock();
         let Some(entry) = workers.entries.get_mut(key).filter(|entry| entry.marks.token == *token) else { return };
@@ -230,12 +242,12 @@ impl Table {
         if found.is_unknown() && !std::mem::replace(&mut entry.is_unknown, true) {
             tracing::warn!(
                 job = %key.job, run = key.run.get(), worker = key.worker.get(),
-                "a worker has ended, and may be alive all the same: {}", found.unknown_text()
+                "a worker's process has ended, but the worker may still be alive: {}", found.unknown_text()
             );
         }
     }
 
-    /// Forgets a worker of which no process is left, and reaps it. False if it is too early to say.
+    /// Removes a worker without any process left, and reaps it. False if it is too early to say.
     fn forget(&self, key: &Key, token: &Token) -> io::Result<bool> {
         let mut workers = self.lock();
         let Some(entry) = workers.entries.get(key).filter(|entry| entry.marks.token == *token) else {
@@ -247,11 +259,11 @@ impl Table {
             Body::Child(child) if !has_ended(child)? => return Ok(false),
             _ => {}
         }
-        // Before the name is free, so that there are never two records of one name.
+        // Before the name is free, so that there are never two records with one name.
         self.records.remove(token, entry.marks.group.as_ref());
         if let Some(Entry { body, end, .. }) = workers.entries.remove(key) {
             let status = match body {
-                // What can't be known of the status is not known; that it has ended is.
+                // The status may be unknown; that the worker has ended is known.
                 Body::Child(mut child) => child.try_wait().ok().flatten(),
                 Body::Called | Body::Starting | Body::Adopted { .. } => None,
             };
@@ -264,7 +276,7 @@ impl Table {
 }
 
 impl Workers {
-    /// Gives what tells its end, unless a worker of that name is there.
+    /// Returns a receiver of its end, unless a worker with that name is there.
     fn enter(&mut self, key: Key, body: Body, marks: Marks) -> Option<watch::Receiver<Option<End>>> {
         let hash_map::Entry::Vacant(place) = self.entries.entry(key) else { return None };
         let (end, receiver) = watch::channel(None);
@@ -282,21 +294,22 @@ impl Entry {
         let first = self.asked.is_none();
         let asked = *self.asked.get_or_insert_with(Instant::now);
         let kill = force || asked.elapsed() >= grace;
-        // All of it in one step, however fast it forks.
+        // The whole group in one step, however fast it forks.
         let mut result = self.marks.group.as_ref().filter(|_| kill).map_or(Ok(()), Group::kill);
         let mut as_a_group = !first && matches!(self.body, Body::Child(_));
         if let Body::Child(child) = &self.body
             && (kill || first)
             && !has_ended(child)?
         {
-            // It is our child, and reaped under this lock alone: the number is its own, and the kernel signals the group in one step, so
-            // that no fork escapes.
+            // It is our child, and reaped only under this lock, so the number is still its own. The
+            // kernel signals the group in one step, so no fork escapes.
             result =
                 result.and(signal_all(kill, |signal| gone_is_ok(kill_process_group(Pid::from_child(child), signal))));
             as_a_group = true;
         }
         for member in &found.members {
-            // A group that was asked as a whole is not asked again one by one: many programs take a second SIGTERM for "at once".
+            // A group that was asked as a whole is not asked again individually: many programs take
+            // a second SIGTERM for "at once".
             let asked_with_group = as_a_group && self.marks.leader.is_some_and(|leader| leader.pid == member.group);
             if kill || (!asked_with_group && self.told.insert(member.id)) {
                 result = result.and(signal_all(kill, |signal| proc::signal(member.id, signal)));
@@ -306,7 +319,7 @@ impl Entry {
     }
 }
 
-/// SIGKILL, or SIGTERM; then SIGCONT, since a process that was stopped can't take in a SIGTERM.
+/// SIGKILL, or SIGTERM; then SIGCONT, because a stopped process cannot receive a SIGTERM.
 pub(super) fn signal_all(kill: bool, send: impl Fn(Signal) -> io::Result<()>) -> io::Result<()> {
     if kill {
         return send(Signal::KILL);
@@ -315,11 +328,12 @@ pub(super) fn signal_all(kill: bool, send: impl Fn(Signal) -> io::Result<()>) ->
     send(Signal::CONT)
 }
 
-/// Whether all threads of a child have ended. It is not reaped by this.
+/// Whether all threads of a child have ended. Does not reap it.
 fn has_ended(child: &Child) -> io::Result<bool> {
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     match waitid(WaitId::Pid(Pid::from_child(child)), options) {
-        // The host program reaps children behind our back (it ignores SIGCHLD, for example): then it has ended.
+        // The host program reaps children itself (it ignores SIGCHLD, for example): then the child
+        // has ended.
         Err(rustix::io::Errno::CHILD) => Ok(true),
         status => Ok(status?.is_some()),
     }

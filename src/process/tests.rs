@@ -1,4 +1,5 @@
-//! What needs a program that is not initialised, or a look inside. Everything else is tested with real workers, in `tests/`.
+//! Tests that need a program without `init`, or access to private items. Everything else is tested
+//! with real workers, in `tests/`.
 
 use super::*;
 

@@ -1,14 +1,16 @@
 //! A small process that outlives a killed scheduler just long enough to kill its workers.
 //!
-//! # Why a process of its own
-//! The kernel's own means, `PR_SET_PDEATHSIG`, has to be set in the child between fork and exec (which takes `unsafe`), follows the
-//! *thread* that forked and not the process, reaches the worker alone and not its children, and is lost at an exec that changes
-//! privileges. A lifeline that the worker reads needs a worker that cooperates. So a watchdog holds one end of a socket whose other
-//! end only the scheduler has: the kernel closes it however the scheduler dies.
+//! # Why a separate process
+//! The kernel's own mechanism, `PR_SET_PDEATHSIG`, must be set in the child between fork and exec
+//! (which requires `unsafe`), follows the *thread* that forked and not the process, reaches only
+//! the worker and not its children, and is lost at an exec that changes privileges. A lifeline that
+//! the worker reads needs a worker that cooperates. A watchdog therefore holds one end of a socket
+//! whose other end only the scheduler has: the kernel closes it however the scheduler dies.
 //!
 //! # Why this program a second time
-//! A shell is not everywhere (images without a distribution have none), and a second implementation of "kill exactly these" in it
-//! would be checked by nobody. A separate binary would have to be installed. The price is one line in `main`: [`init`].
+//! Not every image has a shell (those without a distribution have none), and nothing would check a
+//! second implementation of "kill exactly these" in it. A separate binary would have to be
+//! installed. The price is one line in `main`: [`init`].
 
 use std::{
     collections::HashSet,
@@ -41,39 +43,42 @@ use super::{
     table::signal_all,
 };
 
-/// Set in the watchdog alone: what it is to watch.
+/// Set only in the watchdog: what to watch.
 pub(super) const PLAN: &str = "WINDDOWN_WATCHDOG";
 const READY: &[u8] = b"ready\n";
 const LOOK_EVERY: Duration = Duration::from_millis(20);
-/// A worker whose start was cut off by the scheduler's death carries its token by then.
+/// By then, a worker whose start was cut off by the scheduler's death carries its token.
 pub(super) const START_SETTLES: Duration = Duration::from_secs(1);
-/// Workers that are not gone so long after SIGKILL hang in the kernel; a next scheduler finds them by their records.
+/// Workers that are not gone this long after SIGKILL hang in the kernel; the next scheduler finds
+/// them by their records.
 const GIVE_UP: Duration = Duration::from_secs(60);
 
 static INITIALISED: AtomicBool = AtomicBool::new(false);
 
-/// Which program watches over the workers in case that the scheduler is killed.
+/// The program that ends the workers if the scheduler is killed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Watchdog {
-    /// This program, started a second time. Its `main` must call [`init`] first; [`open`](super::ProcessSchedulerBuilder::open)
-    /// fails if it has not.
+    /// This program, started a second time. Its `main` must call [`init`] first; otherwise
+    /// [`open`](super::ProcessSchedulerBuilder::open) fails.
     #[default]
     ThisProgram,
-    /// A program that calls [`init`] first, for a scheduler inside a program whose `main` is not yours (a test).
+    /// A program that calls [`init`] first, for a scheduler inside a program with a `main` that you
+    /// cannot change (a test).
     Program {
         /// The program.
         program: PathBuf,
         /// Its arguments.
         args: Vec<OsString>,
     },
-    /// None. A worker that does not watch its [lifeline](super::WorkerEnv::lifeline) outlives a killed scheduler, until the next one is
-    /// opened on the same state folder and told to stop it.
+    /// No watchdog. A worker that does not watch its [lifeline](super::WorkerEnv::lifeline)
+    /// outlives a killed scheduler, until the next one is opened on the same state folder and told
+    /// to stop it.
     Off,
 }
 
-/// Lets this program be its own watchdog: call it first in `main`, before anything is started or read. In the scheduler and in workers it
-/// returns at once; in the watchdog it never returns.
+/// Lets this program be its own watchdog. Call it first in `main`, before anything is started or
+/// read. In the scheduler and in workers it returns at once; in the watchdog it never returns.
 ///
 /// ```
 /// winddown::process::init();
@@ -88,7 +93,7 @@ pub fn init() {
     }
 }
 
-/// What a watchdog is told. Its working folder is the state folder.
+/// The settings that a watchdog receives. Its working folder is the state folder.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Plan {
     pub(super) scheduler: Token,
@@ -99,7 +104,7 @@ pub(super) struct Plan {
     pub(super) home: Option<Home>,
 }
 
-/// A watchdog that has said that it is there. It acts when `line` is closed.
+/// A watchdog that has answered. It acts when `line` is closed.
 pub(super) struct Running {
     pub(super) child: Child,
     pub(super) line: UnixStream,
@@ -130,7 +135,8 @@ impl Watchdog {
         let (mut line, theirs) = UnixStream::pair().map_err(|error| failed(error.to_string()))?;
         command
             .env(PLAN, plan)
-            // It is none of the worker's children, where this scheduler itself runs in a worker.
+            // If this scheduler itself runs in a worker, the watchdog is none of that worker's
+            // children.
             .env_remove(SPAWN)
             .current_dir(folder)
             .stdin(Stdio::from(OwnedFd::from(theirs)))
@@ -140,11 +146,12 @@ impl Watchdog {
             .process_group(0);
         let mut child =
             command.spawn().map_err(|error| failed(format!("{}: {error}", command.get_program().display())))?;
-        // The command holds the other end too; without it the end of a watchdog that failed is seen at once.
+        // The command holds the other end too; once it is dropped, the end of a failed watchdog is
+        // seen at once.
         drop(command);
         let answer = await_answer(&mut line);
         if let Err(error) = answer {
-            // It has been told nothing yet, so it can be killed at any moment.
+            // It has received nothing yet, so it can be killed at any moment.
             let _ = child.kill();
             let status = child.wait().map_err(|error| failed(error.to_string()))?;
             return Err(failed(format!("it did not answer ({error}; {status}); see {}", log.display())));
@@ -169,15 +176,16 @@ impl Plan {
         let line = io::stdin().as_fd().try_clone_to_owned().map_err(ProcessError::Proc)?;
         let mut line = UnixStream::from(line);
         let answered = line.write_all(READY);
-        // Nothing is ever sent. An error is an end as well: nobody is there any more.
+        // Nothing is ever sent. An error also counts as the end: the other side is gone.
         while answered.is_ok() && matches!(line.read(&mut [0; 16]), Ok(1..)) {}
         let result = self.end_workers();
         let _ = fs::remove_file(&self.lifeline);
         result
     }
 
-    /// SIGTERM at once, SIGKILL after the grace period, until no process of this scheduler's workers is left. What can't be read or seen is told
-    /// of, and keeps nothing else from being ended.
+    /// Sends SIGTERM at once, and SIGKILL after the grace period, until no process of this
+    /// scheduler's workers is left. What cannot be read or seen is logged, and keeps nothing else
+    /// from being ended.
     fn end_workers(&self) -> Result<(), ProcessError> {
         let mut work = Work {
             records: Records::below(Path::new("")),
@@ -205,14 +213,14 @@ impl Plan {
     }
 }
 
-/// What a watchdog has found and said so far.
+/// What a watchdog has found and logged so far.
 struct Work {
     records: Records,
     here: io::Result<Origin>,
     home: Option<Home>,
-    /// The last ones that could be read.
+    /// The last records that could be read.
     ours: Vec<Record>,
-    /// The starts whose records are damaged: what carries their tokens is ended.
+    /// The starts whose records are damaged: the processes that carry their tokens are ended.
     nameless: Vec<Token>,
     asked: HashSet<proc::Identity>,
     said: HashSet<String>,
@@ -233,7 +241,7 @@ impl Work {
                     self.nameless.push(token);
                 }
             }
-            // Those that are known are ended all the same.
+            // The known workers are ended all the same.
             Err(error) => self.say(error.to_string()),
         }
         let here = self.here.as_ref().map_err(|error| io::Error::new(error.kind(), error.to_string()))?;
@@ -275,7 +283,7 @@ impl Work {
         }
     }
 
-    /// Each is said once.
+    /// Logs each line once.
     fn say(&mut self, what: String) {
         if !self.said.contains(&what) {
             complain(&what);

@@ -1,4 +1,4 @@
-//! What one task has been told, and what it has not read yet.
+//! The orders that one task received, and those that it has not read yet.
 
 use std::{collections::VecDeque, sync::Mutex};
 
@@ -8,8 +8,9 @@ use tokio::sync::Notify;
 use super::{Barrier, TaskOrder, lock};
 use crate::contracts::{Epoch, Role, TaskId, WorkerStopMode};
 
-/// The orders that wait for one task: at most one checkpoint (a newer one replaces it), one stop (a stronger one replaces
-/// it) and [`MAX_COMMITS`](Self::MAX_COMMITS) commits. So a task that never looks costs a bounded amount of memory.
+/// The orders that wait for one task: at most one checkpoint (a newer one replaces it), one stop (a
+/// stronger one replaces it) and [`MAX_COMMITS`](Self::MAX_COMMITS) commits. A task that never
+/// reads its orders therefore uses a bounded amount of memory.
 #[derive(Debug)]
 pub(super) struct TaskCell {
     pub(super) task: TaskId,
@@ -23,27 +24,28 @@ struct CellState {
     checkpoint: Option<Barrier>,
     commits: VecDeque<(Epoch, Bytes)>,
     stop: Option<WorkerStopMode>,
-    /// The strongest stop that was ever put in, read or not.
+    /// The strongest stop so far, read or not.
     stop_told: Option<WorkerStopMode>,
-    /// The worker leaves by itself, so the task is told to stop in the middle of its work, and no controller has ordered that.
+    /// The worker is leaving by itself: the task is told to stop in the middle of its work, without
+    /// an order from a controller.
     leaving: bool,
     /// The task has read that stop.
     cut_short: bool,
-    /// The newest commit that was ever put in, read or not.
+    /// The newest commit so far, read or not.
     commit_told: Option<Epoch>,
     /// The newest commit that the task has reported.
     committed: Option<Epoch>,
     ended: bool,
 }
 
-/// What became of a commit order for one task.
+/// The effect of a commit order for one task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CommitTold {
     /// The task will find it.
     New,
-    /// It was told before.
+    /// It was received before.
     Repeated,
-    /// A newer one was told before.
+    /// A newer one was received before.
     Outdated,
     /// Too many are waiting.
     Full,
@@ -52,22 +54,24 @@ pub(super) enum CommitTold {
 }
 
 impl TaskCell {
-    /// A controller commits one checkpoint at a time; the others are room for one that gave a commit up and went on.
-    /// A commit can't replace an older one as a checkpoint can: each has data of its own.
+    /// A controller commits one checkpoint at a time; the other places are for a controller that
+    /// gave a commit up and went on. A commit cannot replace an older one as a checkpoint can: each
+    /// has its own data.
     const MAX_COMMITS: usize = 4;
 
     pub(super) fn new(task: TaskId, role: Role) -> Self {
         Self { task, role, state: Mutex::default(), wake: Notify::new() }
     }
 
-    /// Puts a checkpoint in, if the task is where barriers start.
+    /// Adds a checkpoint, if barriers start at the task.
     pub(super) fn tell_checkpoint(&self, barrier: Barrier) {
         if self.role == Role::Source {
             self.put(|state| state.checkpoint = Some(barrier));
         }
     }
 
-    /// Puts a stop in; a graceful one concerns sources only, and one that is not stronger than the last changes nothing.
+    /// Adds a stop. A graceful one concerns sources only, and one that is not stronger than the
+    /// last changes nothing.
     pub(super) fn tell_stop(&self, mode: WorkerStopMode) {
         if mode == WorkerStopMode::Graceful && self.role != Role::Source {
             return;
@@ -77,16 +81,16 @@ impl TaskCell {
                 (state.stop_told, state.stop) = (Some(mode), Some(mode));
             }
             if mode == WorkerStopMode::Immediate {
-                // Where a task stops at once no checkpoint can complete.
+                // A task that stops at once cannot complete a checkpoint.
                 state.checkpoint = None;
-                // From now on it stops because it was ordered to.
+                // From now on it stops because of an order.
                 (state.leaving, state.cut_short) = (false, false);
             }
         });
     }
 
-    /// Puts in an immediate stop that nobody has ordered: the worker leaves by itself. A task that ends because of it has not done its
-    /// work, whatever it returns.
+    /// Adds an immediate stop without an order: the worker is leaving by itself. A task that ends
+    /// because of it has not done its work, whatever it returns.
     pub(super) fn tell_leave(&self) {
         self.put(|state| {
             if state.stop_told < Some(WorkerStopMode::Immediate) {
@@ -97,10 +101,11 @@ impl TaskCell {
         });
     }
 
-    /// Puts a commit in.
+    /// Adds a commit.
     pub(super) fn tell_commit(&self, epoch: Epoch, data: &Bytes) -> CommitTold {
         let mut state = lock(&self.state);
-        // A task may report a commit that it was never told here (it was in what the run was restored from).
+        // A task may report a commit that it did not receive here (it was in the state that the run
+        // was restored from).
         let known = state.committed.max(state.commit_told);
         if known > Some(epoch) {
             return CommitTold::Outdated;
@@ -123,8 +128,9 @@ impl TaskCell {
 
     /// The next order that the task has not read.
     ///
-    /// An immediate stop overtakes everything. Then come commits, which belong to a checkpoint that is durable already,
-    /// then the next checkpoint, and last the graceful stop, so that a checkpoint ordered before it still has its barrier.
+    /// An immediate stop overtakes everything. Commits come next, because they belong to a
+    /// checkpoint that is already durable; then the next checkpoint; last the graceful stop, so
+    /// that a checkpoint ordered before it still gets its barrier.
     pub(super) fn take(&self) -> Option<TaskOrder> {
         let mut state = lock(&self.state);
         if state.stop == Some(WorkerStopMode::Immediate) {
@@ -140,7 +146,8 @@ impl TaskCell {
         state.stop.take().map(TaskOrder::Stop)
     }
 
-    /// Waits for an order. There is one reader, so the one permit that `Notify` keeps is enough not to miss any.
+    /// Waits for an order. There is one reader, so the single permit of `Notify` is enough to miss
+    /// no order.
     pub(super) async fn next(&self) -> TaskOrder {
         loop {
             if let Some(order) = self.take() {
@@ -150,7 +157,8 @@ impl TaskCell {
         }
     }
 
-    /// Runs `report` if the task has not ended; under the lock, so that nothing is reported after the end.
+    /// Runs `report` if the task has not ended. It holds the lock, so that nothing is reported
+    /// after the end.
     pub(super) fn while_running(&self, committed: Option<Epoch>, report: impl FnOnce()) -> bool {
         let mut state = lock(&self.state);
         if state.ended {
@@ -161,7 +169,8 @@ impl TaskCell {
         true
     }
 
-    /// Marks the task as ended and runs `report`, once; it is told whether the task was cut short by a worker that leaves by itself.
+    /// Marks the task as ended and runs `report`, once; its argument says whether a worker that
+    /// leaves by itself cut the task short.
     pub(super) fn end(&self, report: impl FnOnce(bool)) {
         let mut state = lock(&self.state);
         if !state.ended {

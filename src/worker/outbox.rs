@@ -1,4 +1,4 @@
-//! How a worker's events leave it: one queue, one pump, one book of what has been said.
+//! How a worker's events leave it: one queue, one pump, one record of what has been sent.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,23 +15,24 @@ use crate::{
 
 /// The queue of a worker's events.
 ///
-/// What tasks report takes a place in `room`, and waits for one: that is the back-pressure. Ends of tasks and the end of
-/// the worker need none, because there is one each by construction: so a task whose future has completed never lingers,
-/// alive, behind a controller that reads no events at the moment.
+/// A report of a task takes a place in `room`, and waits for one: this is the back-pressure. The
+/// ends of tasks and of the worker need none, because each occurs only once. A task whose future
+/// has completed therefore never stays alive behind a controller that reads no events at the
+/// moment.
 #[derive(Debug)]
 pub(super) struct Outbox {
     queue: mpsc::UnboundedSender<Queued>,
     room: Arc<Semaphore>,
-    /// Its one stored permit is a flag: any number of repeated orders makes one repetition.
+    /// Its one stored permit is a flag: any number of repeated orders cause one repetition.
     again: Notify,
-    /// The same for what lasts.
+    /// The same for the events that describe a lasting state.
     lasting_again: Notify,
 }
 
 /// An event in the queue.
 #[derive(Debug)]
 pub(super) struct Queued {
-    /// The task's position in its worker; none for the worker's own events.
+    /// The task's position in its worker; `None` for the worker's own events.
     index: Option<usize>,
     event: Event,
     /// Held until the event has been delivered.
@@ -53,22 +54,23 @@ impl Outbox {
         Arc::clone(&self.room).acquire_owned().await.map_err(|_| SinkClosed)
     }
 
-    /// Queues an event. A worker that was killed has no pump, and drops it.
+    /// Queues an event. A killed worker has no pump, and drops it.
     pub(super) fn put(&self, index: Option<usize>, event: Event, place: Option<OwnedSemaphorePermit>) {
         let _ = self.queue.send(Queued { index, event, _place: place });
     }
 
-    /// Has everything that was delivered delivered again.
+    /// Requests that everything that was delivered is delivered again.
     pub(super) fn repeat(&self) {
         self.again.notify_one();
     }
 
-    /// Has what no new order makes anybody say again delivered again: which sources and which tasks have ended.
+    /// Requests that the ends of sources and of tasks are delivered again: no new order would
+    /// repeat them.
     pub(super) fn repeat_lasting(&self) {
         self.lasting_again.notify_one();
     }
 
-    /// Nothing is delivered any more: whoever waits for a place, or will, gets [`SinkClosed`].
+    /// Stops all delivery: callers that wait for a place, now or later, get [`SinkClosed`].
     pub(super) fn close(&self) {
         self.room.close();
     }
@@ -84,7 +86,7 @@ pub(super) struct Pump<S> {
     pub(super) book: Book,
 }
 
-/// With so many heartbeats, which sources and tasks have ended is said again.
+/// After this many heartbeats, the ends of sources and tasks are sent again.
 const BEATS_PER_REPETITION: u32 = 10;
 
 impl<S: EventSink> Pump<S> {
@@ -94,7 +96,7 @@ impl<S: EventSink> Pump<S> {
             tracing::warn!(
                 run = self.run.get(),
                 worker = self.worker.get(),
-                "nobody takes this worker's events any more"
+                "this worker's events are no longer accepted"
             );
         }
         self.outbox.close();
@@ -103,14 +105,15 @@ impl<S: EventSink> Pump<S> {
     async fn deliver_all(&mut self, mut heartbeat: Option<Interval>) -> Result<(), SinkClosed> {
         let mut beats = 0_u32;
         loop {
-            // A heartbeat waits in `deliver` like any event, and the next one is not made before it is through: so no more
-            // than one is ever under way. It comes first, or a busy queue would starve it.
+            // A heartbeat waits in `deliver` like any event, and the next one is made only after
+            // it, so at most one is waiting. It comes first, because a busy queue would starve it.
             tokio::select! {
                 biased;
                 () = tick(&mut heartbeat), if !self.book.left => {
                     self.deliver(Event::Heartbeat).await?;
                     beats += 1;
-                    // Who took an event in may have crashed before acting on it, and the next controller may have nothing to order.
+                    // The receiver may have crashed before acting on the event, and the next
+                    // controller may have nothing to order.
                     if beats.is_multiple_of(BEATS_PER_REPETITION) {
                         self.repeat_lasting().await?;
                     }
@@ -125,7 +128,8 @@ impl<S: EventSink> Pump<S> {
         }
     }
 
-    /// Only what was delivered before is in the book, and the queue holds what is newer, so a repetition never overtakes.
+    /// The record holds only what was delivered before, and the queue only what is newer, so a
+    /// repetition never overtakes.
     async fn repeat(&self) -> Result<(), SinkClosed> {
         for event in self.book.events() {
             self.deliver(event.clone()).await?;
@@ -146,7 +150,7 @@ impl<S: EventSink> Pump<S> {
 }
 
 fn ticker(every: Duration) -> Interval {
-    // A zero period would panic in tokio, and so would one without an end, at the first late tick.
+    // A zero period would panic in tokio; an infinite one would panic at the first late tick.
     let mut interval = tokio::time::interval(bearable(every).max(MOMENT));
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     interval
@@ -159,11 +163,11 @@ async fn tick(interval: &mut Option<Interval>) {
     }
 }
 
-/// What a worker has said, as far as it is worth saying again: of each task the newest event of each kind.
+/// The events worth repeating: of each task, the newest event of each kind.
 #[derive(Debug)]
 pub(super) struct Book {
     tasks: Vec<TaskBook>,
-    /// The worker has said that it leaves.
+    /// The worker has announced that it leaves.
     left: bool,
 }
 
@@ -210,7 +214,8 @@ impl Book {
 }
 
 impl TaskBook {
-    /// In the order in which a task says them: a commit follows its own checkpoint, and comes before the next one.
+    /// In the order in which a task reports them: a commit follows its own checkpoint, and precedes
+    /// the next one.
     fn events(&self) -> impl Iterator<Item = &Event> {
         let (mut first, mut second) = (self.checkpoint.as_ref(), self.commit.as_ref());
         if second.map(|(epoch, _)| epoch) < first.map(|(epoch, _)| epoch) {

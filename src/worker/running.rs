@@ -1,4 +1,4 @@
-//! A worker that runs.
+//! A running worker.
 
 use std::{collections::HashMap, fmt, panic::AssertUnwindSafe, sync::Arc};
 
@@ -17,10 +17,11 @@ use super::{
 use crate::contracts::TaskId;
 use crate::contracts::{BoxFuture, Event, Order, OrderError, TaskError};
 
-/// A running worker: its tasks, the orders to them and the events from them. A cheap handle to clone; dropping the last one
-/// aborts the tasks.
+/// A running worker: its tasks, the orders to them and the events from them. A handle that is cheap
+/// to clone; dropping the last one aborts the tasks.
 ///
-/// It knows nothing of how orders arrive and where events go: a host puts it behind its own transport.
+/// It does not know how orders arrive and where events go: the host connects it to its own
+/// transport.
 #[derive(Clone)]
 pub struct Worker {
     inner: Arc<Inner>,
@@ -39,11 +40,11 @@ impl Drop for Inner {
 }
 
 impl Worker {
-    /// Starts a worker on `runtime` (which needs its timer enabled): calls `factory` once for each task, in the order of
-    /// `spec`, and runs what it returns. Events go to `sink`.
+    /// Starts a worker on `runtime` (which needs its timer enabled): calls `factory` once for each
+    /// task, in the order of `spec`, and runs what it returns. Events go to `sink`.
     ///
-    /// `runtime` is asked for, and not taken from the surroundings, so that a missing one is a compile error and no panic:
-    /// `Handle::current()` is the one that an async caller runs on.
+    /// `runtime` is a parameter, so that a missing runtime is a compile error and not a panic. An
+    /// async caller passes `Handle::current()`.
     pub fn start<S, F, Fut>(spec: WorkerSpec, options: WorkerOptions, runtime: &Handle, sink: S, factory: F) -> Self
     where
         S: EventSink,
@@ -53,51 +54,60 @@ impl Worker {
         Prepared::new(spec, options, runtime, factory).start(sink)
     }
 
-    /// Takes an order in; never waits for a task. What comes of the order is told by events.
+    /// Accepts an order; never waits for a task. Events report its effects.
     ///
-    /// An order is idempotent. A repeated one has no second effect on a task; instead what the worker has said so far is said
-    /// again, since the first answer may have been lost. An order for a checkpoint before the newest one changes nothing.
+    /// An order is idempotent. A repeated one has no second effect on a task. Instead, the worker
+    /// sends its earlier events again, because the first answer may have been lost. An order for a
+    /// checkpoint before the newest one changes nothing.
     ///
     /// # Errors
-    /// - [`Rejected`](crate::contracts::OrderErrorKind::Rejected): it is of another run, names a task of another worker, or asks for a
-    ///   checkpoint that can't be: one after an immediate stop, or an epoch that was started with another `then_stop`.
-    /// - [`Refused`](crate::contracts::OrderErrorKind::Refused): the task has not read the commits before this one.
-    /// - [`NotRunning`](crate::contracts::OrderErrorKind::NotRunning): a stop, and every task has ended already; or a commit, and its
-    ///   task has ended without it. The end events are said again.
+    /// - [`Rejected`](crate::contracts::OrderErrorKind::Rejected): the order is of another run,
+    ///   names a task of another worker, or asks for an impossible checkpoint: one after an
+    ///   immediate stop, or an epoch that was started with another `then_stop`.
+    /// - [`Refused`](crate::contracts::OrderErrorKind::Refused): the task has not read the commits
+    ///   before this one.
+    /// - [`NotRunning`](crate::contracts::OrderErrorKind::NotRunning): a stop, and every task has
+    ///   already ended; or a commit, and its task has ended without it. The end events are sent
+    ///   again.
     /// - [`Unreachable`](crate::contracts::OrderErrorKind::Unreachable): the worker was killed.
     pub fn handle(&self, order: Order) -> Result<(), OrderError> {
         self.inner.shared.handle(order)
     }
 
-    /// Has the worker leave by itself: tasks that still run are told to stop at once, and are aborted after the grace period; then
-    /// `WorkerFinished` is said.
+    /// Makes the worker leave by itself: tasks that are still running are told to stop at once, and
+    /// are aborted after the grace period. Then `WorkerFinished` is sent.
     ///
-    /// This is not [`Command::Release`](crate::contracts::Command::Release), by which a controller says that the run is over: a task that stops because of it
-    /// has stopped in the middle of its work, and is reported as failed (retryable), so that no checkpoint takes it for finished.
+    /// This is not [`Command::Release`](crate::contracts::Command::Release), with which a
+    /// controller ends the run. A task that stops because of this call has stopped in the middle of
+    /// its work, and is reported as failed (retryable), so that no checkpoint takes it for
+    /// finished.
     pub fn release(&self) {
         self.inner.shared.leave_by_itself();
     }
 
-    /// Aborts every task, and says nothing any more: what a crash looks like from outside.
+    /// Aborts every task and sends nothing more: what a crash looks like from outside.
     ///
-    /// Tasks end when they next yield. A task that never yields can't be ended: [`is_alive`](Self::is_alive) tells.
+    /// Tasks end when they next yield. A task that never yields cannot be ended;
+    /// [`is_alive`](Self::is_alive) shows it.
     pub fn kill(&self) {
         self.inner.pump.abort();
         self.inner.shared.kill();
     }
 
-    /// Ends a task with this error, unless it has ended: what it has said will never be taken.
+    /// Ends a task with this error, unless it has ended: a report of it will never be accepted.
     #[cfg(feature = "grpc")]
     pub(crate) fn fail(&self, task: TaskId, error: TaskError) {
         self.inner.shared.fail(task, error);
     }
 
-    /// Whether the worker may still run code: it has neither left nor been killed, or some task's future is not dropped yet.
+    /// Whether the worker may still run code: it has neither left nor been killed, or some task's
+    /// future is not dropped yet.
     pub fn is_alive(&self) -> bool {
         !(self.inner.shared.gone.is_cancelled() && self.inner.shared.tracker.is_empty())
     }
 
-    /// Waits for the [end](Self::ended), and says whether it was killed and so could not say so. It keeps no task alive.
+    /// Waits for the [end](Self::ended), and returns whether the worker was killed and so could not
+    /// report it. Keeps no task alive.
     #[cfg(feature = "embedded")]
     pub(crate) fn killed(&self) -> impl Future<Output = bool> + Send + 'static {
         let shared = Arc::clone(&self.inner.shared);
@@ -113,7 +123,7 @@ impl Worker {
         &self.inner.shared.runtime
     }
 
-    /// Waits until the worker is not [alive](Self::is_alive) any more.
+    /// Waits until the worker is no longer [alive](Self::is_alive).
     ///
     /// # Cancel safety
     /// Cancel safe: it only watches.
@@ -134,8 +144,8 @@ impl fmt::Debug for Worker {
     }
 }
 
-/// A worker whose tasks have been made and do not run yet: the user's factory has been called, and no more of the user's
-/// code is met until it is started.
+/// A worker whose tasks have been made and do not run yet: the user's factory has been called, and
+/// no more user code runs until the start.
 pub(crate) struct Prepared {
     shared: Shared,
     options: WorkerOptions,
@@ -189,7 +199,7 @@ impl Prepared {
         };
         let tasks = futures.into_iter().zip(&shared.cells).enumerate().map(spawn).collect();
         lock(&shared.life).tasks = tasks;
-        // A closed tracker takes nothing back: it only lets `wait` see the end.
+        // A closed tracker still accepts tasks: closing only lets `wait` see the end.
         shared.tracker.close();
         Worker { inner: Arc::new(Inner { shared: Arc::new(shared), pump }) }
     }
@@ -204,12 +214,14 @@ async fn run_task(
 ) {
     let task = cell.task;
     let result = AssertUnwindSafe(future.as_mut()).catch_unwind().await;
-    // What the task holds is given back before its end is reported; a panic in that is a failure of the task as well.
+    // The task's values are dropped before its end is reported; a panic while dropping also fails
+    // the task.
     let dropped = std::panic::catch_unwind(AssertUnwindSafe(|| drop(future)));
     let event = match result.and_then(|result| dropped.map(|()| result)) {
         Ok(Ok(())) => Event::TaskFinished { task },
         Ok(Err(error)) => Event::TaskFailed { task, error },
-        // Whether a panic comes back in another run can't be known; who restarts jobs bounds it.
+        // Whether the panic would happen again in another run is not known; the program that
+        // restarts jobs limits the attempts.
         Err(panic) => {
             let error = TaskError::retryable(format!("panicked: {}", panic_text(&*panic)));
             Event::TaskFailed { task, error }

@@ -20,7 +20,8 @@ use crate::contracts::{
     WorkerStopMode,
 };
 
-/// What a worker's handles and its leaving have in common. Tasks do not hold it, so that dropping the last handle ends them.
+/// The state that a worker's handles share with its departure. Tasks do not hold it, so that
+/// dropping the last handle ends them.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) run: RunId,
@@ -29,15 +30,16 @@ pub(super) struct Shared {
     pub(super) cells: Vec<Arc<TaskCell>>,
     pub(super) index: HashMap<TaskId, usize>,
     pub(super) outbox: Arc<Outbox>,
-    /// Counts a task until its future has been dropped: an aborted task that has not ended yet is alive (invariant I2).
+    /// Counts a task until its future has been dropped: an aborted task that has not ended yet is
+    /// alive (invariant I2).
     pub(super) tracker: TaskTracker,
-    /// Nothing of this worker will be started any more: it has left, or was killed.
+    /// This worker will start nothing more: it has left, or was killed.
     pub(super) gone: CancellationToken,
     pub(super) runtime: Handle,
     pub(super) life: Mutex<Life>,
 }
 
-/// What has become of a worker so far.
+/// The state of a worker so far.
 #[derive(Debug, Default)]
 pub(super) struct Life {
     checkpoint: Option<Barrier>,
@@ -94,16 +96,17 @@ impl Shared {
             cell.tell_checkpoint(barrier);
         }
         if self.tracker.is_empty() {
-            // No task will ever report anything new: what the controller is missing has been said already.
+            // No task will ever report anything new: the missing events have been sent before.
             self.outbox.repeat();
         } else {
-            // The controller may be another one than took it in.
+            // The controller may be another one than the one that accepted the event.
             self.outbox.repeat_lasting();
         }
         Ok(())
     }
 
-    /// Every task that can take its commit gets it, whatever becomes of the others; the last error is the answer.
+    /// Every task that can accept its commit gets it, even if others fail; the last error is the
+    /// answer.
     fn commit(&self, epoch: Epoch, commits: &[TaskCommit]) -> Result<(), OrderError> {
         let mut answer = Ok(());
         let mut fail = |kind, task, why| {
@@ -161,7 +164,7 @@ impl Shared {
         self.runtime.spawn(Arc::clone(self).leave());
     }
 
-    /// Leaves without an order to.
+    /// Leaves without an order.
     pub(super) fn leave_by_itself(self: &Arc<Self>) {
         let mut life = lock(&self.life);
         if life.leaving || life.killed {
@@ -174,7 +177,7 @@ impl Shared {
         self.runtime.spawn(Arc::clone(self).leave());
     }
 
-    /// Ends a task that can't be of use any more, with this error, unless it has ended.
+    /// Ends a task that has become useless, with this error, unless it has ended.
     #[cfg(feature = "grpc")]
     pub(super) fn fail(&self, task: TaskId, error: TaskError) {
         let Some(index) = self.index.get(&task).copied() else { return };
@@ -184,7 +187,8 @@ impl Shared {
         }
     }
 
-    /// Waits for the tasks; aborts after the grace period; says that the worker leaves.
+    /// Waits for the tasks, aborts them after the grace period, and announces that the worker
+    /// leaves.
     async fn leave(self: Arc<Self>) {
         if tokio::time::timeout(self.grace, self.tracker.wait()).await.is_err() {
             tracing::warn!(
@@ -197,7 +201,7 @@ impl Shared {
             self.tracker.wait().await;
         }
         for (index, cell) in self.cells.iter().enumerate() {
-            // What was aborted could not speak for itself.
+            // Aborted tasks could not report their end.
             cell.end(|_| {
                 let after = crate::text::rounded(self.grace);
                 let error = TaskError::retryable(format!("aborted: it did not end within {after} of being told to"));
@@ -208,7 +212,7 @@ impl Shared {
         self.gone.cancel();
     }
 
-    /// Aborts everything. Nothing is said any more.
+    /// Aborts everything. Nothing more is sent.
     pub(super) fn kill(&self) {
         let mut life = lock(&self.life);
         life.killed = true;

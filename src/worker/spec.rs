@@ -1,4 +1,4 @@
-//! What a worker is made of.
+//! The parts of a worker.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use crate::contracts::{Role, RunId, TaskId, TaskSnapshot, WorkerId};
 /// A worker and its tasks, before it starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkerSpec {
-    /// The run that it belongs to. Orders of another run are rejected (invariant I11).
+    /// The run of the worker. Orders of another run are rejected (invariant I11).
     pub run: RunId,
     /// The worker.
     pub worker: WorkerId,
@@ -20,27 +20,29 @@ pub struct WorkerSpec {
 pub struct TaskSpec {
     /// The task.
     pub task: TaskId,
-    /// What it is in the dataflow: it decides which orders reach it.
+    /// Its role in the dataflow, which decides the orders that reach it.
     pub role: Role,
-    /// What it starts from: see [`TaskContext::restored`](super::TaskContext::restored).
+    /// The state that it starts from: see [`TaskContext::restored`](super::TaskContext::restored).
     pub restored: Option<TaskSnapshot>,
 }
 
 impl TaskSpec {
-    /// A task that starts afresh.
+    /// A task that starts without state.
     pub const fn new(task: TaskId, role: Role) -> Self {
         Self { task, role, restored: None }
     }
 }
 
-/// How a worker behaves in time.
+/// The time limits of a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WorkerOptions {
-    /// How often it says that it is alive; never if absent. 5 s, a sixth of the silence after which
-    /// [`Limits::heartbeat`](crate::limits::Limits::heartbeat) takes it for lost.
+    /// The interval between heartbeats; `None` for no heartbeats. Default: 5 s, a sixth of the
+    /// silence after which [`Limits::heartbeat`](crate::limits::Limits::heartbeat) treats the
+    /// worker as lost.
     pub heartbeat: Option<Duration>,
-    /// How long tasks may take to end by themselves when their worker has to leave, before they are aborted. 5 s, half of
-    /// [`Limits::release`](crate::limits::Limits::release), so that a worker leaves before it is killed.
+    /// How long tasks may take to end by themselves when their worker has to leave, before they are
+    /// aborted. Default: 5 s, half of [`Limits::release`](crate::limits::Limits::release), so that
+    /// a worker leaves before it is killed.
     pub grace: Duration,
 }
 

@@ -1,4 +1,4 @@
-//! What a task sees of its worker.
+//! The task's view of its worker.
 
 use std::{fmt, sync::Arc};
 
@@ -10,38 +10,40 @@ use crate::{
     text::Bulk,
 };
 
-/// The record that separates what belongs to a checkpoint from what comes after it.
+/// The record that separates the data of a checkpoint from the data after it.
 ///
-/// A source emits it where it stands when the checkpoint is ordered; every other task meets it in its own input (on all
-/// inputs: alignment), gives its state, and forwards it.
+/// A source emits it at its position when the checkpoint is ordered. Every other task receives it
+/// in its input (on all inputs: alignment), gives its state, and forwards it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Barrier {
     /// The checkpoint.
     pub epoch: Epoch,
-    /// The final one: whoever has given its state (and has carried out its commit, if it has one) finishes.
+    /// This is the final checkpoint: a task that has given its state (and has carried out its
+    /// commit, if it has one) finishes.
     pub then_stop: bool,
 }
 
-/// What a task can be told.
+/// An order to a task.
 ///
-/// Exhaustive on purpose: a task that passed over a new kind of order would hang its run, so a new kind is a breaking change.
+/// Exhaustive on purpose: a task that ignored a new kind of order would hang its run, so a new kind
+/// is a breaking change.
 ///
-/// Its `Debug` says how much there is to commit, and not what.
+/// Its `Debug` output shows how much there is to commit, not the data.
 #[derive(Clone, PartialEq, Eq)]
 pub enum TaskOrder {
-    /// To sources only: emit this barrier now, and give your own state with [`TaskEvents::checkpointed`]. Other tasks
-    /// meet the barrier in their input.
+    /// To sources only: emit this barrier now, and give your own state with
+    /// [`TaskEvents::checkpointed`]. Other tasks receive the barrier in their input.
     Checkpoint(Barrier),
-    /// The checkpoint is durable: carry out the second phase of the two-phase commit, then say
+    /// The checkpoint is durable: carry out the second phase of the two-phase commit, then report
     /// [`TaskEvents::committed`].
     Commit {
         /// The checkpoint.
         epoch: Epoch,
-        /// What this task gave as `commit` with its state.
+        /// The data that this task gave as `commit` with its state.
         data: Bytes,
     },
-    /// Graceful (to sources only): read no more, and end, so that the tasks behind see the end of their input.
-    /// Immediate (to every task): end where you are.
+    /// Graceful (to sources only): read no more, and end, so that the tasks downstream see the end
+    /// of their input. Immediate (to every task): end where you are.
     Stop(WorkerStopMode),
 }
 
@@ -57,9 +59,11 @@ impl fmt::Debug for TaskOrder {
     }
 }
 
-/// Everything that a task is given: who it is, where it starts from, its orders and its events.
+/// Everything that a task receives: its identity, its starting state, its orders, and where to
+/// report.
 ///
-/// A task is an `async fn(TaskContext) -> Result<(), TaskError>`. `Ok` finishes it, `Err` and a panic fail it.
+/// A task is an `async fn(TaskContext) -> Result<(), TaskError>`. `Ok` finishes it, `Err` and a
+/// panic fail it.
 #[derive(Debug)]
 pub struct TaskContext {
     pub(super) run: RunId,
@@ -75,7 +79,7 @@ impl TaskContext {
         self.control.cell.task
     }
 
-    /// The worker that it runs on.
+    /// The worker that runs it.
     pub fn worker(&self) -> WorkerId {
         self.worker
     }
@@ -85,13 +89,16 @@ impl TaskContext {
         self.run
     }
 
-    /// What this task gave to the checkpoint that the run starts from; `None` if it starts afresh.
+    /// What this task gave to the checkpoint that the run starts from; `None` if it starts without
+    /// state.
     ///
-    /// If it has `commit` data, nobody knows whether the commit was carried out before the last run ended: the task
-    /// carries it out (again) before anything else. So a commit is idempotent. It is not reported with
-    /// [`TaskEvents::committed`]: it belongs to a checkpoint of an earlier run.
+    /// If it has `commit` data, it is not known whether the commit was carried out before the last
+    /// run ended. The task carries it out (again) before anything else, so a commit must be
+    /// idempotent. Do not report it with [`TaskEvents::committed`]: it belongs to a checkpoint of
+    /// an earlier run.
     ///
-    /// If it is `finished`, the task had ended well before that checkpoint: it has nothing left to do but to commit.
+    /// If it is `finished`, the task had ended well before that checkpoint: only the commit is left
+    /// to do.
     pub fn restored(&self) -> Option<&TaskSnapshot> {
         self.restored.as_ref()
     }
@@ -109,12 +116,12 @@ impl TaskContext {
         self.control.try_order()
     }
 
-    /// Where the task reports.
+    /// The handle with which the task reports.
     pub fn events(&self) -> &TaskEvents {
         &self.events
     }
 
-    /// Takes orders and events apart, for a task that handles them in two places.
+    /// Separates orders and reports, for a task that handles them in two places.
     pub fn split(self) -> (TaskControl, TaskEvents) {
         (self.control, self.events)
     }
@@ -126,12 +133,14 @@ pub struct TaskControl {
 }
 
 impl TaskControl {
-    /// The next order; pending for ever when none comes any more.
+    /// The next order; pending forever if none will come.
     ///
-    /// An immediate stop overtakes whatever else is waiting. A checkpoint that was not read is replaced by a newer one.
+    /// An immediate stop overtakes everything that is waiting. A newer checkpoint replaces one that
+    /// was not read.
     ///
     /// # Cancel safety
-    /// Cancel safe: an order is taken only by the poll that returns it, so it fits in `tokio::select!`.
+    /// Cancel safe: only the poll that returns an order takes it, so it can be used in
+    /// `tokio::select!`.
     pub async fn order(&mut self) -> TaskOrder {
         self.cell.next().await
     }
@@ -148,10 +157,12 @@ impl fmt::Debug for TaskControl {
     }
 }
 
-/// Where one task reports. Cheap to clone; a clone that outlives its task can report nothing any more.
+/// The handle with which one task reports. Cheap to clone; a clone that outlives its task can
+/// report nothing any more.
 ///
-/// Each report waits while too many events of the worker are undelivered, and returns when the event has its place in the
-/// queue. The worker delivers them in this order, and repeats them when an order is repeated.
+/// Each report waits while too many events of the worker are undelivered, and returns when the
+/// event has its place in the queue. The worker delivers them in this order, and repeats them when
+/// an order is repeated.
 #[derive(Clone)]
 pub struct TaskEvents {
     pub(super) cell: Arc<TaskCell>,
@@ -160,11 +171,11 @@ pub struct TaskEvents {
 }
 
 impl TaskEvents {
-    /// This source has read its whole input and has sent its last record. It stays for the final checkpoint: it goes on
-    /// to take orders.
+    /// This source has read its whole input and has sent its last record. It stays for the final
+    /// checkpoint and still takes orders.
     ///
     /// # Errors
-    /// [`SinkClosed`] when nobody takes events any more.
+    /// [`SinkClosed`] if events are no longer accepted.
     ///
     /// # Cancel safety
     /// Cancel safe: a dropped call that had not returned has reported nothing.
@@ -172,12 +183,12 @@ impl TaskEvents {
         self.report(None, Event::SourceExhausted { task: self.cell.task }).await
     }
 
-    /// This task's state for `epoch` is `snapshot` (or is stored durably where `snapshot` says). `commit` is what the
-    /// second phase of a two-phase commit needs: it comes back with [`TaskOrder::Commit`] once the checkpoint is durable,
-    /// or with [`TaskContext::restored`].
+    /// This task's state for `epoch` is `snapshot` (or is stored durably where `snapshot` says).
+    /// `commit` is the data for the second phase of a two-phase commit. It comes back with
+    /// [`TaskOrder::Commit`] once the checkpoint is durable, or with [`TaskContext::restored`].
     ///
     /// # Errors
-    /// [`SinkClosed`] when nobody takes events any more.
+    /// [`SinkClosed`] if events are no longer accepted.
     ///
     /// # Cancel safety
     /// Cancel safe: a dropped call that had not returned has reported nothing.
@@ -188,7 +199,7 @@ impl TaskEvents {
     /// This task has carried out the commit order of `epoch`.
     ///
     /// # Errors
-    /// [`SinkClosed`] when nobody takes events any more.
+    /// [`SinkClosed`] if events are no longer accepted.
     ///
     /// # Cancel safety
     /// Cancel safe: a dropped call that had not returned has reported nothing.

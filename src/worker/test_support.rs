@@ -1,4 +1,4 @@
-//! A sink that tests listen to.
+//! A sink whose events tests can read.
 
 use std::{sync::Arc, time::Duration};
 
@@ -26,13 +26,14 @@ impl EventSink for Speaker {
 }
 
 impl Listener {
-    /// The next event, whoever says it. A minute of silence on the (paused) clock fails the test instead of hanging it.
+    /// The next event, from any task. A minute of silence on the (paused) clock fails the test
+    /// instead of hanging it.
     pub(crate) async fn next(&mut self) -> WorkerEvent {
         let event = timeout(Duration::from_secs(60), self.0.recv()).await.expect("an event within a minute");
         event.expect("the worker still speaks")
     }
 
-    /// The next event that is no heartbeat.
+    /// The next event other than a heartbeat.
     pub(crate) async fn event(&mut self) -> Event {
         loop {
             match self.next().await.event {
@@ -42,7 +43,7 @@ impl Listener {
         }
     }
 
-    /// The next `count` events that are no heartbeats.
+    /// The next `count` events other than heartbeats.
     pub(crate) async fn events(&mut self, count: usize) -> Vec<Event> {
         let mut events = Vec::with_capacity(count);
         while events.len() < count {
@@ -51,7 +52,7 @@ impl Listener {
         events
     }
 
-    /// Everything that is said until nothing has been said for ten seconds (a paused clock jumps over them).
+    /// All events until there has been none for ten seconds (a paused clock jumps over them).
     pub(crate) async fn until_silent(&mut self) -> Vec<Event> {
         let mut events = Vec::new();
         while let Ok(Some(event)) = timeout(Duration::from_secs(10), self.0.recv()).await {
@@ -61,7 +62,8 @@ impl Listener {
     }
 }
 
-/// `task`, holding on to `witness`: its count tells when the task's future has been dropped.
+/// Wraps `task` so that it holds `witness`, whose count shows when the task's future has been
+/// dropped.
 pub(crate) async fn witnessed<T>(witness: Arc<()>, task: impl Future<Output = T> + Send) -> T {
     let result = task.await;
     drop(witness);

@@ -65,10 +65,10 @@ where
     Worker::start(spec, options, &Handle::current(), speaker, factory)
 }
 
-/// What tasks were told, in the order in which they read it.
+/// The orders that tasks received, in the order in which they read them.
 type Told = Arc<Mutex<Vec<(TaskId, TaskOrder)>>>;
 
-/// Answers every order as it should, and writes it down. Ends on a stop.
+/// Answers and records every order. Ends on a stop.
 async fn obedient(mut ctx: TaskContext, told: Told) -> Result<(), TaskError> {
     loop {
         let order = ctx.order().await;

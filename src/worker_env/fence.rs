@@ -1,26 +1,28 @@
-//! Which runs may have no worker started any more: those that were stopped with force.
+//! Records the runs that were stopped with force, for which no worker may be started any more.
 
 use std::collections::{BTreeSet, HashMap};
 
 use crate::contracts::{JobId, RunId};
 
-/// The fences that forced stops have raised. It is kept under the same lock as the list of what is alive: so a start is entered before the stop, and
-/// seen by it, or after it, and refused.
+/// The fences that forced stops have raised. They are kept under the same lock as the list of live
+/// workers. A start is therefore entered either before the stop, which then sees it, or after the
+/// stop, and is refused.
 #[derive(Debug, Default)]
 pub(crate) struct Fences(HashMap<JobId, OfJob>);
 
 #[derive(Debug, Default)]
 struct OfJob {
-    /// The newest run that a start was asked for.
+    /// The newest run for which a start was requested.
     newest: Option<RunId>,
-    /// A stop of all runs has fenced those up to this one.
+    /// A stop of all runs has fenced the runs up to this one.
     up_to: Option<RunId>,
-    /// Stops of single runs have fenced these.
+    /// Runs that were fenced individually.
     runs: BTreeSet<RunId>,
 }
 
 impl Fences {
-    /// Whether a start of that run is let through. It is remembered, for a stop of all runs that comes later.
+    /// Whether a start of that run is allowed. The request is remembered, for a later stop of all
+    /// runs.
     pub(crate) fn lets_through(&mut self, job: &JobId, run: RunId) -> bool {
         let of_job = self.0.entry(job.clone()).or_default();
         of_job.newest = of_job.newest.max(Some(run));
@@ -32,7 +34,8 @@ impl Fences {
         self.0.get(job).is_some_and(|of_job| of_job.up_to >= Some(run) || of_job.runs.contains(&run))
     }
 
-    /// A run, or every run of which there was a start, is stopped with force: from now on no start of it is let through.
+    /// Fences a run, or every run of which there was a start: from now on every start of it is
+    /// refused.
     pub(crate) fn raise(&mut self, job: &JobId, run: Option<RunId>) {
         let of_job = self.0.entry(job.clone()).or_default();
         if let Some(run) = run {

@@ -273,7 +273,7 @@ async fn a_worker_on_all_interfaces_must_say_where_it_is_reached() {
         }
         let served = kit.serve(listener, |ctx| exactly_once(ctx, bench.committed.clone())).await;
         match advertised {
-            None => assert!(served.unwrap_err().to_string().contains("say it with `advertise`")),
+            None => assert!(served.unwrap_err().to_string().contains("set it with `advertise`")),
             Some(_) => assert_eq!(bench.transport.address(worker(1)).unwrap(), "http://127.0.0.1:9/"),
         }
     }

@@ -1,4 +1,4 @@
-//! The other process: the same binary, with an attack in its environment.
+//! The attacking process: the same binary, with an attack in its environment.
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
@@ -20,17 +20,17 @@ use tokio::{
 };
 
 const ATTACK: &str = "WINDDOWN_ATTACK";
-/// Not the address that the workers have.
+/// Not an address of a worker.
 const FROM: &str = "127.0.0.2";
 
-/// An attack that is under way, until it is dropped.
+/// An attack in progress, until it is dropped.
 pub struct Attack {
     child: Child,
     says: BufReader<ChildStdout>,
 }
 
 impl Attack {
-    /// `kind` and its figures, against `target`; returns once it is under way.
+    /// Starts the attack `kind` with its numbers against `target`; returns once it is in progress.
     pub fn start(kind: &str, target: SocketAddr) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "attacks::attacker", "--nocapture"])
@@ -45,14 +45,14 @@ impl Attack {
         attack
     }
 
-    /// Waits until the attacker says so, and gives the rest of its words.
+    /// Waits until the attacker prints this word, and returns the rest of the line.
     pub fn hear(&mut self, word: &str) -> String {
         tokio::task::block_in_place(|| {
             let mut line = String::new();
             loop {
                 line.clear();
                 assert!(self.says.read_line(&mut line).unwrap() > 0, "the attacker ended before it said `{word}`");
-                // What the test harness writes may stand before it.
+                // The test harness may have written text before it.
                 if let Some((_, rest)) = line.trim_end().split_once(&format!("attack: {word}")) {
                     return rest.trim().to_owned();
                 }
@@ -73,7 +73,7 @@ fn say(words: impl std::fmt::Display) {
     std::io::stdout().flush().unwrap();
 }
 
-/// No test: what the other process does.
+/// Not a test: the code of the attacking process.
 #[test]
 fn attacker() {
     let Ok(attack) = std::env::var(ATTACK) else { return };
@@ -105,11 +105,11 @@ async fn connect(target: SocketAddr) -> std::io::Result<TcpStream> {
     socket.connect(target).await
 }
 
-/// Connections on which nothing is said.
+/// Opens connections and sends nothing.
 async fn idle(target: SocketAddr, count: usize) {
     let mut held = Vec::new();
     for _ in 0..count {
-        // Some hang in the listener's queue.
+        // Some of them stay in the listener's queue.
         held.push(tokio::time::timeout(Duration::from_millis(200), connect(target)).await);
         if held.last().is_some_and(Result::is_err) {
             break;
@@ -119,13 +119,13 @@ async fn idle(target: SocketAddr, count: usize) {
     std::future::pending::<()>().await;
 }
 
-/// Connections that say what they have to, a byte at a time, and never the last one.
+/// Sends the beginning of a connection one byte at a time, and never the last byte.
 async fn trickle(target: SocketAddr, count: usize) {
     let mut all = JoinSet::new();
     for _ in 0..count {
         let mut stream = connect(target).await.unwrap();
         all.spawn(async move {
-            // All but the last byte of what an HTTP/2 connection begins with.
+            // All but the last byte of the HTTP/2 preface.
             for byte in b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r" {
                 tokio::time::sleep(Duration::from_millis(10)).await;
                 if stream.write_all(&[*byte]).await.is_err() {
@@ -140,7 +140,7 @@ async fn trickle(target: SocketAddr, count: usize) {
     say("closed");
 }
 
-/// Connections that speak HTTP/2, answer every ping, and want nothing.
+/// Opens connections that speak HTTP/2, answer every ping, and call nothing.
 async fn polite(target: SocketAddr, count: usize) {
     let alive = Arc::new(AtomicUsize::new(0));
     let mut all = JoinSet::new();
@@ -148,7 +148,7 @@ async fn polite(target: SocketAddr, count: usize) {
     for _ in 0..count {
         let stream = connect(target).await.unwrap();
         let Ok((sender, mut connection)) = h2::client::handshake(stream).await else { continue };
-        // Its answer tells that the server has let it in, and not only its kernel.
+        // The answer shows that the server has accepted the connection, and not only its kernel.
         let mut pings = connection.ping_pong().unwrap();
         let alive = Arc::clone(&alive);
         let driven = tokio::spawn(connection);
@@ -165,7 +165,7 @@ async fn polite(target: SocketAddr, count: usize) {
     say("closed");
 }
 
-/// Connections that speak HTTP/2 and answer nothing.
+/// Opens connections that speak HTTP/2 and answer nothing.
 async fn deaf(target: SocketAddr, count: usize) {
     let mut all = JoinSet::new();
     for _ in 0..count {
@@ -181,7 +181,8 @@ async fn deaf(target: SocketAddr, count: usize) {
     say("closed");
 }
 
-/// Connections with calls of which so much is promised, and all but the last byte is sent as far as the server lets it.
+/// Opens calls that announce a message of this size, and sends all but its last byte, as far as the
+/// server accepts it.
 async fn half(target: SocketAddr, connections: usize, calls: usize, size: usize, method: &str, begins: Option<&str>) {
     let begins = begins.map(unhex).unwrap_or_default();
     let sent = Arc::new(AtomicUsize::new(0));
@@ -200,7 +201,7 @@ async fn half(target: SocketAddr, connections: usize, calls: usize, size: usize,
             });
         }
     }
-    // Until no more is taken.
+    // Until the server accepts no more.
     let mut before = usize::MAX;
     while before != sent.load(Ordering::Relaxed) {
         before = sent.load(Ordering::Relaxed);
@@ -225,7 +226,7 @@ async fn half_call(
         .header("te", "trailers")
         .body(())
         .unwrap();
-    // Its turn comes when the server allows another stream.
+    // The call starts when the server allows another stream.
     let mut ready = sender.clone().ready().await?;
     let (answer, mut stream) = ready.send_request(request, false)?;
     let mut message = vec![0];

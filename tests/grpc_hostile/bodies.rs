@@ -1,4 +1,4 @@
-//! Messages: half-sent, too large, of nobody, of another run.
+//! Messages: half-sent, too large, of an unknown sender, of another run.
 
 use std::sync::Arc;
 
@@ -31,7 +31,7 @@ fn context(job: &str, generation: u64, worker_id: u64) -> WorkerContext {
     WorkerContext { worker_id, job_id: job.into(), generation, ..WorkerContext::default() }
 }
 
-/// How a report of this worker begins.
+/// The beginning of this worker's reports.
 fn beginning(context: WorkerContext) -> String {
     hex(&TaskCheckpointCompletedReq { worker_context: Some(context), ..Default::default() }.encode_to_vec())
 }
@@ -48,7 +48,7 @@ async fn stop_with_checkpoint(bench: &Bench, mut job: Job, running: Running) {
     assert!(matches!(receipt.stopped(), AnyStopped::Checkpointed(_)), "{receipt}");
 }
 
-/// A job of one worker, of which nobody takes anything in: there is room for so much.
+/// A job with one worker and a mailbox with this much room, which nobody empties.
 fn another_job(bench: &Bench, room: u32) -> (Mailbox, Registration) {
     let transport = Arc::new(GrpcTransport::new(&OpenRun::without_store("another", RUN), topology(1)));
     let mailbox = Mailbox::new(room);
@@ -56,7 +56,8 @@ fn another_job(bench: &Bench, room: u32) -> (Mailbox, Registration) {
     (mailbox, registration)
 }
 
-/// Whoever it says it is: of what nobody has asked for, the beginning is all that is held, and not for long.
+/// Whatever sender it names: of an unrequested message, only the beginning is held, and not for
+/// long.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn b4_half_sent_messages_hold_little_and_end_by_their_deadline() {
     let _alone = alone();
@@ -73,7 +74,7 @@ async fn b4_half_sent_messages_hold_little_and_end_by_their_deadline() {
         let mut attack = Attack::start(&format!("half 2 64 {size} {REPORT} {who}"), bench.port.address);
         let held = resident().saturating_sub(before);
         assert!(held < most * MIB, "{who}: {} KiB are held, of {} MiB", held >> 10, 2 * 64 * size / MIB);
-        // Of a worker's own, each waits for room first.
+        // Messages of a registered worker wait for room first.
         if who != beginning(context(JOB, RUN.get(), 1)) {
             attack.hear("closed");
         }
@@ -81,7 +82,8 @@ async fn b4_half_sent_messages_hold_little_and_end_by_their_deadline() {
     stop_with_checkpoint(&bench, job, running).await;
 }
 
-/// While others hold all the room there is, what is small comes through, and so does what is large, in its turn.
+/// While others hold all the room, small messages are accepted, and so are large ones, in their
+/// turn.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i9_b4_a_stop_goes_on_beside_messages_that_take_all_the_room() {
     let _alone = alone();
@@ -93,7 +95,7 @@ async fn i9_b4_a_stop_goes_on_beside_messages_that_take_all_the_room() {
     drop(attack);
 }
 
-/// A worker's own server stands behind the same door and guard.
+/// A worker's own server has the same admission and guard.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn b4_a_workers_server_holds_two_of_its_largest_orders_and_takes_others_meanwhile() {
     let _alone = alone();
@@ -113,7 +115,7 @@ async fn b4_a_workers_server_holds_two_of_its_largest_orders_and_takes_others_me
     drop(attack);
 }
 
-/// Every call, in every wrong way: an answer, and nothing is kept.
+/// Every call, in every wrong way, gets an answer, and nothing is kept.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn b4_every_call_is_answered_whatever_is_sent() {
     let _alone = alone();
@@ -123,7 +125,7 @@ async fn b4_every_call_is_answered_whatever_is_sent() {
     let large = |context| {
         let mut bytes =
             TaskCheckpointCompletedReq { worker_context: Some(context), ..Default::default() }.encode_to_vec();
-        // A field that nobody knows, of 3 MiB.
+        // An unknown field of 3 MiB.
         bytes.extend([0xfa, 0x7f]);
         prost::encoding::encode_varint(3 << 20, &mut bytes);
         bytes.resize(bytes.len() + (3 << 20), 0);
@@ -146,7 +148,7 @@ async fn b4_every_call_is_answered_whatever_is_sent() {
                 assert_eq!(answer.unwrap_err().code(), code, "{method}: {what}");
             }
         }
-        // A large one of a worker of a run is read, and then answered by what it says.
+        // A large message of a worker of a run is read, and then answered by its content.
         let answer = call_as_another(channel.clone(), method, large(context("another", RUN.get(), 1))).await;
         let code = answer.as_ref().err().map(Status::code);
         assert!(matches!(code, None | Some(Code::InvalidArgument)), "{method}: {answer:?}");
@@ -156,7 +158,7 @@ async fn b4_every_call_is_answered_whatever_is_sent() {
     stop_with_checkpoint(&bench, job, running).await;
 }
 
-/// A job that takes nothing in holds what its option says, and no other job with it.
+/// A job that processes nothing holds what its option allows, and delays no other job.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i9_b4_a_job_that_takes_nothing_in_holds_so_much_and_another_goes_on() {
     let _alone = alone();
@@ -189,7 +191,7 @@ async fn i9_b4_a_job_that_takes_nothing_in_holds_so_much_and_another_goes_on() {
         .collect();
     stop_with_checkpoint(&bench, job, running).await;
     assert!(calls.iter().all(|call| !call.is_finished()), "they wait");
-    // The senders are here too: each holds its message twice.
+    // The senders are in this process too: each holds its message twice.
     let held = resident().saturating_sub(before);
     assert!(held < (32 * 3 * 2 + 16 * 2 + 16) * MIB, "{} MiB are held", held / MIB);
     let Some(first) = stuck.try_recv() else { panic!("the small one is there") };

@@ -40,7 +40,8 @@ async fn stop(mut job: Job, running: Running, request: StopRequest) -> AnyStoppe
     receipt.unwrap().unwrap().into_stopped()
 }
 
-/// They take what the process has, up to what a stop needs; and nobody spins for what is left.
+/// The connections take the descriptors of the process, except those that a stop needs; and nothing
+/// spins for the rest.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i5_b3_silent_connections_take_neither_the_cpu_nor_the_descriptors_of_a_stop() {
     let _alone = alone();

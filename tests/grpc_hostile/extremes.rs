@@ -1,4 +1,4 @@
-//! Options of any size: nobody panics, wherever it would be seen.
+//! Options of any size cause no panic, in any thread or task.
 
 use std::{
     sync::{
@@ -101,7 +101,7 @@ fn workers() -> impl Strategy<Value = GrpcWorkerOptions> {
     })
 }
 
-/// Panics of any thread and task.
+/// Counts the panics of every thread and task.
 static PANICS: AtomicU32 = AtomicU32::new(0);
 
 #[test]
@@ -128,7 +128,8 @@ fn b13_no_option_of_the_grpc_part_makes_anybody_panic() {
     outcome.unwrap();
 }
 
-/// Whatever comes of it: a worker registers and beats, a stranger calls, an order goes out, and each is asked to leave.
+/// Whatever the outcome: a worker registers and sends heartbeats, a stranger calls, an order is
+/// sent, and each is asked to leave.
 async fn converse(options: ControllerOptions, worker_options: GrpcWorkerOptions, calls: CallOptions) {
     let _ = worker_options.worst_orphan();
     let server = ControllerServer::new(options);

@@ -1,4 +1,4 @@
-//! What is kept costs what it is.
+//! A kept payload costs no more memory than its size.
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -45,7 +45,7 @@ async fn b12_small_states_do_not_keep_the_buffers_that_they_came_in() {
     let mut kept: Vec<Bytes> = Vec::with_capacity(COUNT);
     let mut before = 0;
     for count in 0..COUNT {
-        // After some, so that the pools of the connection are what they will be.
+        // After some messages, so that the connection's buffers have their final size.
         if count == COUNT / 10 {
             before = resident();
         }

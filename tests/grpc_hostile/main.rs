@@ -1,5 +1,6 @@
-//! Clients that mean harm, in a process of their own, against a controller in this one: slow, half-open, oversized, malformed, too many. What the
-//! controller holds (memory, descriptors, CPU) is read from `/proc/self`, so each test has the process to itself; and a real job is stopped beside it.
+//! Hostile clients in their own process against a controller in this one: slow, half-open,
+//! oversized, malformed, too many. The controller's memory, descriptors and CPU are read from
+//! `/proc/self`, so each test runs alone in the process; and a real job is stopped beside it.
 #![cfg(all(feature = "grpc", target_os = "linux"))]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(clippy::await_holding_lock, reason = "one test at a time is what it is for")]

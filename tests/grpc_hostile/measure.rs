@@ -1,4 +1,4 @@
-//! What this process holds.
+//! Measures this process.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -6,7 +6,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// One test at a time: what is measured is the process.
+/// One test at a time: the whole process is measured.
 pub fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -18,7 +18,7 @@ pub fn resident() -> usize {
     line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() << 10
 }
 
-/// Open descriptors, without the one that it takes to look.
+/// Open descriptors, without the one that is needed to look.
 pub fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count() - 1
 }
@@ -30,7 +30,7 @@ pub fn ticks() -> u64 {
     fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
 }
 
-/// Lets the process have so many descriptors, until it is dropped.
+/// Limits the number of the process's descriptors until it is dropped.
 pub struct Descriptors(u64, u64);
 
 impl Descriptors {

@@ -112,7 +112,7 @@ async fn two_workers_of_one_name_or_two_schedulers_on_one_folder_are_refused() {
     let again =
         scheduler.start(WorkerEnv::new(&OpenRun::without_store(job(), RUN), id(1), ""), stage.sh("touch twice")).await;
     let message = again.unwrap_err().to_string();
-    assert_eq!(message, "worker 1 of job `words`, run 7, is alive already; stop it first, or use another id");
+    assert_eq!(message, "worker 1 of job `words`, run 7, is already alive; stop it first, or use another id");
     let second = stage.builder().open().await;
     assert!(matches!(second, Err(ProcessError::InUse { .. })), "{second:?}");
 

@@ -1,4 +1,4 @@
-//! State folders that others have been in, or may be.
+//! State folders that others have changed, or can change.
 
 use std::{
     fs,
@@ -36,12 +36,12 @@ async fn b10_a_folder_that_others_may_write_to_is_refused() {
     stage.end(scheduler).await;
     chmod(&stage.state().join("workers"), 0o777);
     assert!(matches!(refused(&stage).await, ProcessError::Untrusted { path, .. } if path.ends_with("workers")));
-    // What an earlier version made is made its owner's alone.
+    // Files of an earlier version get their owner's rights only.
     chmod(&stage.state().join("workers"), 0o755);
     let scheduler = stage.open().await;
     assert_eq!(fs::metadata(stage.state().join("workers")).unwrap().permissions().mode() & 0o777, 0o700);
     stage.end(scheduler).await;
-    // Who may write above it may put another folder in its place.
+    // Anybody who can write to the parent folder can replace the state folder.
     chmod(&stage.path(""), 0o777);
     assert!(matches!(refused(&stage).await, ProcessError::Untrusted { .. }));
     chmod(&stage.path(""), 0o1777);
@@ -80,7 +80,7 @@ async fn b10_no_symbolic_link_is_followed() {
         let opened = stage.builder().open().await;
         let error = match opened {
             Err(error) => error,
-            // It is used by a start alone.
+            // Only a start uses it.
             Ok(scheduler) => {
                 assert_eq!(name, "output");
                 let open = winddown::contracts::OpenRun::without_store(job(), RUN);

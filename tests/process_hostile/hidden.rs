@@ -1,4 +1,5 @@
-//! Children that shed what they are recognised by. What is not known to be gone is not gone.
+//! Children that hide the features by which they are recognized. What is not known to be gone is
+//! not gone.
 
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use winddown::{
 
 use crate::{held, is_alive, skipped, support::*, workers_of};
 
-/// Leaves the group, drops its environment and loses its parents, all of it at once.
+/// Leaves the group, drops its environment and loses its parents, all at once.
 const HIDES: &str = "setsid sh -c 'setsid sh -c \"echo \\$\\$ > half; mv half child; exec env -i sleep 600\" & exit 0' & wait; touch up-1";
 
 #[tokio::test]
@@ -39,7 +40,7 @@ async fn i2_b2_a_child_that_hides_everything_dies_with_its_control_group() {
     }
 }
 
-/// It may be seen in time, by its parents, and then it is killed; or not, and then nobody says that it is gone.
+/// If it is seen in time, by its parents, it is killed; if not, nothing reports it as gone.
 async fn hides_at_once(held_by: HeldBy) {
     let stage = Stage::new();
     let Some(scheduler) = held(&stage, held_by).await else { return };
@@ -74,7 +75,7 @@ async fn i2_b2_a_child_that_hides_everything_is_not_taken_for_gone() {
     hides_at_once(HeldBy::Environment).await;
 }
 
-/// In the moment in which the worker is not in its group yet.
+/// In the moment before the worker is in its group.
 #[tokio::test]
 async fn i2_b2_a_child_that_hides_before_it_is_in_a_control_group_is_not_taken_for_gone() {
     let _alone = crate::ALONE.lock().await;

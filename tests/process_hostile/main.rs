@@ -1,6 +1,8 @@
-//! Worker processes that hide, storm and outlive, folders that others have been in, and stops that cross starts.
+//! Worker processes that hide, fork in storms and outlive their stop, folders that others have
+//! changed, and stops that cross starts.
 //!
-//! A program of its own: some tests need root, a mount namespace or another user, and say aloud where they are skipped.
+//! A separate program: some tests need root, a mount namespace or another user, and print a message
+//! if they are skipped.
 #![cfg(all(feature = "process", target_os = "linux"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -20,16 +22,16 @@ use support::*;
 use tokio::sync::Mutex;
 use winddown::process::{HeldBy, ProcessError, ProcessScheduler};
 
-/// Not a test: the watchdog of the schedulers here starts at this one.
+/// Not a test: the watchdog of the schedulers here starts in it.
 #[test]
 fn watchdog_entry() {
     winddown::process::init();
 }
 
-/// One test at a time: children that hide are everybody's suspects who has no control groups.
+/// One test at a time: without control groups, hidden children are suspects in every other test.
 static ALONE: Mutex<()> = Mutex::const_new(());
 
-/// Says aloud that something was not run: the harness would swallow it.
+/// Prints that a test was skipped, directly to standard error, because the harness would hide it.
 fn skipped(why: &str) {
     let text = format!("*** {}: skipped: {why}\n", std::thread::current().name().unwrap_or("a test"));
     let _ = std::io::stderr().write_all(text.as_bytes());
@@ -39,7 +41,8 @@ fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// A scheduler that holds its workers so, and kills what does not leave at once. `None`, and a loud word, where control groups can't be made.
+/// A scheduler that holds its workers this way, and kills at once what does not leave. `None`, and
+/// a message, if control groups cannot be made.
 async fn held(stage: &Stage, held_by: HeldBy) -> Option<ProcessScheduler> {
     let opened =
         stage.builder().held_by(held_by).grace(NEVER).orphan_grace(std::time::Duration::from_millis(300)).open().await;
@@ -52,7 +55,7 @@ async fn held(stage: &Stage, held_by: HeldBy) -> Option<ProcessScheduler> {
     Some(scheduler)
 }
 
-/// What is left of a stage but its watchdog.
+/// The remaining processes of a stage, without its watchdog.
 fn workers_of(stage: &Stage) -> Vec<i32> {
     let watchdog = stage.watchdog();
     stage.processes().into_iter().filter(|pid| Some(*pid) != watchdog).collect()

@@ -12,7 +12,7 @@ use crate::{held, support::*, workers_of};
 const INNER: &str = "WINDDOWN_TEST_INNER";
 const DEAF: &str = "trap '' TERM; touch inner; while :; do sleep 0.1; done";
 
-/// Not a test: a worker with a worker of its own.
+/// Not a test: a worker that starts its own worker.
 #[test]
 fn scheduler_entry() {
     let Ok(held_by) = std::env::var(INNER) else { return };
@@ -52,7 +52,7 @@ async fn i2_b15_the_workers_of_a_worker_end_with_it() {
         scheduler.start(env, command).await.unwrap();
         stage.file("inner").await;
         stop(&scheduler, true).await;
-        // The inner watchdog had until the end of time to look on.
+        // The grace period of the inner watchdog never ends.
         assert_eq!(workers_of(&stage), [0; 0], "{outer:?}, {inner}");
         assert_eq!(scheduler.workers_for_job(&job(), None).await.unwrap(), []);
         stage.end(scheduler).await;

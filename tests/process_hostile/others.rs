@@ -1,4 +1,4 @@
-//! The scheduler as another user: what it can't see is said, and never taken for gone.
+//! The scheduler as another user: it reports what it cannot see, and never takes it for gone.
 
 use std::{
     env, fs,
@@ -19,7 +19,7 @@ use winddown::{
 use crate::{is_alive, is_root, skipped, support::*};
 
 const NOBODY: u32 = 65_534;
-/// Set for `entry`: what is to be done there.
+/// Set for `entry`: what to do there.
 const WHAT: &str = "WINDDOWN_TEST_AS_ANOTHER";
 const DONE: &str = "done as it should be";
 
@@ -33,7 +33,7 @@ fn sh(script: &str) -> Command {
     command
 }
 
-/// Not a test: what is done as another user, or in another mount namespace.
+/// Not a test: runs as another user, or in another mount namespace.
 #[test]
 fn entry() {
     let Ok(what) = env::var(WHAT) else { return };
@@ -70,7 +70,8 @@ async fn works(scheduler: ProcessScheduler) {
     timeout(SOON, scheduler.close()).await.expect("it ends");
 }
 
-/// A child that has left the group, and runs a program that may be run and not read: so its environment is not shown to its own user.
+/// A child that has left the group, and runs a program that is executable but not readable: not
+/// even its own user can read its environment.
 async fn unreadable(scheduler: ProcessScheduler) {
     let script = "setsid sh -c 'setsid sh -c \"echo \\$\\$ > half; mv half child; exec ./unreadable 600\" & exit 0' & wait; touch up-1";
     let worker = scheduler.start(worker(), sh(script)).await.unwrap();
@@ -90,7 +91,8 @@ async fn unreadable(scheduler: ProcessScheduler) {
     timeout(SOON, scheduler.close()).await.expect("it ends");
 }
 
-/// A folder of nobody's, and this program in it: the one that was built may be where nobody may look.
+/// A folder of `nobody`, with this program in it: the built one may be in a folder that `nobody`
+/// cannot read.
 fn place(stage: &Stage) -> PathBuf {
     chown(stage.path(""), Some(NOBODY), Some(NOBODY)).unwrap();
     let program = stage.path("program");
@@ -122,7 +124,7 @@ fn i2_b2_a_process_that_may_not_be_looked_at_is_not_taken_for_gone() {
     run(&stage, "unreadable", Command::new(program).uid(NOBODY).gid(NOBODY));
 }
 
-/// Runs a test in a mount namespace with such a /proc, as nobody or as root. False where there are no mount namespaces.
+/// Runs a test in a mount namespace with these options for /proc, as `nobody` or as root.
 fn with_hidepid(stage: &Stage, what: &str, options: &str, user: u32, group: Option<&Path>) {
     let into = group.map_or_else(String::new, |group| format!("echo $$ > {}/cgroup.procs && ", group.display()));
     let script = format!(
@@ -162,7 +164,7 @@ fn b9_who_may_see_all_the_same_is_not_refused() {
     }
     if has_mount_namespaces() {
         let stage = Stage::new();
-        // Root's own, since root runs it.
+        // Root's own, because root runs it.
         let script = "mount -t proc -o hidepid=1 proc /proc && exec \"$0\" \"$@\"";
         let mut command = Command::new("unshare");
         command.args(["--mount", "--propagation", "private", "sh", "-c", script]).arg(env::current_exe().unwrap());
@@ -180,7 +182,7 @@ fn i2_b9_in_control_groups_hidepid_is_no_hindrance() {
     with_hidepid(&Stage::new(), "group", "hidepid=1", NOBODY, Some(&group.0));
 }
 
-/// A control group that was given to nobody, as a service manager does.
+/// A control group that was delegated to `nobody`, as a service manager does it.
 struct Delegated(PathBuf);
 
 impl Delegated {

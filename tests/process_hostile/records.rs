@@ -1,4 +1,4 @@
-//! Records that are damaged, forged, or of a scheduler that died.
+//! Records that are damaged, forged, or of a dead scheduler.
 
 use std::{
     env, fs,
@@ -18,7 +18,8 @@ use winddown::{
 
 use crate::{is_alive, skipped, support::*, workers_of};
 
-/// Set for `scheduler_entry`: how it holds its workers, whether it has a watchdog, and a script for each worker.
+/// Set for `scheduler_entry`: how the scheduler holds its workers, whether it has a watchdog, and a
+/// script for each worker.
 const SCHEDULER: &str = "WINDDOWN_TEST_SCHEDULER";
 const DEAF: &str = "trap '' TERM; touch up-$WINDDOWN_WORKER; while :; do sleep 0.1; done";
 
@@ -26,7 +27,7 @@ fn both() -> [HeldBy; 2] {
     [HeldBy::Environment, HeldBy::ControlGroup]
 }
 
-/// Not a test: a scheduler in a process of its own, to be killed.
+/// Not a test: a scheduler in its own process, to be killed.
 #[test]
 fn scheduler_entry() {
     let Ok(plan) = env::var(SCHEDULER) else { return };
@@ -47,7 +48,8 @@ fn scheduler_entry() {
     });
 }
 
-/// Starts a scheduler in a process of its own, does something when its workers are up, and kills it. False where there are no control groups.
+/// Starts a scheduler in its own process, calls a closure when its workers are up, and kills the
+/// scheduler. False if there are no control groups.
 pub(crate) async fn dies(stage: &Stage, held_by: HeldBy, guarded: bool, scripts: &[&str], then: impl FnOnce()) -> bool {
     let mut command = stage.this_program("records::scheduler_entry");
     let plan = serde_json::to_string(&(held_by == HeldBy::ControlGroup, guarded, scripts)).unwrap();
@@ -79,7 +81,7 @@ fn records(stage: &Stage) -> Vec<(PathBuf, Value)> {
         .collect()
 }
 
-/// Damages the record of worker 1, and gives its path.
+/// Damages the record of worker 1, and returns its path.
 fn damage(stage: &Stage, how: &str) -> PathBuf {
     let (path, record) = records(stage).into_iter().find(|(_, record)| record["worker"] == 1).unwrap();
     match how {
@@ -97,7 +99,7 @@ async fn i2_b8_a_damaged_record_keeps_the_watchdog_from_ending_nobody() {
     for (held_by, how) in both().into_iter().zip(["empty", "torn"]) {
         let stage = Stage::new();
         let mut damaged = PathBuf::new();
-        // The second one's child is one that only its worker's record tells of.
+        // Only the second worker's record reveals its child.
         let workers = [DEAF, "setsid sleep 600 & touch up-$WINDDOWN_WORKER", DEAF];
         if !dies(&stage, held_by, true, &workers, || damaged = damage(&stage, how)).await {
             continue;
@@ -136,7 +138,7 @@ fn boot() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap().trim().to_owned()
 }
 
-/// A record of a group that is nobody's worker, true in all that can be looked up.
+/// A record of a group that is not a worker's; everything in it that can be looked up is true.
 fn forge(stage: &Stage, pid: i32, token: &str, user: u32) {
     let start: u64 = stat(pid, 22).unwrap().parse().unwrap();
     let process = json!({ "pid": pid, "start": start });
@@ -162,13 +164,13 @@ async fn b10_a_forged_record_kills_nobody() {
         .await;
         forge(&stage, number, "forged", user);
         let scheduler = stage.open().await;
-        // Nobody knows that it is not alive.
+        // It is not known to be dead.
         assert_eq!(scheduler.workers_for_job(&job(), Some(RUN)).await.unwrap(), [WorkerId::new(1)]);
         let stopped = timeout(SOON, scheduler.stop_workers(&job(), Some(RUN), true)).await.expect("it ends");
         let error = stopped.unwrap_err().to_string();
         assert!(error.contains(&format!("process {number} (it has the number and start time on record")), "{error}");
         assert!(is_alive(number), "nobody has touched it");
-        // The check of the check: what shows the token is killed.
+        // The control for this check: a process that shows the token is killed.
         stranger.kill().unwrap();
         stranger.wait().unwrap();
         stop(&scheduler, true).await;
@@ -239,7 +241,8 @@ const THREADS: &str = "import ctypes, threading, time\n\
                        open('up-1', 'w').close()\n\
                        ctypes.CDLL(None).syscall(60, 0)";
 
-/// A leader that has ended while its threads go on is a zombie to those that look; its environment shows on its threads alone.
+/// A leader that has ended while its threads go on looks like a zombie; only its threads show its
+/// environment.
 #[tokio::test]
 async fn i2_b2_a_leader_that_has_ended_while_its_threads_live_is_found_by_the_next_scheduler() {
     let _alone = crate::ALONE.lock().await;

@@ -34,7 +34,7 @@ async fn force(scheduler: &ProcessScheduler, run: RunId) {
     assert!(matches!(receipt.stopped(), AnyStopped::Killed(_)), "{receipt}");
 }
 
-/// So many at once that some of them are slower than the stop.
+/// Enough at once that some of them are slower than the stop.
 const STARTS: u64 = 12;
 
 async fn forced_stops(held_by: HeldBy) {
@@ -47,14 +47,15 @@ async fn forced_stops(held_by: HeldBy) {
         for number in 1..=STARTS {
             let (scheduler, command) = (scheduler.clone(), stage.sh("exec sleep 600"));
             if number == STARTS {
-                // Dropped after its first step, in which it was called.
+                // Dropped after its first poll, in which it was called.
                 let start = pin!(scheduler.start(env_of(run, number), command));
                 let _ = start.poll(&mut Context::from_waker(Waker::noop()));
                 continue;
             }
             starts.push(tokio::spawn(async move { scheduler.start(env_of(run, number), command).await }));
         }
-        // Some rounds come at once, others when some of the workers, or most, are there.
+        // In some rounds the stop comes at once, in others when some or most of the workers are
+        // there.
         match round % 4 {
             0 => {}
             1 => tokio::task::yield_now().await,
@@ -112,7 +113,7 @@ async fn i2_b1_a_run_that_was_stopped_with_force_starts_no_worker_any_more() {
     assert!(matches!(start(RUN.next()).await, Err(ProcessError::Stopped { .. })));
     let next = RUN.next().next();
     start(next).await.unwrap();
-    // Without force a worker may be started again, as before.
+    // A worker may be started again after a stop without force, as before.
     stop_run(&scheduler, Some(next), false).await;
     start(next).await.unwrap();
     stop_run(&scheduler, Some(next), false).await;
@@ -139,7 +140,7 @@ fn i10_b1_a_start_that_is_cut_off_before_it_began_leaves_no_entry() {
     });
 }
 
-/// The start waits for a thread, and a forced stop does not wait for what has not begun.
+/// The start waits for a thread, and a forced stop does not wait for a start that has not begun.
 #[test]
 fn i2_b1_a_start_that_waits_for_a_thread_is_refused_by_a_forced_stop() {
     let _alone = crate::ALONE.blocking_lock();

@@ -1,4 +1,4 @@
-//! A watchdog that was stopped keeps nobody waiting.
+//! A stopped watchdog delays nothing.
 
 use std::{
     sync::{
@@ -56,7 +56,7 @@ async fn a_frozen_watchdog_that_is_frozen_again_and_again_is_killed() {
     let freezing = thread::spawn({
         let over = Arc::clone(&over);
         move || {
-            // It gets no time to leave: what lets it go on is undone at once.
+            // It gets no time to exit: its continuation is undone at once.
             while !over.load(Ordering::Relaxed) {
                 signal(watchdog, Signal::STOP);
             }

@@ -1,4 +1,5 @@
-//! The controller's side of the wire: what workers report, checked and passed into the mailbox of the right job.
+//! The controller's side of the wire: receives workers' reports, checks them, and passes them to
+//! the mailbox of the right job.
 
 mod registry;
 mod service;
@@ -32,28 +33,33 @@ use super::{
 };
 use crate::{clock::bearable, mailbox::JobSender};
 
-/// Serves the workers of any number of jobs. A cheap handle to clone.
+/// Serves the workers of any number of jobs. A handle that is cheap to clone.
 ///
-/// What a worker reports is checked against its run before it is passed on, and a rejected message changes nothing (invariant I11):
+/// Each report is checked against its run before it is passed on. A rejected message changes
+/// nothing (invariant I11):
 ///
 /// | what is wrong | answer |
 /// |---|---|
 /// | the job is not registered here, or has ended | `NOT_FOUND` |
-/// | it is another generation than the job's run | `FAILED_PRECONDITION` |
+/// | the generation is not that of the job's run | `FAILED_PRECONDITION` |
 /// | no context or body; an unknown worker, operator or subtask; a task of another worker; an epoch that was never ordered | `INVALID_ARGUMENT` |
-/// | it is larger than [`max_message`](ControllerOptions::max_message) | `OUT_OF_RANGE` |
-/// | the rest of it has not come within [`body`](ControllerOptions::body) | `DEADLINE_EXCEEDED` |
-/// | the job's mailbox is full, and stays so for [`mailbox_wait`](ControllerOptions::mailbox_wait) | `RESOURCE_EXHAUSTED` |
+/// | the message is larger than [`max_message`](ControllerOptions::max_message) | `OUT_OF_RANGE` |
+/// | the rest of the message has not arrived within [`body`](ControllerOptions::body) | `DEADLINE_EXCEEDED` |
+/// | the job's mailbox is full, and stays full for [`mailbox_wait`](ControllerOptions::mailbox_wait) | `RESOURCE_EXHAUSTED` |
 ///
-/// That is what our own worker kit hears, which reports again. To any other worker an error for an answer is the end (Arroyo's report never
-/// again), so it hears none for what is not its fault: its calls wait for room in the mailbox for as long as it takes, and for a job that
-/// is not registered for [`registration_wait`](ControllerOptions::registration_wait).
+/// Our own worker kit receives these answers, and reports again. For any other worker an error as
+/// the answer is final (Arroyo's never reports again), so such a worker receives no error for what
+/// is not its fault: its calls wait for room in the mailbox for as long as it takes, and for a job
+/// that is not registered for [`registration_wait`](ControllerOptions::registration_wait).
 ///
-/// A call waits while its job's mailbox is full (back-pressure). The calls of other jobs do not wait with it, unless they share its
-/// connection, and [`calls_per_connection`](ControllerOptions::calls_per_connection) are waiting there: each worker has one of its own.
+/// A call waits while its job's mailbox is full (back-pressure). Calls of other jobs do not wait
+/// with it, unless they share its connection and
+/// [`calls_per_connection`](ControllerOptions::calls_per_connection) calls are waiting there; each
+/// worker has its own connection.
 ///
-/// Whoever calls, what he can take is bounded: connections ([`Admission`](crate::grpc::Admission)), and the bytes of messages on their way in
-/// ([`arriving`](ControllerOptions::arriving)). A message above 4 KiB is read only if a worker of a registered run speaks.
+/// What any caller can take is bounded: connections by [`Admission`](crate::grpc::Admission), and
+/// the bytes of messages that are being received by [`arriving`](ControllerOptions::arriving). A
+/// message above 4 KiB is read only if a worker of a registered run sent it.
 #[derive(Clone, Default)]
 pub struct ControllerServer {
     options: ControllerOptions,
@@ -66,11 +72,12 @@ impl ControllerServer {
         Self { options, registry: Arc::default() }
     }
 
-    /// Takes in what the workers of `transport`'s run report, and passes it to `job`, until the registration is dropped. A worker
-    /// that registers tells the transport its address. A newer run of the same job takes the older one's place.
+    /// Receives the reports of the workers of `transport`'s run, and passes them to `job`, until
+    /// the registration is dropped. When a worker registers, its address is passed to the
+    /// transport. A newer run of the same job replaces the older one.
     ///
     /// # Errors
-    /// [`RegisterError`] when a run of the job that is not older is registered.
+    /// [`RegisterError`] if a run of the job that is not older is registered.
     pub fn register(&self, transport: Arc<GrpcTransport>, job: JobSender) -> Result<Registration, RegisterError> {
         self.registry.register(
             transport,
@@ -80,14 +87,16 @@ impl ControllerServer {
         )
     }
 
-    /// Serves on `listener` until `shutdown` resolves; then calls under way may take [`drain`](ControllerOptions::drain) to end.
-    /// Workers whose calls fail report again to whoever serves the address next.
+    /// Serves on `listener` until `shutdown` resolves; calls in progress then have
+    /// [`drain`](ControllerOptions::drain) to end. Workers whose calls fail report again to the
+    /// next server at the address.
     ///
     /// # Errors
-    /// [`ServeError`] when the listener fails.
+    /// [`ServeError`] if the listener fails.
     ///
     /// # Cancel safety
-    /// Dropping it shuts the server down without waiting. What a worker was not answered it reports again.
+    /// Dropping the future shuts the server down without waiting. Workers send reports again that
+    /// were not answered.
     pub async fn serve(
         &self,
         listener: TcpListener,
@@ -96,11 +105,13 @@ impl ControllerServer {
         self.serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)), shutdown).await
     }
 
-    /// [`serve`](Self::serve) on connections of any kind: TLS, Unix sockets, a simulated network. The address of a peer is known where the connection's
-    /// `ConnectInfo` is tonic's `TcpConnectInfo`.
+    /// [`serve`](Self::serve) on connections of any kind: TLS, Unix sockets, a simulated network.
+    /// The address of a peer is known if the connection's `ConnectInfo` is tonic's
+    /// `TcpConnectInfo`.
     ///
     /// # Errors
-    /// [`ServeError`] when `incoming` ends. What it fails with is waited for, and it is asked again.
+    /// [`ServeError`] if `incoming` ends. After an error of `incoming`, the server waits and asks
+    /// it again.
     ///
     /// # Cancel safety
     /// As [`serve`](Self::serve).
@@ -145,9 +156,10 @@ impl fmt::Debug for ControllerServer {
     }
 }
 
-/// A server that frees the connections of silent peers, and handles so many calls of one connection at a time.
+/// A server that closes the connections of silent peers, and limits how many calls of one
+/// connection are handled at a time.
 pub(super) fn server(keep_alive: KeepAlive, calls_per_connection: u32) -> Server {
-    /// What a stream and a connection may hold that nobody has read yet.
+    /// How many unread bytes a stream and a connection may hold.
     const WINDOWS: (u32, u32) = (64 << 10, 128 << 10);
     Server::builder()
         .http2_keepalive_interval(Some(bearable(keep_alive.every)))
@@ -177,8 +189,9 @@ pub(super) const fn with_reflection(routes: Routes) -> Routes {
     routes
 }
 
-/// Serves until `shutdown` resolves, and then until every call has ended or `drain` is over. A connection that is cut off never
-/// ends by itself, so without that bound a shutdown would wait for its peer.
+/// Serves until `shutdown` resolves, and then until every call has ended or `drain` is over. A
+/// connection that is cut off never ends by itself; without that bound, a shutdown would wait for
+/// its peer.
 pub(super) async fn serve<P: Porter, IO>(
     server: Server,
     service: Guard<Routes, P>,

@@ -1,8 +1,9 @@
-//! Who an order is meant for, and who speaks: what is said beside a message, in gRPC metadata.
+//! The sender and addressee of a message, in gRPC metadata.
 //!
-//! Arroyo's orders say which worker they are for, and no more; our controller says the run and the job too, in metadata that workers of
-//! the Arroyo family never look at, and our worker checks what it finds (invariant I11). Our worker says with each report that it is
-//! one: it can be told "later" and "again", which a worker of the Arroyo family can't.
+//! Arroyo's orders name the worker they are for, and nothing else. Our controller also names the
+//! run and the job, in metadata that workers of the Arroyo family ignore, and our worker checks it
+//! (invariant I11). Our worker marks each report as its own: it can be told "later" and "again",
+//! which a worker of the Arroyo family cannot.
 
 use tonic::{
     Status,
@@ -12,21 +13,22 @@ use tonic::{
 
 use crate::contracts::{JobId, RunId, WorkerId};
 
-/// As Arroyo's own controller says it.
+/// The same key as Arroyo's own controller uses.
 const TARGET: &str = "x-target-worker-id";
-/// Present in what our worker kit reports.
+/// Present in the reports of our worker kit.
 const KIT: &str = "winddown-kit";
 const RUN: &str = "winddown-run";
 const WORKER: &str = "winddown-worker";
-/// Binary, since a job's name may be any text.
+/// Binary, because a job's name may be any text.
 const JOB: &str = "winddown-job-bin";
 
-/// How a worker takes what it is told.
+/// How a worker treats answers and orders.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Dialect {
-    /// It waits and reports again where it is asked to, and takes a repeated order as one.
+    /// It waits and reports again when asked to, and recognizes a repeated order.
     Kit,
-    /// Any other worker, such as one of Arroyo's: an error for an answer ends it, and an order twice is two orders.
+    /// Any other worker, such as one of Arroyo's: an error as the answer ends it, and it obeys a
+    /// repeated order twice.
     Foreign,
 }
 
@@ -39,13 +41,13 @@ impl Dialect {
         if headers.contains_key(KIT) { Self::Kit } else { Self::Foreign }
     }
 
-    /// Says that our worker kit speaks.
+    /// Marks the message as one of our worker kit.
     pub(super) fn say_kit(metadata: &mut MetadataMap) {
         metadata.insert(KIT, MetadataValue::from_static("1"));
     }
 }
 
-/// Who an order is for.
+/// The addressee of an order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Addressee {
     pub(super) job: JobId,
@@ -62,11 +64,11 @@ impl Addressee {
         metadata.insert_bin(JOB, job);
     }
 
-    /// Whether an order is for this worker. What the sender does not say is not checked: a controller of the Arroyo family says the
-    /// worker at most.
+    /// Whether an order is for this worker. Only what the sender states is checked: a controller of
+    /// the Arroyo family states at most the worker.
     ///
-    /// The answer is `PERMISSION_DENIED`: `FAILED_PRECONDITION` would tell a controller that wants to stop *its* worker that
-    /// this has happened already.
+    /// The answer is `PERMISSION_DENIED`: `FAILED_PRECONDITION` would tell a controller that wants
+    /// to stop *its* worker that this has happened already.
     pub(super) fn check(&self, metadata: &MetadataMap) -> Result<(), Status> {
         let refuse = |expected: &dyn std::fmt::Display, got: &dyn std::fmt::Display| {
             Err(Status::permission_denied(format!("expected an order for {expected}, got one for {got}")))

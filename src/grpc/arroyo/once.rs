@@ -1,10 +1,11 @@
-//! Orders that a worker may take in only once, where it can't tell a repeated one from another.
+//! Orders that a worker may receive only once, because it cannot recognize a repeated one.
 
 use std::sync::{Mutex, PoisonError};
 
 use crate::contracts::{Command, Epoch, WorkerStopMode};
 
-/// The newest order of each kind that may have arrived at one worker. An older one, or a weaker, would be of no use after it.
+/// The newest order of each kind that may have arrived at one worker. An older or weaker one would
+/// be of no use after it.
 #[derive(Debug, Default)]
 pub(super) struct Once(Mutex<Sent>);
 
@@ -16,7 +17,7 @@ struct Sent {
     release: bool,
 }
 
-/// An order that is to go out, and what had been sent before it.
+/// An order to be sent, and what had been sent before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Turn {
     before: Sent,
@@ -42,7 +43,7 @@ impl Once {
     pub(super) fn give_back(&self, turn: Turn) {
         let mut sent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Turn { before, after } = turn;
-        // Only what this order changed, and only where no newer one went out since.
+        // Only what this order changed, and only if no newer one was sent since.
         if before.checkpoint != after.checkpoint && sent.checkpoint == after.checkpoint {
             sent.checkpoint = before.checkpoint;
         }

@@ -1,4 +1,4 @@
-//! Orders to workers, one channel to each.
+//! Sends orders to workers, with one channel to each.
 
 use std::{
     collections::HashMap,
@@ -37,17 +37,20 @@ use crate::{
 
 /// Carries the orders of one run to its workers over gRPC.
 ///
-/// A worker's address is told at the start ([`set_address`](Self::set_address)), or by the worker itself when it registers with the
-/// [`ControllerServer`](super::ControllerServer). An order to a worker without an address waits for it, within the order's own time.
+/// A worker's address is set at the start ([`set_address`](Self::set_address)), or by the worker
+/// itself when it registers with the [`ControllerServer`](super::ControllerServer). An order to a
+/// worker without an address waits for one, within the order's own time.
 ///
-/// A worker of our own kit takes a repeated order as one. Any other (Arroyo's, and whoever has not registered) may take it as two, so such a
-/// worker is never sent an order twice that may have arrived: where it is not known whether it has, `send` gives `Ok`, and what the worker
-/// reports tells. An order that was lost on the way is then noticed by nothing but the time that its phase has
+/// A worker of our own kit recognizes a repeated order. Any other (Arroyo's, and any that has not
+/// registered) may obey it twice, so an order that may have arrived is never sent to such a worker
+/// again: if it is not known whether it arrived, `send` returns `Ok`, and the worker's reports
+/// tell. An order that was lost on the way is then noticed only when the time of its phase is over
 /// ([`Limits::worst_case`](crate::Limits::worst_case)).
 ///
-/// Each worker of the run has one lazily opened connection, which is opened again after a failure; no worker waits for another
-/// (invariant I9). Every order carries its deadline (`grpc-timeout`), and HTTP/2 pings find out workers that were cut off. Dropping
-/// the transport closes the connections.
+/// Each worker of the run has one lazily opened connection, which is opened again after a failure;
+/// no worker waits for another (invariant I9). Every order carries its deadline (`grpc-timeout`),
+/// and HTTP/2 pings detect workers that were cut off. Dropping the transport closes the
+/// connections.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -67,11 +70,11 @@ pub struct GrpcTransport {
     options: CallOptions,
     connect: Connect,
     workers: HashMap<WorkerId, Peer>,
-    /// The newest checkpoint that was ordered: whoever reports a newer one errs.
+    /// The newest checkpoint that was ordered: a report of a newer one is an error.
     newest: AtomicU64,
 }
 
-/// What is known of a worker.
+/// What is known about a worker.
 struct Peer {
     line: watch::Sender<Option<Line>>,
     /// It has registered as one of our kit.
@@ -83,12 +86,13 @@ struct Peer {
 #[derive(Clone)]
 struct Line {
     endpoint: Endpoint,
-    /// Opened by the first order: a channel needs a runtime, and an address may be told outside of one.
+    /// Opened by the first order: a channel needs a runtime, and an address may be set outside of
+    /// one.
     channel: Arc<OnceLock<Channel>>,
 }
 
 impl GrpcTransport {
-    /// A transport to the workers of `topology`, of which no address is known yet.
+    /// A transport to the workers of `topology`, without any known address.
     pub fn new(open: &OpenRun, topology: impl Into<Arc<Topology>>) -> Self {
         let topology = topology.into();
         let peer = || Peer { line: watch::Sender::new(None), is_kit: AtomicBool::new(false), once: Once::default() };
@@ -104,26 +108,28 @@ impl GrpcTransport {
         }
     }
 
-    /// Other options than the default ones, for addresses that are told from now on. `call` is best the same as
-    /// [`Limits::order`](crate::limits::Limits::order): the shorter one counts.
+    /// Sets options other than the defaults, for addresses that are set from now on. Use the same
+    /// value for `call` as for [`Limits::order`](crate::limits::Limits::order): the shorter of the
+    /// two counts.
     #[must_use]
     pub fn options(mut self, options: CallOptions) -> Self {
         self.options = options;
         self
     }
 
-    /// Opens channels in a way of your own.
+    /// Sets how channels are opened.
     #[must_use]
     pub fn connect_with(mut self, connect: Connect) -> Self {
         self.connect = connect;
         self
     }
 
-    /// Says where a worker takes orders, for the first time or anew; orders that wait for it go out. The same address again keeps
-    /// the connection.
+    /// Sets or changes the address where a worker takes orders; orders that wait for it are sent.
+    /// Setting the same address again keeps the connection.
     ///
     /// # Errors
-    /// [`AddressError`] when it is no address. A worker that the run does not have changes nothing: [`knows`](Self::knows) tells.
+    /// [`AddressError`] if `address` is not an address. A worker that is not in the run changes
+    /// nothing: [`knows`](Self::knows) tells.
     pub fn set_address(&self, worker: WorkerId, address: &str) -> Result<(), AddressError> {
         let endpoint = endpoint(address, &self.options)?;
         if let Some(peer) = self.workers.get(&worker) {
@@ -158,17 +164,17 @@ impl GrpcTransport {
         self.workers.contains_key(&worker)
     }
 
-    /// Where a worker takes orders, if that is known.
+    /// The address where a worker takes orders, if known.
     pub fn address(&self, worker: WorkerId) -> Option<String> {
         Some(self.workers.get(&worker)?.line.borrow().as_ref()?.endpoint.uri().to_string())
     }
 
-    /// The newest checkpoint that any worker was sent an order of; epoch 0 if there was none.
+    /// The newest checkpoint that was ordered from any worker; epoch 0 if there was none.
     pub fn newest_epoch(&self) -> Epoch {
         Epoch::new(self.newest.load(Ordering::Acquire))
     }
 
-    /// A worker registers: it says where it is, and what. A refused address changes neither.
+    /// A worker registers its address and its kind. A refused address changes neither.
     pub(super) fn register(&self, worker: WorkerId, address: &str, dialect: Dialect) -> Result<(), AddressError> {
         let before = self.address(worker);
         self.set_address(worker, address)?;
@@ -177,7 +183,9 @@ impl GrpcTransport {
         }
         let now = self.address(worker);
         if before.is_some() && before != now {
-            tracing::warn!(job = %self.job, run = %self.run, %worker, ?before, ?now, "a worker takes orders elsewhere now");
+            tracing::warn!(
+                job = %self.job, run = %self.run, %worker, ?before, ?now, "a worker now takes orders at another address"
+            );
         }
         Ok(())
     }
@@ -201,14 +209,15 @@ impl GrpcTransport {
         command: Command,
         deadline: Instant,
     ) -> Result<(), Status> {
-        /// What a worker answers holds nothing.
+        /// A worker's answers are empty.
         const ANSWER: usize = 4 << 10;
         let mut client = WorkerGrpcClient::new(channel).max_decoding_message_size(ANSWER);
         match command {
             Command::Checkpoint { epoch, then_stop } => {
                 let message = CheckpointReq {
                     epoch: epoch.get(),
-                    // What may be cleaned up is not a matter of a shutdown: every checkpoint stays restorable.
+                    // Cleaning up checkpoints is not part of a shutdown: every checkpoint stays
+                    // restorable.
                     min_epoch: 0,
                     timestamp: wire::now(),
                     then_stop,
@@ -232,7 +241,7 @@ impl GrpcTransport {
         }
     }
 
-    /// Noted before the order goes out, so that no answer can come too early.
+    /// Recorded before the order is sent, so that no answer can arrive too early.
     fn note_epoch(&self, command: &Command) {
         if let Command::Checkpoint { epoch, .. } | Command::Commit { epoch, .. } = command {
             self.newest.fetch_max(epoch.get(), Ordering::AcqRel);
@@ -262,7 +271,8 @@ impl Transport for GrpcTransport {
             return Err(OrderError::new(OrderErrorKind::Unreachable, message));
         };
         let is_kit = peer.is_kit.load(Ordering::Acquire);
-        // Taken before the order goes out, since this future may be dropped while it is on its way.
+        // Taken before the order is sent, because this future may be dropped while it is on its
+        // way.
         let Some(turn) = is_kit.then_some(None).or_else(|| peer.once.take(&order.command).map(Some)) else {
             tracing::debug!(job = %self.job, run = %self.run, %worker, order = order.command.name(), "not sent again");
             return Ok(());
@@ -281,7 +291,9 @@ impl Transport for GrpcTransport {
             }
             (Some(_), Effect::Unknown) => {
                 let (job, run) = (&self.job, self.run);
-                tracing::warn!(%job, %run, %worker, order = name, %error, "it may have arrived, and is not sent again");
+                tracing::warn!(
+                    %job, %run, %worker, order = name, %error, "the order may have arrived, so it is not sent again"
+                );
                 Ok(())
             }
         }

@@ -1,8 +1,9 @@
-//! How our words become the protocol's, and back: states, commit data, refusals, times.
+//! Translates between our types and the protocol's: states, commit data, refusals, times.
 //!
-//! A state or commit that our own worker kit gives is opaque bytes, and travels in a table of a reserved name, so that the manifest
-//! holds exactly what the task gave, whatever transport brought it. What a worker of the Arroyo family gives is kept as it is
-//! encoded on the wire, so that it can be handed back.
+//! A state or commit from our own worker kit is opaque bytes, and travels in a table with a
+//! reserved name, so that the manifest holds exactly what the task gave, whichever transport
+//! brought it. Data from a worker of the Arroyo family is kept as encoded on the wire, so that it
+//! can be handed back.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -23,31 +24,32 @@ use crate::contracts::{Epoch, OrderError, OrderErrorKind, TaskCommit, TaskId, To
 const SNAPSHOT: &str = "winddown.snapshot";
 /// The table that holds a kit task's commit data.
 const COMMIT: &str = "winddown.commit";
-/// What the commit data of an Arroyo-style task starts with in a manifest; an encoded `OperatorCommitData` follows. Commit data
-/// of a kit task that happened to start with it would reach that task's own worker under other table names, and no one else.
+/// The prefix of an Arroyo-style task's commit data in a manifest; an encoded `OperatorCommitData`
+/// follows. If a kit task's commit data happened to start with it, only that task's own worker
+/// would be affected: it would receive the data under other table names.
 const TABLES: &[u8; 16] = b"arroyo-commit/1\n";
 
-/// Microseconds since the Unix epoch: what the protocol means by a time.
+/// Microseconds since the Unix epoch, the protocol's unit for points in time.
 pub(super) fn now() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// As much of somebody's words as is sent and kept: room for the trace of a stack.
+/// How much of a peer's error text is sent and kept: room for a stack trace.
 pub(super) fn said(words: &str) -> &str {
     crate::text::beginning(words, 16 << 10)
 }
 
-/// Who speaks, by the beginning of a report: its first field.
+/// The sender, read from the beginning of a report: its first field.
 pub(super) fn context(beginning: &[u8]) -> Option<WorkerContext> {
-    /// Field 1, with a length before it.
+    /// Field 1, with a length prefix.
     const CONTEXT: u8 = 1 << 3 | 2;
     let (tag, mut rest) = beginning.split_first()?;
     let len = prost::decode_length_delimiter(&mut rest).ok().filter(|_| *tag == CONTEXT)?;
     WorkerContext::decode(rest.get(..len)?).ok()
 }
 
-/// Bytes of a message that live longer than it does: a slice would keep the whole of what came in.
+/// Copies bytes that outlive their message: a slice would keep the whole received message alive.
 fn kept(slice: &Bytes) -> Bytes {
     Bytes::copy_from_slice(slice)
 }
@@ -68,7 +70,7 @@ pub(super) fn metadata(subtask: u32, snapshot: &Bytes, commit: Option<&Bytes>) -
             commit_data: Some(commit.clone()),
         };
         table_metadata.insert(COMMIT.to_owned(), table(TableEnum::GlobalKeyValue, data.encode_to_vec().into()));
-        // A controller of the Arroyo family wants one for every table that has a type.
+        // A controller of the Arroyo family expects an entry for every table that has a type.
         let config =
             GlobalKeyedTableConfig { table_name: COMMIT.to_owned(), uses_two_phase_commit: true, ..Default::default() };
         let config = TableConfig {
@@ -90,14 +92,14 @@ pub(super) fn metadata(subtask: u32, snapshot: &Bytes, commit: Option<&Bytes>) -
     }
 }
 
-/// What a task's state says of the second phase.
+/// What a task's state says about the second phase.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Commit {
     /// Nothing.
     None,
-    /// This task has to commit this.
+    /// This task must commit this data.
     Own(Bytes),
-    /// Every subtask of the operator has to commit: this is what this one gave.
+    /// Every subtask of the operator must commit; this is the data of this one.
     Whole(Bytes),
 }
 
@@ -115,7 +117,8 @@ pub(super) fn state(metadata: &SubtaskCheckpointMetadata, needs_commit: bool) ->
         return Ok((kept(&table.data), commit));
     }
     let snapshot = metadata.encode_to_vec().into();
-    // Arroyo's workers say it by the configuration of their tables, and never by the flag; theirs is the whole operator's word.
+    // Arroyo's workers say it by the configuration of their tables, never by the flag, and they say
+    // it for the whole operator.
     let two_phase = two_phase_tables(metadata)?;
     let commit = match (two_phase.is_empty(), needs_commit) {
         (false, _) => {
@@ -132,7 +135,8 @@ pub(super) fn state(metadata: &SubtaskCheckpointMetadata, needs_commit: bool) ->
     Ok((snapshot, commit))
 }
 
-/// The commit data of one subtask. A table is there also where the subtask gave nothing for it.
+/// The commit data of one subtask. It has an entry for every table, even where the subtask gave no
+/// data.
 fn by_table<'a>(subtask: u32, tables: impl Iterator<Item = (&'a str, Option<Bytes>)>) -> Bytes {
     let table = |(name, data): (&str, Option<Bytes>)| {
         let commit_data_by_subtask = data.map(|data| (subtask, data)).into_iter().collect();
@@ -178,17 +182,17 @@ fn commits_by_table(metadata: &SubtaskCheckpointMetadata) -> Result<BTreeMap<&st
     Ok(commits)
 }
 
-/// The commit order for these tasks. An operator is in it also where none of its subtasks gave anything.
+/// The commit order for these tasks. It lists an operator even if none of its subtasks gave data.
 pub(super) fn commit_req(topology: &Topology, epoch: Epoch, tasks: &[TaskCommit]) -> CommitReq {
     let mut committing_data: BTreeMap<String, OperatorCommitData> = BTreeMap::new();
     let by_table: HashSet<u32> =
         tasks.iter().filter(|it| it.data.starts_with(TABLES)).map(|it| it.task.operator).collect();
     for TaskCommit { task, data } in tasks {
-        // It said nothing of a table: another subtask said that the whole operator commits.
+        // This subtask named no table: another one said that the whole operator commits.
         if data.is_empty() && by_table.contains(&task.operator) {
             continue;
         }
-        // A controller makes orders for tasks of its topology only.
+        // A controller makes orders only for tasks of its topology.
         let Some(operator) = topology.operators().get(task.operator as usize) else { continue };
         let entry = committing_data.entry(operator.name().to_string()).or_default();
         for (table, by_subtask) in tables(*task, data).committing_data {
@@ -209,7 +213,7 @@ fn tables(task: TaskId, data: &Bytes) -> OperatorCommitData {
     OperatorCommitData { committing_data: BTreeMap::from([(COMMIT.to_owned(), by_subtask)]) }
 }
 
-/// The commits of kit tasks in an order: those of the tasks that `is_here`.
+/// The commits of kit tasks in an order, for the tasks that `is_here` accepts.
 pub(super) fn commits(topology: &Topology, request: &CommitReq, is_here: impl Fn(TaskId) -> bool) -> Vec<TaskCommit> {
     let mut commits = Vec::new();
     for (name, operator) in &request.committing_data {
@@ -230,7 +234,7 @@ pub(super) fn order_error(status: &Status) -> OrderError {
     let kind = match status.code() {
         Code::FailedPrecondition => OrderErrorKind::NotRunning,
         Code::Unavailable => OrderErrorKind::Unreachable,
-        // Our own side of a call that has run out of time says `CANCELLED`.
+        // Our own side reports a call that has run out of time as `CANCELLED`.
         Code::DeadlineExceeded | Code::Cancelled => OrderErrorKind::TimedOut,
         Code::InvalidArgument
         | Code::OutOfRange
@@ -245,20 +249,20 @@ pub(super) fn order_error(status: &Status) -> OrderError {
     OrderError::new(kind, message)
 }
 
-/// What an error says of an order's effect.
+/// What an error says about the order's effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Effect {
-    /// It has none: the order did not arrive, or was turned away.
+    /// No effect: the order did not arrive, or was refused.
     None,
-    /// It may have been taken.
+    /// The worker may have taken it.
     Unknown,
 }
 
-/// Whether a worker may have taken the order that this came of.
+/// Whether a worker may have taken the order that ended with this status.
 pub(super) fn effect(status: &Status) -> Effect {
     let mut cause = std::error::Error::source(status);
     if cause.is_some() {
-        // It is our own side of the connection that speaks.
+        // This status comes from our own side of the connection.
         while let Some(error) = cause {
             if error.is::<tonic::ConnectError>() {
                 return Effect::None;
@@ -281,7 +285,7 @@ pub(super) fn effect(status: &Status) -> Effect {
     }
 }
 
-/// How a worker says that it did not take an order: the inverse of [`order_error`].
+/// The answer of a worker that did not take an order: the inverse of [`order_error`].
 pub(super) fn refusal(error: OrderError) -> Status {
     let code = match error.kind {
         OrderErrorKind::Unreachable => Code::Unavailable,
@@ -293,7 +297,7 @@ pub(super) fn refusal(error: OrderError) -> Status {
     Status::new(code, error.message)
 }
 
-/// Whether these bytes are a state or a commit, which are read as far as anything is.
+/// Whether these bytes are a state or a commit; everything in them is then read.
 #[cfg(test)]
 pub(super) fn takes(bytes: &[u8]) -> bool {
     use super::proto::arroyo_rpc::TaskCheckpointCompletedReq;
@@ -414,7 +418,7 @@ mod tests {
         assert!(error.starts_with("expected the config of table `p` to be a GlobalKeyedTableConfig"), "{error}");
     }
 
-    /// As Kafka's sink: its table takes part in two-phase commit, and holds nothing.
+    /// As Kafka's sink does it: its table takes part in two-phase commit, and is empty.
     #[test]
     fn a1_an_operator_without_commit_data_is_in_the_order() {
         let (_, commit) = state(&configured(&[("i", TableEnum::GlobalKeyValue, true)]), false).unwrap();

@@ -1,4 +1,4 @@
-//! The worker kit in a process of its own.
+//! The worker kit in its own process.
 
 mod notice;
 mod reports;
@@ -43,15 +43,16 @@ use crate::{
 
 /// Serves one worker of a run: takes orders, runs tasks, and reports to the controller.
 ///
-/// - It registers with the controller, and does so again whenever the connection failed or the controller says that it does not know
-///   the job: so a controller that was restarted learns of it.
-/// - Reports go out in their order, one at a time; one that fails is tried again with backoff and jitter. While the controller
-///   is away tasks are held back, and no report is lost.
+/// - It registers with the controller, and again whenever the connection failed or the controller
+///   says that it does not know the job. A restarted controller therefore learns of it.
+/// - Reports are sent in order, one at a time; a report that fails is sent again with backoff and
+///   jitter. While the controller is away, tasks are held back, and no report is lost.
 /// - A repeated order is answered again, reports included.
-/// - A report that the controller says it will never take (a state larger than its `max_message`, say) fails its task: the task is aborted,
-///   and the run hears why.
-/// - When nothing was accepted by a controller for [`orphan`](GrpcWorkerOptions::orphan), the tasks are told to stop at once, are
-///   aborted after [`grace`](GrpcWorkerOptions::grace), and the worker leaves: [`Departure::Orphaned`].
+/// - If the controller refuses a report for good (a state larger than its `max_message`, say), its
+///   task fails: the task is aborted, and the run receives the reason.
+/// - When no controller has accepted anything for [`orphan`](GrpcWorkerOptions::orphan), the tasks
+///   are told to stop at once, are aborted after [`grace`](GrpcWorkerOptions::grace), and the
+///   worker leaves: [`Departure::Orphaned`].
 /// - Orders for another run, worker or job are refused (invariant I11).
 #[must_use = "a worker does nothing until `serve` is awaited"]
 pub struct GrpcWorker {
@@ -71,13 +72,14 @@ pub struct GrpcWorker {
 pub enum Departure {
     /// The controller released it, or the process asked it to leave. Every task has ended.
     Released,
-    /// No controller accepted anything for too long. A task that never yields may still run: end the process.
+    /// No controller accepted anything for too long. A task that never yields may still be running:
+    /// end the process.
     Orphaned,
 }
 
 impl GrpcWorker {
-    /// A worker of `job` with these tasks, which reports to the controller at `controller`. `topology` is the run's: it gives the
-    /// operators' names, which reports carry.
+    /// A worker of `job` with these tasks, which reports to the controller at `controller`.
+    /// `topology` is the run's; reports carry the operator names from it.
     pub fn new(
         job: impl Into<JobId>,
         spec: WorkerSpec,
@@ -97,51 +99,56 @@ impl GrpcWorker {
         }
     }
 
-    /// Other options than the default ones.
+    /// Sets options other than the defaults.
     pub fn options(mut self, options: GrpcWorkerOptions) -> Self {
         self.options = options;
         self
     }
 
-    /// Opens the channel to the controller in a way of your own.
+    /// Sets how the channel to the controller is opened.
     pub fn connect_with(mut self, connect: Connect) -> Self {
         self.connect = connect;
         self
     }
 
-    /// Tells the controller this address instead of the listener's own: for a worker behind a name, or one that listens on all interfaces.
+    /// Registers this address instead of the listener's own: for a worker behind a name, or one
+    /// that listens on all interfaces.
     pub fn advertise(mut self, address: impl Into<String>) -> Self {
         self.advertised = Some(address.into());
         self
     }
 
-    /// Has the worker leave when `signal` resolves (SIGTERM, say): tasks are told to stop at once, and aborted after the grace period. Unless the
-    /// controller has told them to stop as well, those that had not come to their end are reported as failed, so that the run is recovered.
+    /// Makes the worker leave when `signal` resolves (SIGTERM, say): tasks are told to stop at
+    /// once, and aborted after the grace period. Tasks that had not come to their end are reported
+    /// as failed, so that the run is recovered, unless the controller has told them to stop as
+    /// well.
     ///
     /// # Cancel safety
-    /// `signal` is polled to its end, or dropped with the worker.
+    /// `signal` is polled until it resolves, or dropped with the worker.
     pub fn leave_on(mut self, signal: impl Future<Output = ()> + Send + 'static) -> Self {
         self.leave = Box::pin(signal);
         self
     }
 
-    /// Has the worker give notice when it is asked to leave: it tells the controller, and works on for `time`, in which the controller may
-    /// take a final checkpoint ([`Registration::leaving`](super::Registration::leaving)). Then it leaves as without. Keep it below what the
-    /// process is given between SIGTERM and SIGKILL (in a pod, `terminationGracePeriodSeconds`), by what its tasks need to stop.
+    /// Makes the worker give notice when it is asked to leave: it tells the controller and goes on
+    /// working for `time`, in which the controller may take a final checkpoint
+    /// ([`Registration::leaving`](super::Registration::leaving)). Then it leaves as it would
+    /// without notice. `time` plus the time that the tasks need to stop must be shorter than the
+    /// time between SIGTERM and SIGKILL (in a pod, `terminationGracePeriodSeconds`).
     pub fn notice(mut self, time: Duration) -> Self {
         self.notice = time;
         self
     }
 
-    /// Runs the tasks that `factory` makes and takes orders on `listener`, whose own address is told to the controller; returns when
-    /// the worker has left.
+    /// Runs the tasks that `factory` makes and takes orders on `listener`, whose own address is
+    /// registered with the controller. Returns when the worker has left.
     ///
     /// # Errors
-    /// [`ServeError`]: the controller's address is none, the listener is on all interfaces and nothing was
-    /// [advertised](Self::advertise), or the listener failed.
+    /// [`ServeError`] if the controller's address is not an address, the listener is on all
+    /// interfaces and no other address was [advertised](Self::advertise), or the listener failed.
     ///
     /// # Cancel safety
-    /// Dropping it kills the worker: its tasks are aborted, and nothing is reported any more.
+    /// Dropping the future kills the worker: its tasks are aborted, and nothing more is reported.
     pub async fn serve<F, Fut>(self, listener: TcpListener, factory: F) -> Result<Departure, ServeError>
     where
         F: FnMut(TaskContext) -> Fut,
@@ -149,14 +156,14 @@ impl GrpcWorker {
     {
         let here = listener.local_addr().map_err(|error| ServeError(error.into()))?;
         if self.advertised.is_none() && here.ip().is_unspecified() {
-            let got = format!("expected an address that the controller can reach, got {here}: say it with `advertise`");
+            let got = format!("expected an address that the controller can reach, got {here}: set it with `advertise`");
             return Err(ServeError(got.into()));
         }
         self.serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)), here.to_string(), factory).await
     }
 
-    /// [`serve`](Self::serve) on connections of any kind. `address` is where the controller reaches the worker, unless another one was
-    /// [advertised](Self::advertise).
+    /// [`serve`](Self::serve) on connections of any kind. The controller reaches the worker at
+    /// `address`, unless another one was [advertised](Self::advertise).
     ///
     /// # Errors
     /// As [`serve`](Self::serve).
@@ -215,7 +222,7 @@ impl GrpcWorker {
             departure = depart(&worker.0, fell_silent, leave, &options) => departure,
             never = fail_refused(&worker.0, refusals) => match never {},
         };
-        // The answer to the last order is on its way.
+        // The answer to the last order is still being sent.
         drop(left);
         serving.await?;
         Ok(departure)
@@ -232,7 +239,7 @@ impl fmt::Debug for GrpcWorker {
     }
 }
 
-/// Connections that are still open hold the worker too, so the last handle may be dropped late.
+/// Open connections hold the worker too, so the last handle may be dropped late.
 struct KillOnDrop(Worker);
 
 impl Drop for KillOnDrop {
@@ -245,7 +252,7 @@ fn controller(address: &str, options: &GrpcWorkerOptions) -> Result<Endpoint, Se
     endpoint(address, &options.calls).map_err(|error: AddressError| ServeError(error.into()))
 }
 
-/// A controller sends each kind of order once at a time.
+/// A controller sends only one order of each kind at a time.
 const CALLS: u32 = 16;
 
 async fn guarded(orders: Orders, options: &GrpcWorkerOptions) -> Guard<Routes, Gate> {
@@ -258,7 +265,8 @@ async fn guarded(orders: Orders, options: &GrpcWorkerOptions) -> Guard<Routes, G
     Guard::new(routes.prepare(), gate, Gauge::new(max_message, max_message.saturating_mul(2), calls.call))
 }
 
-/// A task whose report the controller will never take has failed: it is not told that all went well, and the run hears of it.
+/// If the controller will never accept a task's report, the task has failed: it must not be told
+/// that all went well, and the run must learn of it.
 async fn fail_refused(worker: &Worker, mut refusals: mpsc::UnboundedReceiver<(TaskId, TaskError)>) -> Infallible {
     while let Some((task, error)) = refusals.recv().await {
         worker.fail(task, error);
@@ -266,7 +274,7 @@ async fn fail_refused(worker: &Worker, mut refusals: mpsc::UnboundedReceiver<(Ta
     std::future::pending().await
 }
 
-/// Waits until the worker has left, or has nobody to work for.
+/// Waits until the worker has left, or has no controller.
 async fn depart(
     worker: &Worker,
     mut fell_silent: watch::Receiver<Option<Silence>>,
@@ -283,18 +291,20 @@ async fn depart(
         () = worker.ended() => {}
         () = until(&mut fell_silent, |silence| *silence == Some(Silence::Orphaned)) => {
             worker.release();
-            // The kit aborts at the end of the grace period; what does not yield even then is left to the process.
+            // The kit aborts at the end of the grace period; tasks that do not yield even then are
+            // left to the process.
             let _ = timeout(options.grace.saturating_mul(2), worker.ended()).await;
             worker.kill();
             return Departure::Orphaned;
         }
     }
-    // Its last word is on its way. If the controller does not hear it, the scheduler tells it that the worker is gone.
+    // The last report is being sent. If the controller does not receive it, the scheduler tells it
+    // that the worker is gone.
     let _ = timeout(options.calls.call, until(&mut fell_silent, Option::is_some)).await;
     Departure::Released
 }
 
-/// Waits until it is so; for ever if nobody can make it so any more.
+/// Waits until the condition holds; forever if the sender is gone.
 async fn until(silence: &mut watch::Receiver<Option<Silence>>, is_so: fn(&Option<Silence>) -> bool) {
     if silence.wait_for(is_so).await.is_err() {
         std::future::pending::<()>().await;

@@ -1,5 +1,5 @@
-//! One call of `start`, from the moment it is made: it is entered before anything is done, and either ends as a worker that is entered, or is
-//! undone.
+//! One call of `start`, from the moment it is made. It is entered in the table before anything is
+//! done, and is either undone or ends as an entered worker.
 
 use std::{process::Child, sync::Arc, time::Duration};
 
@@ -12,17 +12,17 @@ use crate::process::{
     record::{Records, Token},
 };
 
-/// What has come of a call.
+/// The result of a call.
 pub(in crate::process) enum Called {
     Entered(Ticket),
-    /// A worker of that name is there, or was when it was last looked at.
+    /// A worker with that name is there, or was at the last look.
     Taken,
     /// The run was stopped with force.
     Stopped,
 }
 
-/// An entered call. Dropped before there is a process, it is undone: the future was never polled to its end, the runtime went down, or the program
-/// could not be started.
+/// An entered call. If it is dropped before there is a process, it is undone: the future was never
+/// polled to its end, the runtime shut down, or the program could not be started.
 pub(in crate::process) struct Ticket {
     table: Arc<Table>,
     key: Key,
@@ -49,7 +49,7 @@ impl Ticket {
         self.end.clone()
     }
 
-    /// The start is under way from here. False if it was stopped before.
+    /// The start is in progress from here. False if it was stopped before.
     pub(in crate::process) fn begin(&mut self) -> bool {
         let mut workers = self.table.lock();
         let Some(entry) = self.entry(&mut workers) else { return false };
@@ -57,7 +57,7 @@ impl Ticket {
         true
     }
 
-    /// It has this control group.
+    /// Sets its control group.
     pub(in crate::process) fn grouped(&mut self, group: Option<Group>) {
         self.group.clone_from(&group);
         if let Some(entry) = self.entry(&mut self.table.lock()) {
@@ -65,12 +65,13 @@ impl Ticket {
         }
     }
 
-    /// It has a process now. False if the run was stopped with force meanwhile: then that is killed, and listed until it is gone.
+    /// Sets its process. False if the run was stopped with force meanwhile: the process is then
+    /// killed, and listed until it is gone.
     pub(in crate::process) fn started(mut self, child: Child, leader: proc::Identity, holds_all: bool) -> bool {
         self.has_process = true;
         let mut workers = self.table.lock();
         let is_stopped = workers.fences.refuses(&self.key.job, self.key.run);
-        // Nothing removes an entry whose start is under way.
+        // Nothing removes an entry whose start is in progress.
         let Some(entry) = self.entry(&mut workers) else { return !is_stopped };
         (entry.marks.leader, entry.marks.holds_all) = (Some(leader), holds_all);
         entry.body = Body::Child(child);

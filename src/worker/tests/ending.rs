@@ -143,8 +143,8 @@ async fn a_worker_without_tasks_is_alive_until_it_is_released() {
     worker.ended().await;
 }
 
-/// Its state is somewhere between two checkpoints: a controller that took it for finished would carry that into the next one, and what was
-/// read since would be lost.
+/// Its state is somewhere between two checkpoints. A controller that took it for finished would
+/// carry that state into the next checkpoint, and lose what was read since.
 #[tokio::test(start_paused = true)]
 async fn i3_what_a_worker_that_leaves_by_itself_cuts_short_has_failed() {
     let (worker, mut listener, _) = obedient_worker(two_tasks());
@@ -157,7 +157,7 @@ async fn i3_what_a_worker_that_leaves_by_itself_cuts_short_has_failed() {
     assert_eq!(events, [SOURCE, INNER].map(|task| failed(task, TaskError::retryable(why))));
     assert_eq!(worker.handle(checkpoint(2)).unwrap_err().kind, OrderErrorKind::Rejected);
 
-    // A task that does not stop for it has come to its own end.
+    // A task that does not stop because of it has come to its own end.
     let (speaker, mut listener) = sink(100);
     let worker = start(source_only(), QUIET, speaker, |_| async {
         tokio::time::sleep(Duration::from_secs(1)).await;

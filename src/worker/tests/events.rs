@@ -32,7 +32,8 @@ async fn back_pressure_holds_tasks_back_and_keeps_the_order_of_events() {
     assert_eq!(*reported.lock().unwrap(), 65);
     let mut expected: Vec<_> = (1..=500).map(|epoch| completed(SOURCE, epoch)).collect();
     expected.push(finished(SOURCE));
-    // A repetition is asked for in the middle: it may say again what was said, but nothing new out of turn.
+    // A repetition is requested in the middle: it may repeat earlier events, but send nothing new
+    // out of order.
     worker.handle(checkpoint(1)).unwrap();
     let mut said = listener.events(100).await;
     worker.handle(checkpoint(1)).unwrap();
@@ -114,7 +115,7 @@ async fn i6_a_closed_sink_is_an_error_to_the_task() {
     let worker = start(source_only(), QUIET, speaker, |ctx| {
         let give = give.take().unwrap();
         async move {
-            // The first finds room in the queue; that nobody takes it comes out when it is delivered.
+            // The first finds room in the queue; the closed sink is noticed when it is delivered.
             ctx.events().source_exhausted().await.unwrap();
             tokio::time::sleep(Duration::from_secs(1)).await;
             give.send(ctx.events().source_exhausted().await).unwrap();
@@ -170,7 +171,8 @@ async fn what_the_worker_says_carries_its_run_and_its_name() {
     }
 }
 
-/// Who took an event in may have crashed before acting on it: the end of a source, or of a task, is said to the next controller too.
+/// The receiver may have crashed before acting on an event: the end of a source, or of a task, is
+/// sent to the next controller too.
 #[tokio::test(start_paused = true)]
 async fn i6_what_lasts_is_said_again_with_a_new_order_and_now_and_then() {
     let options = WorkerOptions { heartbeat: Some(Duration::from_secs(5)), ..QUIET };

@@ -102,7 +102,7 @@ async fn i11_an_order_of_another_run_is_rejected_and_changes_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn i4_a_weaker_stop_changes_nothing_after_a_stronger_one() {
-    // A task that keeps running on a stop, so that what it is told after it is seen.
+    // A task that goes on running on a stop, so that its later orders can be observed.
     let told = Told::default();
     let (speaker, _listener) = sink(100);
     let worker = start(two_tasks(), QUIET, speaker, |mut ctx| {
@@ -118,7 +118,7 @@ async fn i4_a_weaker_stop_changes_nothing_after_a_stronger_one() {
         worker.handle(stop(mode)).unwrap();
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    // A release stops what still runs: they have been told.
+    // A release stops the tasks that are still running; these have been told already.
     worker.handle(release()).unwrap();
     tokio::time::sleep(Duration::from_millis(1)).await;
     let mut told = told.lock().unwrap().clone();
@@ -127,7 +127,7 @@ async fn i4_a_weaker_stop_changes_nothing_after_a_stronger_one() {
     assert_eq!(told, [(SOURCE, TaskOrder::Stop(Graceful)), (SOURCE, immediate.clone()), (INNER, immediate)]);
 }
 
-/// A source that reads no order before it is allowed to, and then hands out all that it finds.
+/// A source that reads no order before the test allows it, and then passes on all that it finds.
 async fn read_late(worker_orders: impl IntoIterator<Item = Order>) -> Vec<TaskOrder> {
     let (speaker, _listener) = sink(100);
     let (give, take) = tokio::sync::oneshot::channel();

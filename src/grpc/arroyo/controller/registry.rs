@@ -1,4 +1,4 @@
-//! Which jobs a server knows, and the way into the mailbox of each.
+//! The jobs that a server knows, and the way to the mailbox of each.
 
 use std::{
     collections::{BTreeSet, HashMap, hash_map::Entry},
@@ -25,22 +25,22 @@ use crate::{
 pub(super) struct Registry {
     jobs: RwLock<Jobs>,
     began: Instant,
-    /// Told of every job that comes.
+    /// Notified when a job is registered.
     changes: watch::Sender<()>,
-    /// One permit for each call that waits for a job to come.
+    /// One permit for each call that waits for a job.
     patience: Semaphore,
 }
 
 #[derive(Default)]
 struct Jobs {
     hosted: HashMap<String, Arc<Hosted>>,
-    /// When each job went that is not hosted any more.
+    /// When each job that is no longer registered was removed.
     gone: HashMap<String, Instant>,
 }
 
-/// So many calls wait for jobs to come. Each holds its message.
+/// The maximum number of calls that wait for a job. Each holds its message.
 const PATIENCE: usize = 1024;
-/// So many jobs that went are remembered; beyond it those that went first are forgotten.
+/// The maximum number of removed jobs that are remembered; beyond it, the oldest is forgotten.
 const REMEMBERED: usize = 4096;
 
 impl Default for Registry {
@@ -54,7 +54,7 @@ impl Default for Registry {
     }
 }
 
-/// One run that a server takes messages for.
+/// One run whose messages a server receives.
 pub(super) struct Hosted {
     pub(super) transport: Arc<GrpcTransport>,
     sender: JobSender,
@@ -65,20 +65,20 @@ pub(super) struct Hosted {
     leaving: watch::Sender<BTreeSet<WorkerId>>,
 }
 
-/// A run that is not newer than the one that is registered.
+/// The run is not newer than the registered one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected a run of job `{job}` after run {registered}, which is registered, got run {got}")]
 pub struct RegisterError {
     /// The job.
     pub job: JobId,
-    /// The run that is registered.
+    /// The registered run.
     pub registered: RunId,
-    /// The run that was to be registered.
+    /// The refused run.
     pub got: RunId,
 }
 
-/// A job's place in a [`ControllerServer`](crate::grpc::ControllerServer). Dropping it unregisters the run; messages from its workers
-/// are answered `NOT_FOUND` then.
+/// A job's place in a [`ControllerServer`](crate::grpc::ControllerServer). Dropping it unregisters
+/// the run; messages from its workers are then answered `NOT_FOUND`.
 #[must_use = "dropping it unregisters the job"]
 pub struct Registration {
     registry: Arc<Registry>,
@@ -116,20 +116,21 @@ impl Registry {
         self.jobs.read().unwrap_or_else(PoisonError::into_inner).hosted.get(job).cloned()
     }
 
-    /// For a call that waits for `job` to be registered, for at most `wait`.
+    /// For a call that waits at most `wait` until `job` is registered.
     pub(super) fn patience<'a>(&'a self, job: &'a str, wait: Duration) -> Patience<'a> {
         Patience { registry: self, job, wait, deadline: after(wait), changes: self.changes.subscribe(), permit: None }
     }
 
-    /// Whether the job was here, or may have been at a server before this one, not long ago.
+    /// Whether the job was here recently, or may have been at this server's predecessor.
     fn may_come(&self, job: &str, within: Duration) -> bool {
         let jobs = self.jobs.read().unwrap_or_else(PoisonError::into_inner);
-        // One that is registered still is one whose context has gone: its registration is about to.
+        // A job that is still registered has lost its context: its registration is about to be
+        // dropped.
         let gone = jobs.gone.get(job).is_some_and(|gone| gone.elapsed() < within);
         gone || jobs.hosted.contains_key(job) || self.began.elapsed() < within
     }
 
-    /// How many workers the runs have that are registered.
+    /// How many workers the registered runs have.
     pub(super) fn workers(&self) -> usize {
         let jobs = self.jobs.read().unwrap_or_else(PoisonError::into_inner);
         jobs.hosted.values().map(|hosted| hosted.transport.topology().workers().len()).sum()
@@ -151,8 +152,9 @@ pub(super) struct Patience<'a> {
 }
 
 impl Patience<'_> {
-    /// Whether the call is worth another attempt after an answer like this: not for an error that no registration can mend, not where nobody
-    /// knows why the job should come, not for ever. Returns as soon as a job has come since the last attempt.
+    /// Whether the call is worth another attempt after an answer like this. It is not if the error
+    /// is one that no registration can mend, if there is no reason to expect the job, or if the
+    /// time is over. Returns as soon as a job was registered since the last attempt.
     pub(super) async fn again(&mut self, refusal: &Refusal) -> bool {
         if !refusal.until_registered {
             return false;
@@ -165,8 +167,9 @@ impl Patience<'_> {
 }
 
 impl Registration {
-    /// The workers that were asked to leave from outside (a pod that is evicted, say) and gave
-    /// [notice](crate::grpc::GrpcWorker::notice). They work on for a while: a stop request made now may still get its final checkpoint.
+    /// The workers that were asked to leave from outside (an evicted pod, say) and gave
+    /// [notice](crate::grpc::GrpcWorker::notice). They go on working for a while: a stop request
+    /// made now may still get its final checkpoint.
     ///
     /// ```
     /// # async fn example(registration: winddown::grpc::Registration, job: winddown::JobSender) {
@@ -184,7 +187,7 @@ impl Drop for Registration {
     fn drop(&mut self) {
         let mut jobs = self.registry.jobs.write().unwrap_or_else(PoisonError::into_inner);
         let name = self.hosted.transport.job().as_str();
-        // A newer run may have taken the place.
+        // A newer run may have replaced this one.
         if jobs.hosted.get(name).is_some_and(|it| Arc::ptr_eq(it, &self.hosted)) {
             jobs.hosted.remove(name);
             if jobs.gone.len() >= REMEMBERED
@@ -207,7 +210,7 @@ impl Hosted {
     /// Room for a large message, until it is answered.
     pub(super) async fn room(&self, len: usize) -> Option<OwnedSemaphorePermit> {
         let (room, most) = &self.room;
-        // It is never closed.
+        // The semaphore is never closed.
         Arc::clone(room).acquire_many_owned(permits(len).min(*most)).await.ok()
     }
 
@@ -219,7 +222,7 @@ impl Hosted {
             Err(TryEventError::Gone(gone)) => return Err(Refusal::until_registered(self.gone(gone))),
             Err(TryEventError::Full(event)) => event,
         };
-        // It is never closed.
+        // The semaphore is never closed.
         let _place = self.waiting.acquire().await;
         self.sender.event(event).await.map_err(|gone| Refusal::until_registered(self.gone(gone)))
     }
@@ -243,7 +246,8 @@ impl Hosted {
         }
     }
 
-    /// A sign of life that may be lost: it does not wait, so that a full mailbox can't keep a worker from registering.
+    /// A sign of life that may be lost: it does not wait, so that a full mailbox cannot keep a
+    /// worker from registering.
     pub(super) fn hint(&self, worker: WorkerId) -> Result<(), Status> {
         let event = WorkerEvent::new(self.transport.run(), worker, Event::Heartbeat);
         match self.sender.try_event(event) {
@@ -277,7 +281,7 @@ mod tests {
         Arc::new(GrpcTransport::new(&OpenRun::without_store("words", RunId::new(run)), topology))
     }
 
-    /// Whether a call for `job` is worth another attempt, and after how long that is known.
+    /// Whether a call for `job` is worth another attempt, and after what time this is known.
     async fn again(registry: &Registry, job: &str, wait: Duration) -> (bool, Duration) {
         let begun = Instant::now();
         let refusal = Refusal::until_registered(Status::not_found("no"));
@@ -312,7 +316,7 @@ mod tests {
         assert_eq!(again(&registry, "anything", wait).await, (false, Duration::ZERO));
     }
 
-    /// So memory is bounded however many calls come in.
+    /// So memory is bounded however many calls arrive.
     #[tokio::test(start_paused = true)]
     async fn no_more_calls_wait_for_a_full_mailbox_than_may() {
         let (mailbox, worker, wait) = (Mailbox::new(1), WorkerId::new(1), Duration::from_secs(4));

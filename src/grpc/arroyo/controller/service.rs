@@ -47,7 +47,8 @@ pub(super) struct Service {
     pub(super) addresses: WorkerAddresses,
 }
 
-/// A preview is shown by whoever drives the job, and is no matter of its end: nothing of it is kept.
+/// Previews are up to the program that drives the job and do not concern its end: nothing of them
+/// is kept.
 const PREVIEW: &str = "/arroyo_rpc.ControllerGrpc/SendSinkData";
 const SERVICES: [&str; 3] =
     ["/arroyo_rpc.JobControllerGrpc/", "/arroyo_rpc.ControllerGrpc/", "/winddown.WinddownControllerGrpc/"];
@@ -61,7 +62,8 @@ impl Porter for Service {
         }
     }
 
-    /// A worker of a registered run may send what is large. All reports begin with who speaks.
+    /// Only a worker of a registered run may send large messages. All reports begin with their
+    /// sender.
     async fn admit(
         &self,
         headers: &HeaderMap,
@@ -75,7 +77,7 @@ impl Porter for Service {
     }
 }
 
-/// A message, and how its sender takes an answer.
+/// A message, and how its sender treats an answer.
 fn open<M>(request: Request<M>) -> (Dialect, M) {
     (Dialect::of(request.metadata()), request.into_inner())
 }
@@ -99,7 +101,8 @@ impl Service {
         if dialect == Dialect::Kit {
             return speaker.hosted.deliver(speaker.worker, event, self.wait).await;
         }
-        // The job's context may be gone a moment before its registration is, and another take its place.
+        // The job's context may be gone a moment before its registration is dropped and another
+        // takes its place.
         let job = context.map_or("", |context| context.job_id.as_str());
         let mut patience = self.registry.patience(job, self.registration_wait);
         loop {
@@ -110,7 +113,7 @@ impl Service {
         }
     }
 
-    /// Who speaks. A worker that an error would end waits for its job.
+    /// The sender. A worker that an error would end waits for its job.
     async fn speaker(&self, dialect: Dialect, context: Option<&WorkerContext>) -> Result<Speaker, Status> {
         let wait = match dialect {
             Dialect::Kit => Duration::ZERO,
@@ -134,7 +137,8 @@ impl JobControllerGrpc for Service {
         Ok(Response::new(HeartbeatResp {}))
     }
 
-    /// The end of a commit says something; the other steps, and such as a later version may bring, are signs of life.
+    /// Only the end of a commit carries news; the other steps, and those of later versions, are
+    /// signs of life.
     async fn task_checkpoint_event(
         &self,
         request: Request<TaskCheckpointEventReq>,
@@ -194,7 +198,7 @@ impl JobControllerGrpc for Service {
         Ok(Response::new(TaskFailedResp {}))
     }
 
-    /// Whatever it says of the task, it ends nothing.
+    /// Whatever it says about the task, it ends nothing.
     async fn nonfatal_error(&self, request: Request<NonfatalErrorReq>) -> Result<Response<WorkerErrorRes>, Status> {
         let (dialect, message) = open(request);
         self.take(dialect, message.worker_context, |speaker| {
@@ -220,7 +224,7 @@ impl ControllerGrpc for Service {
         address::check(&message.rpc_address, self.addresses, peer).map_err(refused)?;
         speaker.hosted.transport.register(speaker.worker, &message.rpc_address, dialect).map_err(refused)?;
         match (speaker.hosted.hint(speaker.worker), dialect) {
-            // Its next report waits for the job; this one has no more to say.
+            // Its next report waits for the job; this one has nothing more to say.
             (Ok(()), _) | (Err(_), Dialect::Foreign) => {}
             (Err(status), Dialect::Kit) => return Err(status),
         }
@@ -272,7 +276,7 @@ impl WinddownControllerGrpc for Service {
     ) -> Result<Response<SourceExhaustedResp>, Status> {
         let (dialect, message) = open(request);
         self.take(dialect, message.worker_context, |speaker| {
-            // A call of our own protocol: an operator's index, whoever calls it.
+            // A call of our own protocol: an operator's index, whoever sends it.
             Ok(Event::SourceExhausted { task: speaker.task(message.task_id, message.subtask_idx)? })
         })
         .await?;

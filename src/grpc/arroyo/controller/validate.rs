@@ -1,5 +1,5 @@
-//! Whether a message can come from a worker of the run, before anything is done with it. Every refusal says what was expected and what
-//! was got.
+//! Checks that a message can come from a worker of the run, before it has any effect. Every refusal
+//! says what was expected and what was received.
 
 use std::{fmt::Display, sync::Arc};
 
@@ -14,10 +14,10 @@ use crate::{
     },
 };
 
-/// Why a message is not taken.
+/// Why a message is refused.
 pub(super) struct Refusal {
     pub(super) status: Status,
-    /// A registration would change it.
+    /// A registration would change the answer.
     pub(super) until_registered: bool,
 }
 
@@ -33,17 +33,17 @@ impl Refusal {
     }
 }
 
-/// A worker that may speak for a run.
+/// A worker that may report for a run.
 pub(super) struct Speaker {
     pub(super) hosted: Arc<Hosted>,
     pub(super) worker: WorkerId,
     pub(super) dialect: Dialect,
 }
 
-/// What a report of a task's beginning or end speaks of.
+/// The subject of a report that a task began or ended.
 pub(super) struct Subject {
     pub(super) task: TaskId,
-    /// The whole chain that the task is in, which has more operators than one.
+    /// The whole chain that contains the task, which has more than one operator.
     pub(super) is_chain: bool,
 }
 
@@ -51,7 +51,7 @@ pub(super) fn invalid(expected: impl Display, got: impl Display) -> Status {
     Status::invalid_argument(format!("expected {expected}, got {got}"))
 }
 
-/// How much of a name that a stranger sent is repeated to him.
+/// How much of a name is repeated in an answer to an unknown sender.
 const SHOWN: usize = 64;
 
 pub(super) fn shown(name: &str) -> String {
@@ -59,7 +59,7 @@ pub(super) fn shown(name: &str) -> String {
 }
 
 impl Registry {
-    /// Who speaks, if it is a worker of a registered run.
+    /// The sender, if it is a worker of a registered run.
     pub(super) fn speaker(&self, context: Option<&WorkerContext>, dialect: Dialect) -> Result<Speaker, Refusal> {
         let context = context.ok_or_else(|| invalid("a worker_context", "none"))?;
         let hosted = self.get(&context.job_id).ok_or_else(|| {
@@ -104,8 +104,8 @@ impl Speaker {
         self.task(operator, subtask)
     }
 
-    /// What a `task_id` and a subtask's index mean, if it is placed on the worker that speaks: our kit names an operator by its index,
-    /// others a node of the job's graph by its id.
+    /// The task that a `task_id` and a subtask's index name, if it is placed on the sender. Our kit
+    /// names an operator by its index, others name a node of the job's graph by its id.
     pub(super) fn subject(&self, task_id: u32, subtask: u32) -> Result<Subject, Status> {
         if self.dialect == Dialect::Kit {
             return Ok(Subject { task: self.task(task_id, subtask)?, is_chain: false });
@@ -119,7 +119,7 @@ impl Speaker {
         Ok(Subject { task: self.task(chain.start, subtask)?, is_chain: chain.len() > 1 })
     }
 
-    /// The subject of an error: the operator that it names, where that is one of the chain.
+    /// The subject of an error: the named operator, if it is one of the chain.
     pub(super) fn subject_of_error(&self, error: &TaskError) -> Result<Subject, Status> {
         let subject = self.subject(error.task_id, error.subtask_idx)?;
         let chain = self.topology().chain_of(subject.task.operator);
@@ -128,7 +128,7 @@ impl Speaker {
         Ok(Subject { task, ..subject })
     }
 
-    /// The task, if it is placed on the worker that speaks.
+    /// The task, if it is placed on the sender.
     pub(super) fn task(&self, operator: u32, subtask: u32) -> Result<TaskId, Status> {
         let operators = self.topology().operators();
         let Some(known) = operators.get(operator as usize) else {
@@ -148,8 +148,8 @@ impl Speaker {
         }
     }
 
-    /// The epoch, if a worker can have been ordered to take part in it. It is not a worker's fault if the order came from a controller
-    /// before this one: the model knows what to make of its report.
+    /// The epoch, if a worker can have been ordered to take part in it. An order of an earlier
+    /// controller is not the worker's fault: the model knows how to treat its report.
     pub(super) fn epoch(&self, epoch: u64) -> Result<Epoch, Status> {
         let newest = self.hosted.transport.newest_epoch();
         if epoch == 0 || (epoch > newest.get() && self.dialect == Dialect::Kit) {

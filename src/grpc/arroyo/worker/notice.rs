@@ -22,12 +22,13 @@ use crate::{
     },
 };
 
-/// What a worker says when it is asked to leave, beside its reports: a backlog of those must not delay it.
+/// The notice of a worker that is asked to leave. It goes beside the worker's reports, so that a
+/// backlog of those cannot delay it.
 pub(super) struct Notice {
     context: WorkerContext,
     channel: Channel,
     options: GrpcWorkerOptions,
-    /// How long the worker works on.
+    /// How long the worker goes on working.
     time: Duration,
 }
 
@@ -45,7 +46,7 @@ impl Notice {
             self.tell().await;
             std::future::pending::<()>().await;
         };
-        // Told or not, the time is the same.
+        // The time is the same whether or not the controller was told.
         let _ = timeout(self.time, told).await;
     }
 
@@ -59,7 +60,8 @@ impl Notice {
             Dialect::say_kit(request.metadata_mut());
             match timeout(self.options.calls.call, client.worker_leaving(request)).await {
                 Ok(Ok(_)) => return,
-                // A controller that does not know the call hears of it by the worker's end.
+                // A controller that does not know the call learns of the departure from the
+                // worker's end.
                 Ok(Err(status)) if Answer::of(&status) == Answer::Never => return,
                 _ => sleep(waits.next().unwrap_or(self.options.backoff_max)).await,
             }

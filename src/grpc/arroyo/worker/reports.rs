@@ -1,4 +1,4 @@
-//! Reports to the controller, in their order, until each has been accepted.
+//! Sends reports to the controller in order, each until it is accepted.
 
 use std::sync::{Arc, Mutex};
 
@@ -37,26 +37,26 @@ use crate::{
     worker::{EventSink, SinkClosed, lock},
 };
 
-/// What a controller answers holds nothing.
+/// A controller's answers are empty.
 const ANSWER: usize = 4 << 10;
 
 /// Why nothing is reported any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Silence {
-    /// The last word has been accepted.
+    /// The last report has been accepted.
     Said,
-    /// Nobody has accepted anything for too long.
+    /// No controller has accepted anything for too long.
     Orphaned,
 }
 
-/// The sink of a worker whose controller is elsewhere.
+/// The sink of a worker whose controller is in another process.
 pub(super) struct Reports {
     context: WorkerContext,
     address: String,
     topology: Arc<Topology>,
     channel: Channel,
     options: GrpcWorkerOptions,
-    /// As many as tasks: it takes no others.
+    /// The number of tasks: the controller accepts no others.
     slots: u64,
     /// The controller at the other end of the connection, if it knows this worker's address.
     registered: Mutex<Option<Controller>>,
@@ -64,49 +64,50 @@ pub(super) struct Reports {
     ends: Ends,
 }
 
-/// Whom the worker tells that something has come to its end.
+/// Where the worker learns that it must stop, or that a report was refused for good.
 pub(super) struct Ends {
     pub(super) silence: watch::Sender<Option<Silence>>,
-    /// Tasks whose reports will never be taken.
+    /// Tasks with a report that will never be accepted.
     pub(super) refused: mpsc::UnboundedSender<(TaskId, TaskError)>,
 }
 
-/// Who took the registration.
+/// The kind of controller that accepted the registration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Controller {
     /// One of ours: its answers say so.
     Ours,
-    /// One of the Arroyo family, which does not know what is ours alone.
+    /// One of the Arroyo family, which does not know our extensions.
     Another,
 }
 
 /// What an answer means for a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
-    /// It is in.
+    /// The report was accepted.
     Accepted,
     /// The controller is there, but has no room now.
     Full,
     /// The same report will never be accepted.
     Never,
-    /// Worth another attempt; whoever answers then may be another controller.
+    /// Worth another attempt, which another controller may answer.
     Away,
 }
 
 impl Answer {
     pub(super) fn of(status: &Status) -> Self {
-        // Somebody else may be at the controller's address for a moment, whose words mean nothing.
+        // Another server may be at the controller's address for a moment; its answers mean nothing.
         let is_ours = is_ours(status.metadata());
         match status.code() {
             Code::ResourceExhausted if is_ours => Self::Full,
             Code::InvalidArgument | Code::OutOfRange | Code::Unimplemented if is_ours => Self::Never,
-            // Another generation, too: who fences whom is not known here, and the orphan limit ends a stale worker.
+            // This includes another generation: the worker does not know which side is fenced, and
+            // the orphan limit ends a stale worker.
             _ => Self::Away,
         }
     }
 }
 
-/// Whether it is a call that only our controllers have, and was answered as one that is not there.
+/// Whether this call exists only at our controllers, and the answer is that it does not exist.
 fn is_ours_alone(event: &Event, status: &Status) -> bool {
     matches!(event, Event::SourceExhausted { .. }) && status.code() == Code::Unimplemented
 }
@@ -132,7 +133,7 @@ impl EventSink for Reports {
                 if event.event == Event::WorkerFinished {
                     self.ends.silence.send_replace(Some(Silence::Said));
                 }
-                // A controller that accepts nothing is none.
+                // A peer that accepts nothing does not count as a controller.
                 return if self.is_orphaned() { self.orphaned() } else { Ok(()) };
             }
             let wait = waits.next().unwrap_or(self.options.backoff_max);
@@ -177,7 +178,7 @@ impl Reports {
     ) -> Self {
         Self {
             context: context(addressee),
-            // A controller of the Arroyo family takes it for a whole URI.
+            // A controller of the Arroyo family expects a complete URL.
             address: if address.contains("://") { address } else { format!("http://{address}") },
             topology,
             channel,
@@ -189,7 +190,8 @@ impl Reports {
         }
     }
 
-    /// When a report that was begun then is given up. It has the time of one call even where nothing was tried for long.
+    /// When a report that was begun at `begun` is given up. It always has the time of one call,
+    /// even after a long time without any attempt.
     fn deadline(&self, begun: Instant) -> Instant {
         later(*lock(&self.accepted), self.options.orphan).max(later(begun, self.options.calls.call))
     }
@@ -221,7 +223,7 @@ impl Reports {
             tracing::debug!(worker, ?code, %why, "report not accepted, will be tried again");
             return answer;
         }
-        // What it is, which task's, and how large; nothing of a user's data.
+        // Which kind, which task's, and how large; no user data.
         let report = format!("{event:?}");
         let report = beginning(&report, 512);
         tracing::warn!(worker, ?code, %why, report, "the controller will never accept this report");
@@ -230,7 +232,7 @@ impl Reports {
         | Event::CommitCompleted { task, .. } = event
         {
             let error = TaskError::fatal(format!("the controller will never accept its report ({report}): {why}"));
-            // Nobody listens any more when the worker leaves.
+            // The receiver is gone when the worker leaves.
             let _ = self.ends.refused.send((*task, error));
         }
         answer
@@ -246,7 +248,8 @@ impl Reports {
             };
             *lock(&self.registered) = Some(controller);
             match self.report(event).await {
-                // It has no such call. A source that stays is in its next checkpoint like any other.
+                // The controller has no such call. A source that stays is in its next checkpoint
+                // like any other.
                 Err(status) if controller == Controller::Another && is_ours_alone(event, &status) => Ok(()),
                 answer => answer,
             }
@@ -291,10 +294,10 @@ impl Reports {
                 };
                 client.task_checkpoint_completed(self.request(message)).await.map(drop)
             }
-            // The kit says none of these: its tasks commit and end each for itself.
+            // The kit sends none of these: its tasks commit and end individually.
             Event::OperatorPreCommitted { .. } | Event::ChainFinished { .. } | Event::ChainFailed { .. } => {
                 let mut status =
-                    Status::invalid_argument("expected an event of the worker kit, got one of another engine's");
+                    Status::invalid_argument("expected an event of the worker kit, got one of another engine");
                 status.metadata_mut().insert(MARK, MetadataValue::from_static("1"));
                 Err(status)
             }
@@ -356,7 +359,7 @@ impl Reports {
         request
     }
 
-    /// A task that the topology does not have goes without a name; the controller refuses it.
+    /// A task that is not in the topology is sent without a name; the controller refuses it.
     fn operator_id(&self, task: TaskId) -> String {
         self.topology.operators().get(task.operator as usize).map(|it| it.name().to_string()).unwrap_or_default()
     }

@@ -1,4 +1,4 @@
-//! Orders, as they come in.
+//! The orders that a worker receives.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -20,11 +20,12 @@ pub(super) struct Orders {
     pub(super) worker: Worker,
     pub(super) addressee: Addressee,
     pub(super) topology: Arc<Topology>,
-    /// The tasks of this worker. A controller of the Arroyo family sends every worker the commits of all.
+    /// The tasks of this worker. A controller of the Arroyo family sends the commits of all workers
+    /// to each of them.
     pub(super) here: HashSet<TaskId>,
 }
 
-/// Turns large orders for others away before they are read.
+/// Refuses large orders for other workers before they are read.
 #[derive(Clone)]
 pub(super) struct Gate(pub(super) Arc<Addressee>);
 
