@@ -4,6 +4,7 @@
 //! manifest durable.
 
 mod event;
+mod holdup;
 mod ids;
 mod job_controller;
 mod open_run;
@@ -16,6 +17,7 @@ mod topology;
 mod transport;
 
 pub use event::{Event, TaskError, WorkerEvent};
+pub use holdup::{Awaited, Holdups, LateOrder, LateStore, LateTask, LateWorker};
 pub use ids::{Epoch, JobId, RunId, TaskId, WorkerId};
 pub use job_controller::{
     Applied, BoxController, CheckpointStart, ControllerError, Detached, DynJobController, JobController, Rejection,

@@ -24,6 +24,7 @@ use crate::{
     contracts::{Scheduler, StopRequest},
     machine::{AnyPhase, AnyStopped, CheckpointStopping, JobContext, StepError, hold},
     text::rounded,
+    why::Why,
 };
 
 /// Drives a job from any phase to `Stopped`.
@@ -60,7 +61,7 @@ pub async fn drive<C: Attachment, S: Scheduler>(
             }
             continue;
         };
-        parking.job.note_error(&failure);
+        parking.job.note_failure(&failure);
         if failure.is_superseded() {
             parking.job.note_superseded();
         }
@@ -113,15 +114,15 @@ fn after_spent<C: Attachment, S: Scheduler>(
     match phase {
         // What can't be recorded can't be done, and after a conflict another controller drives the
         // job.
-        phase if matches!(failure, StepError::Journal(_)) => Err(DriveError::new(phase, failure)),
+        phase if matches!(failure, StepError::Journal(_)) => Err(DriveError::new(phase, failure, job)),
         // The evidence is not proven yet, so there is a decision to make.
         AnyPhase::CheckpointStopping(phase) if phase.complete().is_none() => {
             after_spent_checkpoint(phase, failure, job, policy)
         }
         AnyPhase::Finishing(phase) if phase.complete().is_none() => {
-            C::give_up(phase.into(), &failure, job).map_err(|phase| DriveError::new(phase, failure))
+            C::give_up(phase.into(), &failure, job).map_err(|phase| DriveError::new(phase, failure, job))
         }
-        phase => Err(DriveError::new(phase, failure)),
+        phase => Err(DriveError::new(phase, failure, job)),
     }
 }
 
@@ -138,9 +139,9 @@ fn after_spent_checkpoint<C: Attachment, S: Scheduler>(
             Ok(phase.into())
         }
         OnSpentCheckpoint::Escalate => {
-            C::give_up(phase.into(), &failure, job).map_err(|phase| DriveError::new(phase, failure))
+            C::give_up(phase.into(), &failure, job).map_err(|phase| DriveError::new(phase, failure, job))
         }
-        _ => Err(DriveError::new(phase.into(), failure)),
+        _ => Err(DriveError::new(phase.into(), failure, job)),
     }
 }
 
@@ -169,7 +170,7 @@ impl<C: Attachment, S: Scheduler> Parking<'_, C, S> {
             },
             Err(failed) => {
                 let (phase, failure) = failed.into_parts();
-                Stepped::Failed(DriveError { phase: Box::new(phase), failure })
+                Stepped::Failed(DriveError::new(phase, *failure, self.job))
             }
         }
     }
@@ -189,11 +190,17 @@ impl<C, S> Drop for Parking<'_, C, S> {
 pub struct DriveError {
     phase: Box<AnyPhase>,
     failure: Box<StepError>,
+    why: Box<Why>,
 }
 
 impl DriveError {
-    fn new(phase: AnyPhase, failure: StepError) -> Self {
-        Self { phase: Box::new(phase), failure: Box::new(failure) }
+    fn new<C: Attachment, S>(phase: AnyPhase, failure: StepError, job: &JobContext<C, S>) -> Self {
+        Self { phase: Box::new(phase), failure: Box::new(failure), why: Box::new(C::why(job)) }
+    }
+
+    /// What the stop was waiting for when the drive gave up, with the most certain culprit first.
+    pub fn why(&self) -> &Why {
+        &self.why
     }
 
     /// The phase, to continue with.
@@ -214,7 +221,11 @@ impl DriveError {
 
 impl fmt::Display for DriveError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the shutdown is stuck in {}: {}", self.phase.kind(), self.failure)
+        write!(f, "the shutdown is stuck in {}: {}", self.phase.kind(), self.failure)?;
+        match self.why.culprits.first() {
+            Some(culprit) => write!(f, "; {culprit}"),
+            None => Ok(()),
+        }
     }
 }
 

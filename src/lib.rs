@@ -135,6 +135,7 @@ pub mod process;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod text;
+pub mod why;
 #[cfg(feature = "worker")]
 pub mod worker;
 #[cfg(any(feature = "kubernetes", all(feature = "process", target_os = "linux")))]

@@ -43,6 +43,7 @@
 mod action;
 mod checkpoint;
 mod counters;
+mod holdups;
 mod tasks;
 #[cfg(test)]
 mod tests;

@@ -16,6 +16,32 @@ pub(crate) fn shortened<T: ToString>(items: impl ExactSizeIterator<Item = T>) ->
     text.join(", ")
 }
 
+/// Text from elsewhere, such as an error of a worker, for a terminal or a page: whatever could
+/// move the cursor, start a line or turn the direction of writing is escaped, and the text is cut.
+pub(crate) struct Printable<'a>(pub(crate) &'a str);
+
+impl Printable<'_> {
+    /// Characters of one text.
+    const LONGEST: usize = 400;
+}
+
+impl fmt::Display for Printable<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, c) in self.0.chars().enumerate() {
+            let turns =
+                matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
+            if at == Self::LONGEST {
+                return f.write_char('…');
+            } else if c.is_control() || turns {
+                write!(f, "{}", c.escape_unicode())?;
+            } else {
+                f.write_char(c)?;
+            }
+        }
+        Ok(())
+    }
+}
+
 /// A duration for people: two units at most, rounded. `30s 16ms`, `1h 30m`, `2days 4h`.
 pub(crate) fn rounded(duration: Duration) -> impl fmt::Display {
     /// Each unit in nanoseconds, the largest first.

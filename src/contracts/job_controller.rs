@@ -3,7 +3,8 @@
 use std::time::Instant;
 
 use super::{
-    BoxError, BoxFuture, OpenRun, OrderReport, OtherRun, RunFailure, RunStatus, StoreError, WorkerEvent, WorkerStopMode,
+    BoxError, BoxFuture, Holdups, OpenRun, OrderReport, OtherRun, RunFailure, RunStatus, StoreError, WorkerEvent,
+    WorkerStopMode,
 };
 use crate::contracts::{Epoch, RunId, TaskId, WorkerId};
 
@@ -70,6 +71,13 @@ pub trait JobController: Send {
         Vec::new()
     }
 
+    /// What the run waits for: who has not answered, and since when. A phase asks about once per
+    /// [`Limits::health_every`](crate::limits::Limits::health_every), and only if someone watches
+    /// its progress, so the answer may cost O(tasks). A controller that does not know says nothing.
+    fn holdups(&self) -> Holdups {
+        Holdups::default()
+    }
+
     /// Whether a worker is gone, so that no order reaches all tasks any more. The first failure
     /// need not show it: a task that cannot reach its neighbour is often noticed before the
     /// worker's silence.
@@ -133,6 +141,8 @@ pub trait DynJobController: Send {
     fn waits_for_dyn(&self) -> Vec<WorkerId>;
     /// [`JobController::lost_workers`].
     fn lost_workers_dyn(&self) -> Vec<WorkerId>;
+    /// [`JobController::holdups`].
+    fn holdups_dyn(&self) -> Holdups;
     /// [`JobController::has_lost_worker`].
     fn has_lost_worker_dyn(&self) -> bool;
     /// [`JobController::handle`].
@@ -178,6 +188,10 @@ impl<C: JobController> DynJobController for C {
 
     fn lost_workers_dyn(&self) -> Vec<WorkerId> {
         self.lost_workers()
+    }
+
+    fn holdups_dyn(&self) -> Holdups {
+        self.holdups()
     }
 
     fn has_lost_worker_dyn(&self) -> bool {
@@ -275,6 +289,10 @@ impl JobController for BoxController {
 
     fn lost_workers(&self) -> Vec<WorkerId> {
         (**self).lost_workers_dyn()
+    }
+
+    fn holdups(&self) -> Holdups {
+        (**self).holdups_dyn()
     }
 
     fn has_lost_worker(&self) -> bool {

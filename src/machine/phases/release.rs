@@ -14,7 +14,7 @@ use super::wait::{News, news, pause, take_in};
 use crate::{
     clock::{MOMENT, after},
     contracts::{ConfirmedBy, JobController, JobId, OpenRun, RunId, Scheduler, SchedulerError, StopRequest, WorkerId},
-    machine::{JobContext, PhaseKind, Reason, ReasonKind, StepError, progress::LiveProgress},
+    machine::{Call, JobContext, PhaseKind, Reason, ReasonKind, StepError, progress::LiveProgress},
     mailbox::{Incoming, Mailbox},
     text::shortened,
 };
@@ -91,8 +91,9 @@ impl Releasing {
         gone: NothingAlive,
         job: &mut JobContext<C, S>,
     ) -> Result<NothingAlive, StepError> {
+        job.note_call(Some(Call::WorkersForJob));
         let alive = alive_by(after(job.limits.kill), &job.id, job.run, &job.scheduler).await?;
-        job.publish_alive(alive.len());
+        job.publish_alive(&alive);
         if alive.is_empty() {
             let gone = NothingAlive::listed_none(gone.forced, &job.id, job.run, &job.scheduler);
             self.gone = Some(gone);
@@ -167,13 +168,15 @@ async fn leave<C: JobController, S: Scheduler>(
     deadline: Instant,
 ) -> Result<NothingAlive, NotLeft> {
     tell_workers(job, deadline).await?;
+    job.note_call(Some(Call::StopWorkers));
     let JobContext { id, run, controller, scheduler, mailbox, limits, progress, .. } = job;
     let asked = in_time("stop_workers", limits.release, deadline, scheduler.stop_workers(id, Some(*run), false));
     attended(controller, mailbox, progress, pin!(asked)).await?;
     loop {
+        job.note_call(Some(Call::WorkersForJob));
         let JobContext { id, run, controller, scheduler, mailbox, progress, .. } = job;
         let alive = attended(controller, mailbox, progress, pin!(alive_by(deadline, id, *run, scheduler))).await?;
-        job.publish_alive(alive.len());
+        job.publish_alive(&alive);
         if alive.is_empty() {
             return Ok(NothingAlive::listed_none(false, &job.id, job.run, &job.scheduler));
         }
@@ -232,11 +235,13 @@ async fn kill<C, S: Scheduler>(job: &mut JobContext<C, S>) -> Result<NothingAliv
     let budget = job.limits.kill;
     let deadline = after(budget);
     job.publish_deadline(Some(deadline));
+    job.note_call(Some(Call::StopWorkers));
     let JobContext { id, run, scheduler, .. } = job;
     in_time("stop_workers", budget, deadline, scheduler.stop_workers(id, Some(*run), true)).await?;
     loop {
+        job.note_call(Some(Call::WorkersForJob));
         let alive = alive_by(deadline, &job.id, job.run, &job.scheduler).await?;
-        job.publish_alive(alive.len());
+        job.publish_alive(&alive);
         if alive.is_empty() {
             return Ok(NothingAlive::listed_none(true, &job.id, job.run, &job.scheduler));
         }

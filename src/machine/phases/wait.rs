@@ -51,7 +51,9 @@ pub(crate) async fn news<C: JobController, S>(
         return Ok(News::Deadline);
     }
     let next_look = look_at_health(job, now);
+    job.note_call(None);
     job.publish_status();
+    job.publish_holdups(now);
     let JobContext { controller, mailbox, progress, .. } = job;
     tokio::select! {
         biased;
@@ -133,6 +135,8 @@ pub(crate) struct HealthWatch {
     next: Option<Instant>,
     /// The check is done as soon as this many messages have been taken out in total.
     heard: Option<u64>,
+    /// When the controller was last asked what it waits for.
+    pub(crate) asked: Option<Instant>,
 }
 
 /// Checks for silent workers when it is due, and returns when the next check is due.
