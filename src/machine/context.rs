@@ -458,14 +458,14 @@ impl<C, S> JobContext<C, S> {
     {
         let is_wanted = self.progress.is_watched() && self.phase() != PhaseKind::Running;
         let every = self.limits.health_every.max(MOMENT);
-        if !is_wanted || self.health.asked.is_some_and(|asked| now.saturating_duration_since(asked) < every) {
+        if !is_wanted || self.progress.asked().is_some_and(|asked| now.saturating_duration_since(asked) < every) {
             return;
         }
-        self.health.asked = Some(now);
         let holdups = self.controller.holdups();
         self.publish(|progress| {
             let is_new = progress.holdups() != Some(&holdups);
             progress.set_holdups(Some(holdups));
+            progress.set_asked(now);
             is_new
         });
     }

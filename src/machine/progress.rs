@@ -39,8 +39,6 @@ pub struct Progress {
     pub retries: u32,
     /// The last error, even if a retry got past it, or a worker said that it ends nothing.
     pub last_error: Option<Arc<str>>,
-    /// Boxed, because it is rarely present.
-    rejected: Option<Arc<Rejected>>,
     /// The call that the machine waits for, and since when.
     call: Option<(Call, Instant)>,
     /// Boxed, because most jobs have none.
@@ -68,6 +66,9 @@ impl Call {
 /// What a stop is behind with.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Behind {
+    rejected: Rejected,
+    /// When the controller was last asked for its holdups.
+    asked: Option<Instant>,
     holdups: Option<Holdups>,
     trouble: Option<Trouble>,
     alive: Vec<WorkerId>,
@@ -114,7 +115,7 @@ pub struct ProgressReport {
 impl Progress {
     /// Worker messages that the controller has rejected so far, by reason.
     pub fn rejected(&self) -> Rejected {
-        self.rejected.as_deref().copied().unwrap_or_default()
+        self.behind.as_ref().map(|behind| behind.rejected).unwrap_or_default()
     }
 
     /// The same, to send or to store.
@@ -145,7 +146,6 @@ impl Progress {
             alive: None,
             retries: 0,
             last_error: None,
-            rejected: None,
             call: None,
             behind: None,
         }
@@ -166,6 +166,15 @@ impl Progress {
     /// The first few workers that the scheduler listed when it was last asked.
     pub(crate) fn alive_workers(&self) -> &[WorkerId] {
         self.behind.as_ref().map_or(&[], |behind| &behind.alive)
+    }
+
+    /// When the controller was last asked for its holdups.
+    pub(super) fn asked(&self) -> Option<Instant> {
+        self.behind.as_ref()?.asked
+    }
+
+    pub(super) fn set_asked(&mut self, asked: Instant) {
+        Arc::make_mut(self.behind.get_or_insert_default()).asked = Some(asked);
     }
 
     pub(crate) fn set_holdups(&mut self, holdups: Option<Holdups>) {
@@ -193,7 +202,10 @@ impl Progress {
 
     /// A new phase is behind with nothing yet.
     pub(super) fn start_over(&mut self) {
-        (self.call, self.behind) = (None, None);
+        self.call = None;
+        if let Some(behind) = &mut self.behind {
+            *behind = Arc::new(Behind { rejected: behind.rejected, ..Behind::default() });
+        }
     }
 }
 
@@ -219,6 +231,13 @@ impl LiveProgress {
         self.watched.get_or_init(|| watch::Sender::new(self.unwatched.clone())).subscribe()
     }
 
+    pub(super) fn asked(&self) -> Option<Instant> {
+        match self.watched.get() {
+            Some(watched) => watched.borrow().asked(),
+            None => self.unwatched.asked(),
+        }
+    }
+
     pub(super) fn is_watched(&self) -> bool {
         self.watched.get().is_some_and(|watched| watched.receiver_count() > 0)
     }
@@ -226,7 +245,7 @@ impl LiveProgress {
     /// Counts a message that the controller has rejected.
     pub(super) fn note_rejection(&mut self, rejection: Rejection) {
         self.change(|progress| {
-            Arc::make_mut(progress.rejected.get_or_insert_default()).count(rejection);
+            Arc::make_mut(progress.behind.get_or_insert_default()).rejected.count(rejection);
             true
         });
     }

@@ -135,8 +135,6 @@ pub(crate) struct HealthWatch {
     next: Option<Instant>,
     /// The check is done as soon as this many messages have been taken out in total.
     heard: Option<u64>,
-    /// When the controller was last asked what it waits for.
-    pub(crate) asked: Option<Instant>,
 }
 
 /// Checks for silent workers when it is due, and returns when the next check is due.
