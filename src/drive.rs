@@ -24,7 +24,7 @@ use crate::{
     contracts::{Scheduler, StopRequest},
     machine::{AnyPhase, AnyStopped, CheckpointStopping, JobContext, StepError, hold},
     text::rounded,
-    why::Why,
+    why::{Culprit, Why},
 };
 
 /// Drives a job from any phase to `Stopped`.
@@ -222,7 +222,10 @@ impl DriveError {
 impl fmt::Display for DriveError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the shutdown is stuck in {}: {}", self.phase.kind(), self.failure)?;
-        match self.why.culprits.first() {
+        // A cause is told once.
+        let failure = self.failure.to_string();
+        let is_told = |culprit: &Culprit| culprit.error.as_ref().is_some_and(|error| failure.contains(&**error));
+        match self.why.culprits.first().filter(|culprit| !is_told(culprit)) {
             Some(culprit) => write!(f, "; {culprit}"),
             None => Ok(()),
         }

@@ -266,5 +266,6 @@ async fn the_error_of_a_drive_says_why() {
     let error = drive(running, &mut job, &Policy::escalate()).await.unwrap_err();
     assert_eq!(error.why().culprits[0].who, Who::Scheduler);
     assert_eq!(error.why().culprits[0].failed, 21, "the first try, and 20 retries");
-    assert!(error.to_string().contains("the scheduler has failed"), "{error}");
+    assert!(error.why().to_string().contains("the scheduler has failed"), "{}", error.why());
+    assert_eq!(error.to_string().matches("unavailable").count(), 1, "a cause is told once: {error}");
 }
