@@ -82,6 +82,7 @@
 //! | `process` | no | a scheduler of workers that are child processes (Linux) |
 //! | `object-store` | no | checkpoint manifests on a local folder or any object store |
 //! | `journal` | no | a journal of shutdowns in a local folder: `FileJournal` |
+//! | `recorder` | no | a record of each shutdown, to read afterwards: `recorder` |
 //! | `kubernetes` | no | a scheduler of workers that are pods, and a lease for controllers |
 //! | `sqlx` | no | a journal of shutdowns in SQLite or PostgreSQL: `SqlJournal` |
 //! | `testing` | no | scripted collaborators for tests; conformance suites for a journal, scheduler, store, controller or transport of your own; the explorer: every outcome of every collaborator, tried on the real phases |
@@ -132,6 +133,8 @@ pub mod mailbox;
 pub mod model;
 #[cfg(all(feature = "process", target_os = "linux"))]
 pub mod process;
+#[cfg(feature = "recorder")]
+pub mod recorder;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod text;
