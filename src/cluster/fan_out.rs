@@ -37,10 +37,10 @@ pub(super) struct FanOut {
 struct Dispatch {
     worker: WorkerId,
     command: Command,
-    state: State,
+    state: DispatchState,
 }
 
-enum State {
+enum DispatchState {
     UnderWay(AbortHandle),
     Taken,
     Failed(OrderError),
@@ -59,7 +59,7 @@ impl FanOut {
             position: orders.iter().enumerate().map(|(position, (worker, _))| (*worker, position)).collect(),
             orders: orders
                 .into_iter()
-                .map(|(worker, command)| Dispatch { worker, command, state: State::Moot })
+                .map(|(worker, command)| Dispatch { worker, command, state: DispatchState::Moot })
                 .collect(),
             deliveries: FuturesUnordered::new(),
             failures: Arc::default(),
@@ -90,7 +90,7 @@ impl FanOut {
 
     /// Orders that were not accepted so far.
     pub(super) fn late_orders(&self) -> Vec<LateOrder> {
-        let is_late = |order: &&Dispatch| matches!(order.state, State::UnderWay(_) | State::Failed(_));
+        let is_late = |order: &&Dispatch| matches!(order.state, DispatchState::UnderWay(_) | DispatchState::Failed(_));
         let late = self.orders.iter().filter(is_late).map(|order| {
             let mut late = LateOrder::new(order.worker, self.name, self.sent);
             if let Some((failed, error)) = self.failures.of(order.worker) {
@@ -108,8 +108,8 @@ impl FanOut {
             // An aborted one was settled when it was aborted. One that became moot after it had arrived is moot too.
             let Ok((position, outcome)): Result<_, Aborted> = delivery else { continue };
             let order = &mut self.orders[position];
-            if let State::UnderWay(_) = order.state {
-                order.state = outcome.map_or_else(State::Failed, |()| State::Taken);
+            if let DispatchState::UnderWay(_) = order.state {
+                order.state = outcome.map_or_else(DispatchState::Failed, |()| DispatchState::Taken);
                 self.outstanding -= 1;
                 changed = true;
             }
@@ -127,7 +127,7 @@ impl FanOut {
             .orders
             .iter()
             .filter_map(|order| match &order.state {
-                State::Failed(error) => Some((order.worker, error.clone())),
+                DispatchState::Failed(error) => Some((order.worker, error.clone())),
                 _ => None,
             })
             .collect();
@@ -140,7 +140,7 @@ impl FanOut {
     pub(super) fn send_again<T: Transport + ?Sized>(&mut self, courier: &Courier<T>, model: &RunModel) {
         for position in 0..self.orders.len() {
             let Dispatch { worker, command, state } = &self.orders[position];
-            if matches!(state, State::Failed(_) | State::Moot) && model.wants(*worker, command) {
+            if matches!(state, DispatchState::Failed(_) | DispatchState::Moot) && model.wants(*worker, command) {
                 self.dispatch(position, courier);
             }
         }
@@ -166,14 +166,14 @@ impl FanOut {
             return;
         }
         match &order.state {
-            State::UnderWay(abort) => {
+            DispatchState::UnderWay(abort) => {
                 abort.abort();
                 self.outstanding -= 1;
             }
-            State::Failed(_) => {}
-            State::Taken | State::Moot => return,
+            DispatchState::Failed(_) => {}
+            DispatchState::Taken | DispatchState::Moot => return,
         }
-        order.state = State::Moot;
+        order.state = DispatchState::Moot;
     }
 
     fn dispatch<T: Transport + ?Sized>(&mut self, position: usize, courier: &Courier<T>) {
@@ -181,7 +181,7 @@ impl FanOut {
         let delivery = courier.deliver(order.worker, order.command.clone(), &self.failures);
         let (abort, registration) = AbortHandle::new_pair();
         self.deliveries.push(Abortable::new(Box::pin(async move { (position, delivery.await) }), registration));
-        order.state = State::UnderWay(abort);
+        order.state = DispatchState::UnderWay(abort);
         self.outstanding += 1;
         self.reported = false;
     }
