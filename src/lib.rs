@@ -83,6 +83,7 @@
 //! | `process` | no | a scheduler of workers that are child processes (Linux) |
 //! | `object-store` | no | checkpoint manifests on a local folder or any object store |
 //! | `journal` | no | a journal of shutdowns in a local folder: `FileJournal` |
+//! | `metrics` | no | metrics of shutdowns, through the facade of the crate `metrics` |
 //! | `recorder` | no | a record of each shutdown, to read afterwards: `recorder` |
 //! | `kubernetes` | no | a scheduler of workers that are pods, and a lease for controllers |
 //! | `sqlx` | no | a journal of shutdowns in SQLite or PostgreSQL: `SqlJournal` |
@@ -132,6 +133,8 @@ pub mod kubernetes;
 pub mod limits;
 pub mod machine;
 pub mod mailbox;
+#[cfg(feature = "metrics")]
+pub mod metrics;
 pub mod model;
 #[cfg(all(feature = "process", target_os = "linux"))]
 pub mod process;
