@@ -1,4 +1,4 @@
-//! Metrics of shutdowns, through the facade of the crate [`metrics`](::metrics): install any exporter
+//! Metrics of shutdowns, through the facade of the crate `metrics`: install any exporter
 //! of that crate, and [`follow`] your jobs.
 //!
 //! | name | labels | meaning |
