@@ -1,5 +1,5 @@
 //! Metrics of a job for Prometheus: `cargo run --example metrics --features metrics`, then
-//! `curl http://127.0.0.1:9464/metrics`. Ctrl-C stops the job; its last figures are printed.
+//! `curl http://127.0.0.1:9464/metrics`. Ctrl-C stops the job.
 use std::{error::Error, sync::Arc};
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
@@ -28,7 +28,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let exporter = PrometheusBuilder::new().install_recorder()?;
     metrics::describe();
     let listener = TcpListener::bind("127.0.0.1:9464").await?;
-    tokio::spawn(serve(listener, exporter.clone()));
+    tokio::spawn(serve(listener, exporter));
 
     let open = OpenRun::without_store("measured", RunId::new(1));
     let topology = Topology::builder().operator("idle", Role::Source, [WorkerId::new(1)]).build()?;
@@ -47,6 +47,5 @@ async fn main() -> Result<(), Box<dyn Error>> {
         Ok::<_, Box<dyn Error + Send + Sync>>(())
     });
     println!("{}", drive(running, &mut job, &Policy::escalate()).await?);
-    println!("{}", exporter.render());
     Ok(())
 }
