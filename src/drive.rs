@@ -80,7 +80,9 @@ pub async fn drive<C: Attachment, S: Scheduler>(
                 if matches!(failure, StepError::Journal(_)) || matches!(phase, AnyPhase::StoppingForce(_)) {
                     // The controller's last command could not be recorded, or the record no longer
                     // matches it, so the controller must not continue with it (invariant I7).
-                    hold(parking.job, level, until).await;
+                    // Only a new request is a reason to retry earlier: one that the phase could not
+                    // take yet would end every wait at once, and spend all retries in no time.
+                    hold(parking.job, level.max(parking.job.requested()), until).await;
                 } else {
                     C::pause(parking.job, level, until).await;
                 }
