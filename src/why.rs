@@ -15,7 +15,7 @@
 //! let stop = tokio::spawn(async move { drive(running, &mut job, &Policy::escalate()).await });
 //! tokio::time::sleep(std::time::Duration::from_secs(60)).await;
 //! println!("{}", progress.borrow().why());
-//! // Stopping<Force> since 1m: the scheduler failed (6 tries), …
+//! // Stopping<Force> since 1m …: 1. the scheduler has not answered … (6 failed tries): …
 //! assert_eq!(progress.borrow().why().culprits[0].who, winddown::why::Who::Scheduler);
 //! # stop.abort();
 //! # Ok(())
