@@ -57,6 +57,7 @@
 //! support hard links. Object stores answer a put only once it is durable.
 
 mod entry;
+mod inspect;
 mod local;
 mod log;
 #[cfg(test)]
@@ -64,6 +65,7 @@ mod tests;
 
 use std::{fmt, num::NonZeroUsize, path::Path, sync::Arc};
 
+pub use inspect::{FoundEntry, FoundLog, inspect};
 pub use object_store;
 use object_store::{ObjectStore, local::LocalFileSystem};
 

@@ -24,8 +24,9 @@ use std::{
 use self::{courier::Courier, fan_out::FanOut, periodic::Periodic, publication::Publication};
 use crate::{
     contracts::{
-        Applied, CheckpointStart, Command, ControllerError, DynCheckpointStore, Event, JobController, JobId, OpenRun,
-        OtherRun, Rejection, RunFailure, RunStatus, Topology, Transport, WorkerEvent, WorkerId, WorkerStopMode,
+        Applied, Awaited, CheckpointStart, Command, ControllerError, DynCheckpointStore, Event, Holdups, JobController,
+        JobId, OpenRun, OtherRun, Rejection, RunFailure, RunStatus, Topology, Transport, WorkerEvent, WorkerId,
+        WorkerStopMode,
     },
     limits::Limits,
     model::{Action, RunModel},
@@ -61,6 +62,8 @@ pub struct ClusterController<T: Transport + ?Sized> {
     commits: Option<FanOut>,
     publication: Option<Publication>,
     periodic: Periodic,
+    /// What the run waits for, since when, and when a task last gave it.
+    awaited: (Awaited, Instant, Option<Instant>),
     /// The model's revision with which the fields above are in sync.
     settled: u64,
 }
@@ -137,6 +140,7 @@ impl<T: Transport + ?Sized> ClusterBuilder<T> {
         let every = limits.checkpoint_every.filter(|_| store.is_some());
         let mut controller = ClusterController {
             settled: model.revision(),
+            awaited: (model.awaited(), now(), None),
             periodic: Periodic::new(every, limits.final_checkpoint),
             model,
             courier,
@@ -179,8 +183,23 @@ impl<T: Transport + ?Sized> JobController for ClusterController<T> {
         self.model.lost_workers()
     }
 
+    fn holdups(&self) -> Holdups {
+        let mut holdups = self.model.holdups();
+        let (_, since, progressed) = self.awaited;
+        (holdups.since, holdups.progressed) = (Some(since), progressed);
+        let mut orders: Vec<_> =
+            [&self.orders, &self.commits].into_iter().flatten().flat_map(FanOut::late_orders).collect();
+        orders.sort_by_key(|order| (std::cmp::Reverse(order.failed), order.since, order.worker));
+        holdups.late_orders = u32::try_from(orders.len()).unwrap_or(u32::MAX);
+        orders.truncate(Holdups::LISTED);
+        holdups.orders = orders;
+        holdups.store = self.publication.as_ref().and_then(Publication::late);
+        holdups
+    }
+
     fn handle(&mut self, event: WorkerEvent, now: Instant) -> Result<Applied, Rejection> {
         let worker = event.worker;
+        let is_answer = !matches!(event.event, Event::Heartbeat | Event::NonfatalError { .. });
         let may_end_worker = matches!(
             event.event,
             Event::TaskFinished { .. }
@@ -190,6 +209,9 @@ impl<T: Transport + ?Sized> JobController for ClusterController<T> {
                 | Event::WorkerFinished
         );
         let outcome = self.model.handle(event, now);
+        if is_answer && outcome == Ok(Applied::Changed) {
+            self.awaited.2 = Some(now);
+        }
         match outcome {
             Ok(Applied::Changed) if may_end_worker => {
                 for fan_out in [&mut self.orders, &mut self.commits].into_iter().flatten() {
@@ -344,6 +366,9 @@ impl<T: Transport + ?Sized> ClusterController<T> {
     /// is requested.
     fn settle(&mut self) {
         self.settled = self.model.revision();
+        if self.awaited.0 != self.model.awaited() {
+            self.awaited = (self.model.awaited(), now(), None);
+        }
         while let Some(action) = self.model.poll_action() {
             match action {
                 Action::Send { command, workers } => {

@@ -5,6 +5,7 @@
 
 mod boxed_controller;
 mod event;
+mod holdup;
 mod ids;
 mod job_controller;
 mod open_run;
@@ -18,6 +19,7 @@ mod transport;
 
 pub use boxed_controller::{BoxController, DynJobController};
 pub use event::{Event, TaskError, WorkerEvent};
+pub use holdup::{Awaited, Holdups, LateOrder, LateStore, LateTask, LateWorker};
 pub use ids::{Epoch, JobId, RunId, TaskId, WorkerId};
 pub use job_controller::{Applied, CheckpointStart, ControllerError, Detached, JobController, Rejection};
 pub use open_run::{OpenRun, OpenRunError, OtherRun};

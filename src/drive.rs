@@ -26,6 +26,7 @@ use crate::{
     contracts::{Scheduler, StopRequest},
     machine::{AnyPhase, AnyStopped, CheckpointStopping, JobContext, StepError, hold},
     text::rounded,
+    why::{Culprit, Why},
 };
 
 /// Drives a job from any phase to `Stopped`.
@@ -62,7 +63,7 @@ pub async fn drive<C: Attachment, S: Scheduler>(
             }
             continue;
         };
-        parking.job.note_error(&failure);
+        parking.job.note_failure(&failure);
         if failure.is_superseded() {
             parking.job.note_superseded();
         }
@@ -79,7 +80,9 @@ pub async fn drive<C: Attachment, S: Scheduler>(
                 if matches!(failure, StepError::Journal(_)) || matches!(phase, AnyPhase::StoppingForce(_)) {
                     // The controller's last command could not be recorded, or the record no longer
                     // matches it, so the controller must not continue with it (invariant I7).
-                    hold(parking.job, level, until).await;
+                    // Only a new request is a reason to retry earlier: one that the phase could not
+                    // take yet would end every wait at once, and spend all retries in no time.
+                    hold(parking.job, level.max(parking.job.requested()), until).await;
                 } else {
                     C::pause(parking.job, level, until).await;
                 }
@@ -115,15 +118,15 @@ fn after_spent<C: Attachment, S: Scheduler>(
     match phase {
         // What can't be recorded can't be done, and after a conflict another controller drives the
         // job.
-        phase if matches!(failure, StepError::Journal(_)) => Err(DriveError::new(phase, failure)),
+        phase if matches!(failure, StepError::Journal(_)) => Err(DriveError::new(phase, failure, job)),
         // The evidence is not proven yet, so there is a decision to make.
         AnyPhase::CheckpointStopping(phase) if phase.complete().is_none() => {
             after_spent_checkpoint(phase, failure, job, policy)
         }
         AnyPhase::Finishing(phase) if phase.complete().is_none() => {
-            C::give_up(phase.into(), &failure, job).map_err(|phase| DriveError::new(phase, failure))
+            C::give_up(phase.into(), &failure, job).map_err(|phase| DriveError::new(phase, failure, job))
         }
-        phase => Err(DriveError::new(phase, failure)),
+        phase => Err(DriveError::new(phase, failure, job)),
     }
 }
 
@@ -140,9 +143,9 @@ fn after_spent_checkpoint<C: Attachment, S: Scheduler>(
             Ok(phase.into())
         }
         OnSpentCheckpoint::Escalate => {
-            C::give_up(phase.into(), &failure, job).map_err(|phase| DriveError::new(phase, failure))
+            C::give_up(phase.into(), &failure, job).map_err(|phase| DriveError::new(phase, failure, job))
         }
-        _ => Err(DriveError::new(phase.into(), failure)),
+        _ => Err(DriveError::new(phase.into(), failure, job)),
     }
 }
 
@@ -171,7 +174,7 @@ impl<C: Attachment, S: Scheduler> Parking<'_, C, S> {
             },
             Err(failed) => {
                 let (phase, failure) = failed.into_parts();
-                Stepped::Failed(DriveError { phase: Box::new(phase), failure })
+                Stepped::Failed(DriveError::new(phase, *failure, self.job))
             }
         }
     }
@@ -191,11 +194,17 @@ impl<C, S> Drop for Parking<'_, C, S> {
 pub struct DriveError {
     phase: Box<AnyPhase>,
     failure: Box<StepError>,
+    why: Box<Why>,
 }
 
 impl DriveError {
-    fn new(phase: AnyPhase, failure: StepError) -> Self {
-        Self { phase: Box::new(phase), failure: Box::new(failure) }
+    fn new<C: Attachment, S>(phase: AnyPhase, failure: StepError, job: &JobContext<C, S>) -> Self {
+        Self { phase: Box::new(phase), failure: Box::new(failure), why: Box::new(C::why(job)) }
+    }
+
+    /// What the stop was waiting for when the drive gave up, with the most certain culprit first.
+    pub fn why(&self) -> &Why {
+        &self.why
     }
 
     /// The phase, to continue with.
@@ -216,7 +225,14 @@ impl DriveError {
 
 impl fmt::Display for DriveError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the shutdown is stuck in {}: {}", self.phase.kind(), self.failure)
+        write!(f, "the shutdown is stuck in {}: {}", self.phase.kind(), self.failure)?;
+        // A cause is told once.
+        let failure = self.failure.to_string();
+        let is_told = |culprit: &Culprit| culprit.error.as_ref().is_some_and(|error| failure.contains(&**error));
+        match self.why.culprits.first().filter(|culprit| !is_told(culprit)) {
+            Some(culprit) => write!(f, "; {culprit}"),
+            None => Ok(()),
+        }
     }
 }
 

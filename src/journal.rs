@@ -31,6 +31,8 @@
 mod file;
 #[cfg(any(feature = "journal", feature = "sqlx"))]
 mod format;
+#[cfg(feature = "journal")]
+mod inspect;
 #[cfg(feature = "sqlx")]
 mod sql;
 // Two attributes, because clippy recognises a test module only if `test` stands alone.
@@ -40,6 +42,8 @@ mod tests;
 
 #[cfg(feature = "journal")]
 pub use file::FileJournal;
+#[cfg(feature = "journal")]
+pub use inspect::{FoundRecord, inspect};
 #[cfg(feature = "sqlx")]
 pub use sql::SqlJournal;
 

@@ -86,9 +86,11 @@
 //! | `process` | no | a scheduler for workers as child processes (Linux) |
 //! | `object-store` | no | checkpoint manifests in a local folder or any object store |
 //! | `journal` | no | a journal of shutdowns in a local folder: `FileJournal` |
+//! | `metrics` | no | metrics of shutdowns, through the facade of the crate `metrics` |
+//! | `recorder` | no | a record of each shutdown, to read afterwards: `recorder` |
 //! | `kubernetes` | no | a scheduler for workers as pods, and a lease for controllers |
 //! | `sqlx` | no | a journal of shutdowns in SQLite or PostgreSQL: `SqlJournal` |
-//! | `testing` | no | scripted collaborators for tests; conformance suites for your own journal, scheduler, store, controller or transport; the explorer, which tries every outcome of every collaborator on the real phases |
+//! | `testing` | no | scripted collaborators and crash points for tests; conformance suites for your own journal, scheduler, store, controller or transport; the explorer, which tries every outcome of every collaborator on the real phases |
 //!
 //! Without default features, the crate is only the machine, with few dependencies.
 //!
@@ -135,12 +137,17 @@ pub mod kubernetes;
 pub mod limits;
 pub mod machine;
 pub mod mailbox;
+#[cfg(feature = "metrics")]
+pub mod metrics;
 pub mod model;
 #[cfg(all(feature = "process", target_os = "linux"))]
 pub mod process;
+#[cfg(feature = "recorder")]
+pub mod recorder;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod text;
+pub mod why;
 #[cfg(feature = "worker")]
 pub mod worker;
 #[cfg(any(feature = "kubernetes", all(feature = "process", target_os = "linux")))]

@@ -26,6 +26,7 @@ pub use phases::{
     AnyStopped, CheckpointStopping, Checkpointed, Completed, Drained, Evidence, Finishing, Halted, Killed,
     NothingToReplay, Recovering, Running, Stopped, Stopping,
 };
+pub(crate) use progress::{Call, Trouble};
 pub use progress::{Progress, ProgressReport};
 pub use reason::{Reason, ReasonKind};
 pub(crate) use record::{BoxJournal, Journal, JournalError, PhaseRecord};

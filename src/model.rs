@@ -44,6 +44,7 @@ mod action;
 mod checkpoint;
 mod counters;
 mod ends;
+mod holdups;
 mod tasks;
 #[cfg(test)]
 mod tests;

@@ -67,13 +67,19 @@ impl Entry {
 
     /// Reads the bytes of the object that should be entry `number` of `job`.
     pub(super) fn decode(object: &[u8], job: &JobId, number: u64) -> Result<Self, Mismatch> {
+        let entry = Self::decode_any(object, number)?;
+        if entry.job != *job {
+            return Err(Mismatch::new(format!("an entry of job `{job}`"), format!("one of job `{}`", entry.job)));
+        }
+        Ok(entry)
+    }
+
+    /// The same for an entry of any job.
+    pub(super) fn decode_any(object: &[u8], number: u64) -> Result<Self, Mismatch> {
         let body = ENVELOPE.open(object).map_err(mismatch)?;
         let body: Body = serde_json::from_slice(body).map_err(|error| {
             Mismatch::new("a claim or a manifest as JSON", format!("JSON that is neither: {error}"))
         })?;
-        if body.job != *job {
-            return Err(Mismatch::new(format!("an entry of job `{job}`"), format!("one of job `{}`", body.job)));
-        }
         if body.number != number {
             return Err(Mismatch::new(format!("entry {number}"), format!("entry {}", body.number)));
         }

@@ -1,7 +1,11 @@
 //! Delivers one order to one worker, with a timeout for each attempt, and separate retries for that
 //! worker.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use backon::{ExponentialBuilder, Retryable};
 
@@ -16,6 +20,23 @@ pub(super) struct Courier<T: ?Sized> {
     run: RunId,
     limit: Duration,
     backoff: ExponentialBuilder,
+}
+
+/// The failed tries of one order, by worker. It is empty as long as all goes well.
+#[derive(Debug, Default)]
+pub(super) struct Failures(Mutex<HashMap<WorkerId, (u32, Arc<str>)>>);
+
+impl Failures {
+    fn note(&self, worker: WorkerId, error: &OrderError) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (failed, last) = all.entry(worker).or_insert_with(|| (0, "".into()));
+        (*failed, *last) = (failed.saturating_add(1), error.to_string().into());
+    }
+
+    /// How many tries have failed at this worker, and the last error.
+    pub(super) fn of(&self, worker: WorkerId) -> Option<(u32, Arc<str>)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&worker).cloned()
+    }
 }
 
 impl<T: Transport + ?Sized> Courier<T> {
@@ -38,14 +59,21 @@ impl<T: Transport + ?Sized> Courier<T> {
 
     /// The delivery of one order, retries included. It starts when it is first polled, and owns
     /// everything that it needs.
-    pub(super) fn deliver(&self, worker: WorkerId, command: Command) -> BoxFuture<'static, Result<(), OrderError>> {
+    pub(super) fn deliver(
+        &self,
+        worker: WorkerId,
+        command: Command,
+        failures: &Arc<Failures>,
+    ) -> BoxFuture<'static, Result<(), OrderError>> {
+        let failures = Arc::clone(failures);
         let Self { transport, job, run, limit, backoff } = self;
         let (transport, job, limit, backoff) = (Arc::clone(transport), job.clone(), *limit, *backoff);
         let order = Order { run: *run, command };
         Box::pin(async move {
             let attempt = || async {
                 let answer = tokio::time::timeout(limit, transport.send(worker, order.clone())).await;
-                accept(&order.command, answer.unwrap_or_else(|_| Err(OrderError::timed_out(limit))))
+                let answer = accept(&order.command, answer.unwrap_or_else(|_| Err(OrderError::timed_out(limit))));
+                answer.inspect_err(|error| failures.note(worker, error))
             };
             attempt
                 .retry(backoff)

@@ -2,7 +2,9 @@
 
 use std::{
     collections::HashMap,
+    sync::Arc,
     task::{Context, Poll},
+    time::Instant,
 };
 
 use futures_util::{
@@ -11,9 +13,9 @@ use futures_util::{
     stream::FuturesUnordered,
 };
 
-use super::courier::Courier;
+use super::courier::{Courier, Failures};
 use crate::{
-    contracts::{BoxFuture, Command, OrderError, OrderReport, Transport, WorkerId},
+    contracts::{BoxFuture, Command, LateOrder, OrderError, OrderReport, Transport, WorkerId},
     model::RunModel,
 };
 
@@ -25,6 +27,8 @@ pub(super) struct FanOut {
     orders: Vec<Dispatch>,
     position: HashMap<WorkerId, usize>,
     deliveries: FuturesUnordered<Delivery>,
+    failures: Arc<Failures>,
+    sent: Instant,
     outstanding: usize,
     /// All have settled since the last sending, and the failures have been reported.
     reported: bool,
@@ -58,6 +62,8 @@ impl FanOut {
                 .map(|(worker, command)| Dispatch { worker, command, state: DispatchState::Moot })
                 .collect(),
             deliveries: FuturesUnordered::new(),
+            failures: Arc::default(),
+            sent: super::now(),
             outstanding: 0,
             reported: false,
         };
@@ -80,6 +86,19 @@ impl FanOut {
     /// Orders without an answer so far.
     pub(super) fn outstanding(&self) -> usize {
         self.outstanding
+    }
+
+    /// Orders that were not accepted so far.
+    pub(super) fn late_orders(&self) -> Vec<LateOrder> {
+        let is_late = |order: &&Dispatch| matches!(order.state, DispatchState::UnderWay(_) | DispatchState::Failed(_));
+        let late = self.orders.iter().filter(is_late).map(|order| {
+            let mut late = LateOrder::new(order.worker, self.name, self.sent);
+            if let Some((failed, error)) = self.failures.of(order.worker) {
+                (late.failed, late.error) = (failed, Some(error));
+            }
+            late
+        });
+        late.collect()
     }
 
     /// Polls every delivery that can progress; returns whether any has settled.
@@ -159,7 +178,7 @@ impl FanOut {
 
     fn dispatch<T: Transport + ?Sized>(&mut self, position: usize, courier: &Courier<T>) {
         let order = &mut self.orders[position];
-        let delivery = courier.deliver(order.worker, order.command.clone());
+        let delivery = courier.deliver(order.worker, order.command.clone(), &self.failures);
         let (abort, registration) = AbortHandle::new_pair();
         self.deliveries.push(Abortable::new(Box::pin(async move { (position, delivery.await) }), registration));
         order.state = DispatchState::UnderWay(abort);

@@ -3,10 +3,10 @@
 use std::{
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use crate::contracts::{BoxFuture, DynCheckpointStore, Epoch, Manifest, StoreError};
+use crate::contracts::{BoxFuture, DynCheckpointStore, Epoch, LateStore, Manifest, StoreError};
 
 /// How many times the limit of one order a publication may take. Checking the fence, writing and
 /// confirming need several round trips, and each may take as long as a worker's answer.
@@ -16,6 +16,9 @@ pub(super) struct Publication {
     epoch: Epoch,
     manifest: Arc<Manifest>,
     state: PublicationState,
+    since: Instant,
+    failed: u32,
+    last_error: Option<Arc<str>>,
 }
 
 enum PublicationState {
@@ -27,7 +30,8 @@ enum PublicationState {
 
 impl Publication {
     pub(super) fn new(epoch: Epoch, manifest: Manifest) -> Self {
-        Self { epoch, manifest: Arc::new(manifest), state: PublicationState::Failed(None) }
+        let (manifest, state) = (Arc::new(manifest), PublicationState::Failed(None));
+        Self { epoch, manifest, state, since: super::now(), failed: 0, last_error: None }
     }
 
     pub(super) fn epoch(&self) -> Epoch {
@@ -61,8 +65,19 @@ impl Publication {
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> bool {
         let PublicationState::UnderWay(publish) = &mut self.state else { return false };
         let Poll::Ready(outcome) = publish.as_mut().poll(cx) else { return false };
+        if let Err(error) = &outcome {
+            self.failed = self.failed.saturating_add(1);
+            self.last_error = Some(error.to_string().into());
+        }
         self.state = outcome.map_or_else(|error| PublicationState::Failed(Some(error)), |()| PublicationState::Durable);
         true
+    }
+
+    /// What is known of it, unless it is durable.
+    pub(super) fn late(&self) -> Option<LateStore> {
+        let mut late = LateStore::new(self.epoch, self.since);
+        (late.failed, late.error) = (self.failed, self.last_error.clone());
+        (!self.is_durable()).then_some(late)
     }
 
     pub(super) fn take_error(&mut self) -> Option<StoreError> {

@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use super::{
-    Applied, BoxFuture, CheckpointStart, ControllerError, JobController, OpenRun, OtherRun, Rejection, RunFailure,
-    RunStatus, WorkerEvent, WorkerId, WorkerStopMode,
+    Applied, BoxFuture, CheckpointStart, ControllerError, Holdups, JobController, OpenRun, OtherRun, Rejection,
+    RunFailure, RunStatus, WorkerEvent, WorkerId, WorkerStopMode,
 };
 
 /// The dyn-safe form of [`JobController`], implemented for every controller. Use it through [`BoxController`].
@@ -24,6 +24,8 @@ pub trait DynJobController: Send {
     fn waits_for_dyn(&self) -> Vec<WorkerId>;
     /// [`JobController::lost_workers`].
     fn lost_workers_dyn(&self) -> Vec<WorkerId>;
+    /// [`JobController::holdups`].
+    fn holdups_dyn(&self) -> Holdups;
     /// [`JobController::has_lost_worker`].
     fn has_lost_worker_dyn(&self) -> bool;
     /// [`JobController::handle`].
@@ -69,6 +71,10 @@ impl<C: JobController> DynJobController for C {
 
     fn lost_workers_dyn(&self) -> Vec<WorkerId> {
         self.lost_workers()
+    }
+
+    fn holdups_dyn(&self) -> Holdups {
+        self.holdups()
     }
 
     fn has_lost_worker_dyn(&self) -> bool {
@@ -166,6 +172,10 @@ impl JobController for BoxController {
 
     fn lost_workers(&self) -> Vec<WorkerId> {
         (**self).lost_workers_dyn()
+    }
+
+    fn holdups(&self) -> Holdups {
+        (**self).holdups_dyn()
     }
 
     fn has_lost_worker(&self) -> bool {

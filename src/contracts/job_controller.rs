@@ -2,7 +2,9 @@
 
 use std::time::Instant;
 
-use super::{BoxError, OpenRun, OrderReport, OtherRun, RunFailure, RunStatus, StoreError, WorkerEvent, WorkerStopMode};
+use super::{
+    BoxError, Holdups, OpenRun, OrderReport, OtherRun, RunFailure, RunStatus, StoreError, WorkerEvent, WorkerStopMode,
+};
 use crate::contracts::{Epoch, RunId, TaskId, WorkerId};
 
 /// Talks to the workers of one run, and tracks its state.
@@ -66,6 +68,13 @@ pub trait JobController: Send {
     /// [`RunStatus::workers_lost`] counts. Also for the log.
     fn lost_workers(&self) -> Vec<WorkerId> {
         Vec::new()
+    }
+
+    /// What the run waits for: who has not answered, and since when. A phase asks about once per
+    /// [`Limits::health_every`](crate::limits::Limits::health_every), and only if someone watches
+    /// its progress, so the answer may cost O(tasks). A controller that does not know says nothing.
+    fn holdups(&self) -> Holdups {
+        Holdups::default()
     }
 
     /// Whether a worker is gone, so that no order reaches all tasks any more. The first failure

@@ -24,6 +24,7 @@ pub(super) mod sealed {
             phases::{sealed::Mint, work::proceed},
             step_for,
         },
+        why::Why,
     };
 
     #[diagnostic::on_unimplemented(
@@ -49,6 +50,9 @@ pub(super) mod sealed {
             until: Instant,
         ) -> impl Future<Output = ()> + Send;
 
+        /// What the stop waits for.
+        fn why<S>(job: &JobContext<Self, S>) -> Why;
+
         /// Gives up a final checkpoint because of an error.
         fn give_up<S: Scheduler>(
             phase: AnyPhase,
@@ -72,6 +76,10 @@ pub(super) mod sealed {
 
         async fn pause<S: Scheduler>(job: &mut JobContext<Self, S>, level: Option<StopRequest>, until: Instant) {
             pause(job, level, until).await;
+        }
+
+        fn why<S>(job: &JobContext<Self, S>) -> Why {
+            Why::of(job)
         }
 
         fn give_up<S: Scheduler>(
@@ -120,6 +128,10 @@ pub(super) mod sealed {
 
         async fn pause<S: Scheduler>(job: &mut JobContext<Self, S>, level: Option<StopRequest>, until: Instant) {
             hold(job, level, until).await;
+        }
+
+        fn why<S>(job: &JobContext<Self, S>) -> Why {
+            job.progress_now().why()
         }
 
         fn give_up<S: Scheduler>(

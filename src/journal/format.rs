@@ -27,11 +27,16 @@ pub(super) fn encode(record: &PhaseRecord) -> Result<String, JournalError> {
     String::from_utf8(ENVELOPE.seal(&body)).map_err(|error| unavailable(error.into()))
 }
 
+/// Parses the record of any job from `text`.
+pub(super) fn decode_any(text: &[u8]) -> Result<PhaseRecord, Unsound> {
+    let body = ENVELOPE.open(text)?;
+    let mismatch = |error| Mismatch::new("a phase record as JSON", format!("JSON that is none: {error}"));
+    Ok(serde_json::from_slice(body).map_err(mismatch)?)
+}
+
 /// Parses the record of `job` from `text`.
 pub(super) fn decode(text: &[u8], job: &JobId) -> Result<PhaseRecord, Unsound> {
-    let body = ENVELOPE.open(text)?;
-    let record: PhaseRecord = serde_json::from_slice(body)
-        .map_err(|error| Mismatch::new("a phase record as JSON", format!("JSON that is none: {error}")))?;
+    let record = decode_any(text)?;
     if record.job != *job {
         return Err(Mismatch::new(format!("a record of job `{job}`"), format!("one of job `{}`", record.job)).into());
     }

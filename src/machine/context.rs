@@ -15,10 +15,11 @@ use std::{
 use tokio::{sync::watch, time::Instant};
 
 use super::{
-    Phases, Progress, Reason, Visit, journaling::Journaling, live::Live, progress::LiveProgress, trail::LiveTrail,
+    Call, Phases, Progress, Reason, Visit, journaling::Journaling, live::Live, progress::LiveProgress, trail::LiveTrail,
 };
 use crate::{
-    contracts::{Attach, Detached, JobController, JobId, OpenRun, RunId, RunStatus, Scheduler, StopRequest},
+    clock::MOMENT,
+    contracts::{Attach, Detached, JobController, JobId, OpenRun, RunId, RunStatus, Scheduler, StopRequest, WorkerId},
     limits::Limits,
     machine::{
         AnyPhase, BuildError, Force, HealthWatch, Phase, PhaseKind, Running, StepError, Stopping, SuccessorOf,
@@ -298,6 +299,7 @@ impl<C, S> JobContext<C, S> {
             progress.deadline = entry.deadline;
             progress.requested = requested;
             progress.reason = reason;
+            progress.start_over();
             true
         });
     }
@@ -355,9 +357,49 @@ impl<C, S> JobContext<C, S> {
         }
     }
 
-    pub(crate) fn publish_alive(&mut self, alive: usize) {
-        let alive = u32::try_from(alive).unwrap_or(u32::MAX);
-        self.publish(|progress| replace(&mut progress.alive, Some(alive)));
+    /// Asks the controller what the run waits for, at most once per
+    /// [`Limits::health_every`], and only for watchers.
+    pub(crate) fn publish_holdups(&mut self, now: Instant)
+    where
+        C: JobController,
+    {
+        let is_wanted = self.progress.is_watched() && self.phase() != PhaseKind::Running;
+        let every = self.limits.health_every.max(MOMENT);
+        if !is_wanted || self.progress.asked().is_some_and(|asked| now.saturating_duration_since(asked) < every) {
+            return;
+        }
+        let holdups = self.controller.holdups();
+        self.publish(|progress| {
+            let is_new = progress.holdups() != Some(&holdups);
+            progress.set_holdups(Some(holdups));
+            progress.set_asked(now);
+            is_new
+        });
+    }
+
+    /// The call of a collaborator that is waited for from now on.
+    pub(crate) fn note_call(&mut self, call: Option<Call>) {
+        self.progress.note_call(call);
+    }
+
+    /// Keeps why the phase has failed.
+    pub(crate) fn note_failure(&mut self, failure: &StepError) {
+        self.note_error(failure);
+        let reason = Reason::of(failure, Vec::new);
+        self.publish(|progress| {
+            progress.add_trouble(reason);
+            progress.clear_call();
+            true
+        });
+    }
+
+    pub(crate) fn publish_alive(&mut self, alive: &[WorkerId]) {
+        let count = u32::try_from(alive.len()).unwrap_or(u32::MAX);
+        self.publish(|progress| {
+            progress.set_alive(alive);
+            progress.clear_call();
+            replace(&mut progress.alive, Some(count))
+        });
     }
 
     pub(crate) fn publish_deadline(&mut self, deadline: Option<Instant>) {

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::SystemTime};
 
 use tokio::time::timeout;
 
-use super::JobContext;
+use super::{Call, JobContext};
 use crate::{
     contracts::{Epoch, FinalCheckpoint, JobController, StopRequest},
     machine::{BoxJournal, Journal, JournalError, NothingAlive, PhaseKind, PhaseRecord},
@@ -105,8 +105,10 @@ impl<C, S> JobContext<C, S> {
         }
         let facts @ Facts { final_epoch, last_complete } = self.journaling.facts;
         let said = Said { phase, requested: self.requested(), facts, killed_workers };
+        self.note_call(Some(Call::Journal));
         self.settle_pending().await?;
         if self.journaling.said == Some(said) {
+            self.note_call(None);
             return Ok(());
         }
         self.journaling.pending = Some(Box::new(PhaseRecord {
@@ -121,7 +123,9 @@ impl<C, S> JobContext<C, S> {
             attempt: self.journaling.attempt,
             at: SystemTime::now(),
         }));
-        self.settle_pending().await
+        self.settle_pending().await?;
+        self.note_call(None);
+        Ok(())
     }
 
     async fn settle_pending(&mut self) -> Result<(), JournalError> {

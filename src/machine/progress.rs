@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
-    contracts::{Rejection, RunStatus, StopRequest},
+    contracts::{Holdups, Rejection, RunStatus, StopRequest, WorkerId},
     limits::{duration_text, optional_duration_text},
     machine::{PhaseKind, Reason, ReasonKind},
     model::Rejected,
@@ -39,8 +39,48 @@ pub struct Progress {
     pub retries: u32,
     /// The last error, even if a retry got past it, or a worker said that it ends nothing.
     pub last_error: Option<Arc<str>>,
-    /// Boxed, because it is rarely present.
-    rejected: Option<Arc<Rejected>>,
+    /// The call that the machine waits for, and since when.
+    call: Option<(Call, Instant)>,
+    /// Boxed, because most jobs have none.
+    behind: Option<Arc<Behind>>,
+}
+
+/// A call of a collaborator that the machine itself waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Call {
+    Journal,
+    StopWorkers,
+    WorkersForJob,
+}
+
+impl Call {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Journal => "write",
+            Self::StopWorkers => "stop_workers",
+            Self::WorkersForJob => "workers_for_job",
+        }
+    }
+}
+
+/// What a stop is behind with.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Behind {
+    rejected: Rejected,
+    /// When the controller was last asked for its holdups.
+    asked: Option<Instant>,
+    holdups: Option<Holdups>,
+    trouble: Option<Trouble>,
+    alive: Vec<WorkerId>,
+}
+
+/// Failures of the phase, one after the other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Trouble {
+    pub(crate) reason: Reason,
+    pub(crate) times: u32,
+    /// The time of the first one.
+    pub(crate) since: Instant,
 }
 
 /// [`Progress`] at one moment, to send or to store, with durations instead of instants, serialised
@@ -75,7 +115,7 @@ pub struct ProgressReport {
 impl Progress {
     /// Worker messages that the controller has rejected so far, by reason.
     pub fn rejected(&self) -> Rejected {
-        self.rejected.as_deref().copied().unwrap_or_default()
+        self.behind.as_ref().map(|behind| behind.rejected).unwrap_or_default()
     }
 
     /// The same, to send or to store.
@@ -106,7 +146,65 @@ impl Progress {
             alive: None,
             retries: 0,
             last_error: None,
-            rejected: None,
+            call: None,
+            behind: None,
+        }
+    }
+
+    pub(crate) fn call(&self) -> Option<(Call, Instant)> {
+        self.call
+    }
+
+    pub(crate) fn trouble(&self) -> Option<&Trouble> {
+        self.behind.as_ref()?.trouble.as_ref()
+    }
+
+    pub(crate) fn holdups(&self) -> Option<&Holdups> {
+        self.behind.as_ref()?.holdups.as_ref()
+    }
+
+    /// The first few workers that the scheduler listed when it was last asked.
+    pub(crate) fn alive_workers(&self) -> &[WorkerId] {
+        self.behind.as_ref().map_or(&[], |behind| &behind.alive)
+    }
+
+    /// When the controller was last asked for its holdups.
+    pub(super) fn asked(&self) -> Option<Instant> {
+        self.behind.as_ref()?.asked
+    }
+
+    pub(super) fn set_asked(&mut self, asked: Instant) {
+        Arc::make_mut(self.behind.get_or_insert_default()).asked = Some(asked);
+    }
+
+    pub(crate) fn set_holdups(&mut self, holdups: Option<Holdups>) {
+        if holdups.is_some() || self.holdups().is_some() {
+            Arc::make_mut(self.behind.get_or_insert_default()).holdups = holdups;
+        }
+    }
+
+    pub(super) fn set_alive(&mut self, alive: &[WorkerId]) {
+        if !alive.is_empty() || !self.alive_workers().is_empty() {
+            let listed = alive.iter().copied().take(Holdups::LISTED).collect();
+            Arc::make_mut(self.behind.get_or_insert_default()).alive = listed;
+        }
+    }
+
+    pub(super) fn clear_call(&mut self) {
+        self.call = None;
+    }
+
+    pub(super) fn add_trouble(&mut self, reason: Reason) {
+        let behind = Arc::make_mut(self.behind.get_or_insert_default());
+        let (times, since) = behind.trouble.as_ref().map_or((0, Instant::now()), |before| (before.times, before.since));
+        behind.trouble = Some(Trouble { reason, times: times.saturating_add(1), since });
+    }
+
+    /// A new phase is behind with nothing yet.
+    pub(super) fn start_over(&mut self) {
+        self.call = None;
+        if let Some(behind) = &mut self.behind {
+            *behind = Arc::new(Behind { rejected: behind.rejected, ..Behind::default() });
         }
     }
 }
@@ -133,6 +231,13 @@ impl LiveProgress {
         self.watched.get_or_init(|| watch::Sender::new(self.unwatched.clone())).subscribe()
     }
 
+    pub(super) fn asked(&self) -> Option<Instant> {
+        match self.watched.get() {
+            Some(watched) => watched.borrow().asked(),
+            None => self.unwatched.asked(),
+        }
+    }
+
     pub(super) fn is_watched(&self) -> bool {
         self.watched.get().is_some_and(|watched| watched.receiver_count() > 0)
     }
@@ -140,8 +245,16 @@ impl LiveProgress {
     /// Counts a message that the controller has rejected.
     pub(super) fn note_rejection(&mut self, rejection: Rejection) {
         self.change(|progress| {
-            Arc::make_mut(progress.rejected.get_or_insert_default()).count(rejection);
+            Arc::make_mut(progress.behind.get_or_insert_default()).rejected.count(rejection);
             true
+        });
+    }
+
+    /// The call that is waited for from now on. Watchers are not notified: it changes often.
+    pub(super) fn note_call(&mut self, call: Option<Call>) {
+        self.change(|progress| {
+            progress.call = call.map(|call| (call, Instant::now()));
+            false
         });
     }
 

@@ -88,6 +88,16 @@ impl Workers {
         self.lost
     }
 
+    /// The latest time so far.
+    pub(super) fn latest(&self) -> Instant {
+        self.latest
+    }
+
+    /// The worker's last sign of life.
+    pub(super) fn last_seen(&self, worker: u32) -> Instant {
+        self.node(worker).last_seen
+    }
+
     pub(super) fn has_left(&self, worker: u32) -> bool {
         self.node(worker).flags & LEFT != 0
     }

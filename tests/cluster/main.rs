@@ -7,3 +7,4 @@ mod crash_points;
 mod numbers;
 mod rehydration;
 mod stops;
+mod why;

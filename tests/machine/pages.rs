@@ -7,12 +7,13 @@ use std::{
 };
 
 /// Where a name of a file begins, as it stands in a page.
-const FOLDERS: [&str; 11] = [
+const FOLDERS: [&str; 12] = [
     "src/",
     "tests/",
     "ui-tests/",
     "examples/",
     "benches/",
+    "cli/",
     "docs/",
     "proto/",
     "scripts/",

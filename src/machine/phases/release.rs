@@ -14,7 +14,7 @@ use super::wait::{News, news, pause, take_in};
 use crate::{
     clock::{MOMENT, after},
     contracts::{ConfirmedBy, JobController, JobId, OpenRun, RunId, Scheduler, SchedulerError, StopRequest, WorkerId},
-    machine::{JobContext, PhaseKind, Reason, ReasonKind, StepError, progress::LiveProgress},
+    machine::{Call, JobContext, PhaseKind, Reason, ReasonKind, StepError, progress::LiveProgress},
     mailbox::{Incoming, Mailbox},
     text::shortened,
 };
@@ -91,8 +91,9 @@ impl Releasing {
         gone: NothingAlive,
         job: &mut JobContext<C, S>,
     ) -> Result<NothingAlive, StepError> {
+        job.note_call(Some(Call::WorkersForJob));
         let alive = alive_by(after(job.limits.kill), &job.id, job.run, &job.scheduler).await?;
-        job.publish_alive(alive.len());
+        job.publish_alive(&alive);
         if alive.is_empty() {
             let gone = NothingAlive::listed_none(gone.forced, &job.id, job.run, &job.scheduler);
             self.gone = Some(gone);
@@ -170,14 +171,16 @@ async fn leave<C: JobController, S: Scheduler>(
     let mut told = Told::default();
     loop {
         if told.is_due() {
+            job.note_call(Some(Call::StopWorkers));
             let JobContext { id, run, controller, scheduler, mailbox, limits, progress, .. } = job;
             let asked =
                 in_time("stop_workers", limits.release, deadline, scheduler.stop_workers(id, Some(*run), false));
             attended(controller, mailbox, progress, pin!(asked)).await?;
         }
+        job.note_call(Some(Call::WorkersForJob));
         let JobContext { id, run, controller, scheduler, mailbox, progress, .. } = job;
         let alive = attended(controller, mailbox, progress, pin!(alive_by(deadline, id, *run, scheduler))).await?;
-        job.publish_alive(alive.len());
+        job.publish_alive(&alive);
         if alive.is_empty() {
             return Ok(NothingAlive::listed_none(false, &job.id, job.run, &job.scheduler));
         }
@@ -265,11 +268,13 @@ async fn kill<C, S: Scheduler>(job: &mut JobContext<C, S>) -> Result<NothingAliv
     let mut told = Told::default();
     loop {
         if told.is_due() {
+            job.note_call(Some(Call::StopWorkers));
             let JobContext { id, run, scheduler, .. } = job;
             in_time("stop_workers", budget, deadline, scheduler.stop_workers(id, Some(*run), true)).await?;
         }
+        job.note_call(Some(Call::WorkersForJob));
         let alive = alive_by(deadline, &job.id, job.run, &job.scheduler).await?;
-        job.publish_alive(alive.len());
+        job.publish_alive(&alive);
         if alive.is_empty() {
             return Ok(NothingAlive::listed_none(true, &job.id, job.run, &job.scheduler));
         }

@@ -51,7 +51,9 @@ pub(crate) async fn news<C: JobController, S>(
         return Ok(News::Deadline);
     }
     let next_look = look_at_health(job, now);
+    job.note_call(None);
     job.publish_status();
+    job.publish_holdups(now);
     let JobContext { controller, mailbox, progress, .. } = job;
     tokio::select! {
         biased;
