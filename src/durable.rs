@@ -7,7 +7,7 @@
 //! | after a crash during | there is |
 //! |---|---|
 //! | [`create_folder`] | none of the folders, some or all; the next call completes them |
-//! | [`write`] | no file, a part of it, or all: use it only for names that nobody trusts yet |
+//! | [`write()`] | no file, a part of it, or all: use it only for names that nobody trusts yet |
 //! | [`replace`], [`rename`] | the old contents under the name, or the new ones; never a mixture |
 //! | [`remove`] | the file, or no file |
 //! | [`remove_folder`] | any part of the folder |
@@ -102,7 +102,7 @@ pub fn unfinished(path: &Path) -> PathBuf {
 }
 
 /// Renames a file inside its folder, over any file that has the new name. Its contents must have
-/// been synced before, as [`write`] does.
+/// been synced before, as [`write()`] does.
 ///
 /// # Errors
 /// What the operating system says: [`NotFound`](io::ErrorKind::NotFound) when there is no file

@@ -29,29 +29,30 @@ enum Change {
     Join(Index, Index),
 }
 
+/// What formats stumble over: ends of numbers, depth, quotes, signs, ends of lines, what is no UTF-8.
+const WORDS: [&[u8]; 18] = [
+    b"\0",
+    b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01",
+    b"\x80",
+    b"18446744073709551616",
+    b"-1",
+    b"1e309",
+    b"null",
+    b"[[[[[[[[",
+    b"{\"",
+    b"\\u0000",
+    b"\\ud800",
+    b"\n",
+    b"\x1b[2J",
+    b"\"",
+    b"NaN",
+    b"0x10",
+    b"\xf0\x9f",
+    b"99999999999999999999years",
+];
+
 fn changes() -> impl Strategy<Value = Vec<Change>> {
     let at = any::<Index>;
-    /// What formats stumble over: ends of numbers, depth, quotes, signs, ends of lines, what is no UTF-8.
-    const WORDS: [&[u8]; 18] = [
-        b"\0",
-        b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01",
-        b"\x80",
-        b"18446744073709551616",
-        b"-1",
-        b"1e309",
-        b"null",
-        b"[[[[[[[[",
-        b"{\"",
-        b"\\u0000",
-        b"\\ud800",
-        b"\n",
-        b"\x1b[2J",
-        b"\"",
-        b"NaN",
-        b"0x10",
-        b"\xf0\x9f",
-        b"99999999999999999999years",
-    ];
     let word = (0..WORDS.len()).prop_map(|word| WORDS[word].to_vec());
     let piece = prop_oneof![word, proptest::collection::vec(any::<u8>(), 1..8)];
     let change = prop_oneof![
@@ -106,7 +107,9 @@ fn fuzz(kind: &str, take: impl Fn(&[u8]) -> bool) {
     let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
     let texts = (any::<Index>(), changes()).prop_map(|(seed, changes)| {
         let mut text = seed.get(&seeds).clone();
-        changes.into_iter().for_each(|change| apply(&mut text, change, &seeds));
+        for change in changes {
+            apply(&mut text, change, &seeds);
+        }
         text
     });
     let outcome = TestRunner::new(config).run(&texts, |text| {

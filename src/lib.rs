@@ -71,6 +71,7 @@
 //! - [`Journal`](journal::Journal) and [`rehydrate`]: if a controller crashes during a shutdown,
 //!   the next one finishes it.
 //! - [`model`]: the known state of a run, as a machine without I/O or clock.
+//! - [`durable`]: files that survive a crash, for sinks and stores of your own.
 //!
 //! The names that a first program needs are at the root, and in [`prelude`]. All others are in
 //! their modules: [`contracts`] for the traits that connect a job to its surroundings, [`machine`]

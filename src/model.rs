@@ -62,12 +62,12 @@ pub use counters::{Counters, Rejected};
 use self::{
     action::Queued,
     checkpoint::InFlight,
-    tasks::{ENDED, EXHAUSTED, FAILED, FINISHED, SOURCE, Tasks},
+    tasks::{FINISHED, SOURCE, Tasks},
     workers::Workers,
 };
 use crate::contracts::{
-    Applied, Count, Epoch, Event, FinalCheckpoint, Manifest, OpenRun, Rejection, RunFailure, RunId, RunStatus,
-    TaskError, TaskId, Topology, WorkerEvent, WorkerId, WorkerStopMode,
+    Applied, Count, Epoch, Event, FinalCheckpoint, Manifest, OpenRun, Rejection, RunFailure, RunId, RunStatus, TaskId,
+    Topology, WorkerEvent, WorkerId, WorkerStopMode,
 };
 
 /// The state of one run: its tasks, checkpoints, commits, heartbeats and failures.

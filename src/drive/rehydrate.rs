@@ -273,7 +273,8 @@ impl<S> Rehydrated<S> {
     /// since.
     ///
     /// # Errors
-    /// [`Unfit`]: a worker has appeared, the scheduler could not be asked, or the job's context could not be built ([`BuildError`]).
+    /// [`Unfit`]: a worker has appeared, the scheduler could not be asked, or the job's context could not be built
+    /// ([`BuildError`](crate::machine::BuildError)).
     ///
     /// # Cancel safety
     /// It only reads; the record stays in the journal.

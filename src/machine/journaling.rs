@@ -63,7 +63,7 @@ impl Journaling {
 
 impl<C, S> JobContext<C, S> {
     /// Records the job in `journal` from now on. To continue without one, pass
-    /// [`NoJournal`](crate::machine::NoJournal), for example to kill a job while the journal is
+    /// [`NoJournal`](crate::journal::NoJournal), for example to kill a job while the journal is
     /// unavailable.
     pub fn set_journal(&mut self, journal: impl Journal + 'static) {
         self.journaling.journal = Some(Arc::new(journal));

@@ -1,6 +1,10 @@
 //! How tasks and workers end.
 
-use super::*;
+use super::{
+    RunModel,
+    tasks::{ENDED, EXHAUSTED, FAILED, FINISHED, SOURCE},
+};
+use crate::contracts::{Applied, Rejection, RunFailure, TaskError, TaskId, WorkerId};
 
 impl RunModel {
     pub(super) fn source_exhausted(&mut self, task: TaskId, at: usize) -> Result<Applied, Rejection> {

@@ -7,6 +7,7 @@ mod taken_over;
 mod wanted;
 mod whole;
 
+use crate::contracts::TaskError;
 use bytes::Bytes;
 
 use super::*;

@@ -9,9 +9,7 @@ fn calls(text: &str) -> [usize; 3] {
     let code = text.lines().map(str::trim_start).take_while(|line| !line.starts_with("mod tests"));
     let code: Vec<_> = code.filter(|line| !line.starts_with("//") && !line.contains("fn ")).collect();
     let is_name = |char: char| char.is_alphanumeric() || char == '_';
-    let count = |line: &str, maker| {
-        line.match_indices(maker).filter(|(at, _)| !line[..*at].ends_with(is_name)).count()
-    };
+    let count = |line: &str, maker| line.match_indices(maker).filter(|(at, _)| !line[..*at].ends_with(is_name)).count();
     MAKERS.map(|maker| code.iter().map(|line| count(line, maker)).sum())
 }
 

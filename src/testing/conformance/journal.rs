@@ -32,7 +32,7 @@ pub trait JournalSubject: 'static {
     /// that two processes would not share.
     fn open(&self) -> impl Future<Output = Self::Journal>;
 
-    /// Whether it keeps records at all. [`NoJournal`](crate::machine::NoJournal) does not; then
+    /// Whether it keeps records at all. [`NoJournal`](crate::journal::NoJournal) does not; then
     /// only the rules about calls apply.
     fn keeps_records(&self) -> bool {
         true
