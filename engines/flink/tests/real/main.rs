@@ -2,6 +2,7 @@
 //!
 //! `WINDDOWN_TEST_FLINK` is the folder that `engines/flink/cluster/flink-cluster get` has filled (its `FLINK_CACHE`); without it,
 //! these tests are skipped.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![cfg(unix)]
 
 mod cluster;

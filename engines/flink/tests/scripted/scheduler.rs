@@ -19,14 +19,10 @@ async fn ask(cluster: Cluster) -> Asked {
     Asked { alive: alive.into_iter().map(|worker| flink.task_manager(worker)).collect(), by }
 }
 
-fn named(id: &str) -> Option<String> {
-    Some(id.into())
-}
-
 #[tokio::test]
 async fn i2_a_task_manager_is_alive_while_it_holds_a_subtask() {
     let asked = ask(Cluster { subtasks: vec!["FINISHED", "RUNNING"], ..Cluster::default() }).await;
-    assert_eq!(asked.alive, [named("tm-b")]);
+    assert_eq!(asked.alive, [Some("tm-b".to_owned())]);
     let asked =
         ask(Cluster { state: "RESTARTING", subtasks: vec!["CANCELED", "CANCELED"], ..Cluster::default() }).await;
     assert_eq!(asked.alive, [None], "the job will run again: its JobMaster is listed");
@@ -53,7 +49,7 @@ async fn i2_a_task_manager_that_was_not_heard_since_the_end_may_be_frozen() {
         ..Cluster::default()
     };
     let asked = ask(canceled(vec![("tm-a", END + 1), ("tm-b", END)])).await;
-    assert_eq!(asked.alive, [named("tm-b")]);
+    assert_eq!(asked.alive, [Some("tm-b".to_owned())]);
     let asked = ask(canceled(vec![("tm-a", END + 1), ("tm-b", END + 1)])).await;
     assert_eq!((asked.alive.len(), asked.by), (0, ConfirmedBy::Host));
     let asked = ask(canceled(vec![("tm-a", END + 1)])).await;
