@@ -98,6 +98,12 @@ impl Cluster {
         job
     }
 
+    /// Where the newest complete checkpoint of a job is.
+    pub(crate) async fn last_checkpoint(&self, job: &str) -> String {
+        let checkpoints: Value = self.client().get(&format!("/jobs/{job}/checkpoints")).await.unwrap();
+        checkpoints["latest"]["completed"]["external_path"].as_str().unwrap().to_owned()
+    }
+
     fn client(&self) -> RestClient {
         RestClient::new(RestSettings::new(&self.rest)).unwrap()
     }
