@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use winddown::{
+    contracts::WorkerStopMode,
     drive::{DriveError, drive},
     limits::Limits,
     prelude::*,
@@ -242,4 +243,22 @@ async fn i4_a_stronger_request_replaces_the_order_and_the_policy_is_kept() {
     let receipt = stop(&server, StopRequest::Checkpoint, limits(), Policy::escalate()).await.unwrap();
     assert_eq!(receipt.stopped().name(), "halted");
     assert_eq!((server.triggers().len(), server.asked("PATCH").len()), (1, 1));
+}
+
+#[tokio::test]
+async fn i2_a_job_that_restarts_has_a_task_left_to_wait_for() {
+    let ended = |state| Cluster { state, subtasks: vec!["CANCELED", "FINISHED"], ..Cluster::default() };
+    for (state, has_ended) in [("RESTARTING", false), ("SUSPENDED", false), ("CANCELED", true)] {
+        let server = Server::start(ended(state)).await;
+        let flink = FlinkJob::attach(&server.client(), JOB).await.unwrap();
+        let mut controller = FlinkController::builder(&flink).every(Duration::from_millis(1)).build();
+        controller.begin_stop(WorkerStopMode::Immediate);
+        controller.progress().await.unwrap();
+        // Until the answers can't come from a cache of before the end.
+        while has_ended && !controller.status().all_ended() {
+            controller.progress().await.unwrap();
+        }
+        assert_eq!(controller.status().all_ended(), has_ended, "{state}");
+        assert!(!controller.status().all_finished(), "{state}: a cancelled task has not finished");
+    }
 }
