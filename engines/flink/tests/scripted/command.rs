@@ -48,6 +48,10 @@ async fn a_job_that_had_ended_otherwise_is_no_success() {
     assert_eq!(command(&server.base, &["stop", JOB]).await.0, Some(3));
     let (code, said, _) = command(&server.base, &["stop", JOB, "--mode", "immediate"]).await;
     assert_eq!((code, &said["flink"]["state"]), (Some(0), &"CANCELED".into()));
+    let finished = Cluster { state: "FINISHED", subtasks: vec!["FINISHED"; 2], ..Cluster::default() };
+    let server = Server::start(finished).await;
+    let (code, said, _) = command(&server.base, &["stop", JOB, "--mode", "immediate"]).await;
+    assert_eq!((code, &said["receipt"]["stopped"]), (Some(0), &"stopped-halted".into()), "{said}");
 }
 
 #[tokio::test]

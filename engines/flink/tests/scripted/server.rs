@@ -234,6 +234,7 @@ impl Cluster {
                 self.triggers.entry(id.clone()).or_insert(outcome);
                 (202, json!({ "request-id": id }))
             }
+            ("PATCH", "?mode=cancel") if self.state == "FINISHED" => (409, json!({ "errors": ["it has FINISHED"] })),
             ("PATCH", "?mode=cancel") => (202, json!({})),
             ("GET", path) => match path.strip_prefix("/savepoints/").and_then(|id| self.triggers.get(id)) {
                 Some(outcome) => (200, outcome.clone()),

@@ -225,7 +225,9 @@ async fn a_drain_is_a_drain_and_its_failure_can_be_held() {
     let flink = FlinkJob::attach(&server.client(), JOB).await.unwrap();
     let controller = FlinkController::builder(&flink).every(Duration::from_millis(1)).hold_failed_drain().build();
     let mut view = controller.watch();
-    let built = JobContext::builder(&flink.open()).simulated().build(controller, FlinkScheduler::new(&flink));
+    let soon = Limits { kill: Duration::from_millis(50), scheduler_retries: 0, ..limits() };
+    let built =
+        JobContext::builder(&flink.open()).limits(soon).simulated().build(controller, FlinkScheduler::new(&flink));
     let (mut job, running) = built.unwrap();
     job.sender().request(StopRequest::Graceful).unwrap();
     let policy = Policy::give_back();
