@@ -139,7 +139,7 @@ async fn a_job_manager_that_is_away_for_a_while_is_waited_for() {
 async fn an_order_that_is_never_answered_is_given_up() {
     let faults = vec![("POST", Fault::Says(503, "no leader".into())); 200];
     let server = Server::start(Cluster { faults, ..Cluster::default() }).await;
-    let few = Limits { checkpoint_retries: 1, ..limits() };
+    let few = Limits { checkpoint_retries: 1, final_checkpoint: Duration::from_secs(20), ..limits() };
     let error = stop(&server, StopRequest::Checkpoint, few, Policy::give_back()).await.unwrap_err();
     assert!(error.to_string().contains("no leader"), "{error}");
     assert_eq!(server.triggers().len(), 8, "a first try and 3 retries, twice");
