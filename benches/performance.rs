@@ -1,8 +1,8 @@
-//! `cargo bench -p winddown-benches`: what a shutdown costs, beside the ways people do it today. `docs/performance.md` explains
-//! the figures.
+//! `cargo bench -p winddown-benches`: what a shutdown costs, compared with the usual ways to do it.
+//! `docs/performance.md` explains the figures.
 //!
-//! `-- --quick` measures less, `-- fan-out` one thing. `cargo test -p winddown-benches --bench performance` only checks that
-//! everything runs.
+//! `-- --quick` measures less; `-- fan-out` measures one section.
+//! `cargo test -p winddown-benches --bench performance` only checks that everything runs.
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;

@@ -369,3 +369,16 @@ impl fmt::Debug for ObjectStoreCheckpoints {
         debug.field("keep", &self.keep).finish()
     }
 }
+
+/// Whether these bytes are an entry of a log, as they are or under a header that is right. What is one is the same when it is written and read again.
+#[cfg(test)]
+pub(crate) fn takes(bytes: &[u8]) -> bool {
+    let job = JobId::from("words");
+    let body = bytes.splitn(2, |byte| *byte == b'\n').nth(1).unwrap_or(bytes);
+    [bytes.to_vec(), entry::sealed(body)].iter().any(|text| {
+        let Ok(entry) = entry::Entry::decode(text, &job, 7) else { return false };
+        let again = entry.encode().unwrap();
+        assert!(entry::Entry::decode(&again, &job, 7).is_ok_and(|it| it == entry), "{again:?}");
+        true
+    })
+}

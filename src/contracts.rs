@@ -3,6 +3,7 @@
 //! [`Transport`] delivers one order to one worker, and a [`CheckpointStore`] makes a checkpoint's
 //! manifest durable.
 
+mod boxed_controller;
 mod event;
 mod ids;
 mod job_controller;
@@ -15,11 +16,10 @@ mod store;
 mod topology;
 mod transport;
 
+pub use boxed_controller::{BoxController, DynJobController};
 pub use event::{Event, TaskError, WorkerEvent};
 pub use ids::{Epoch, JobId, RunId, TaskId, WorkerId};
-pub use job_controller::{
-    Applied, BoxController, CheckpointStart, ControllerError, Detached, DynJobController, JobController, Rejection,
-};
+pub use job_controller::{Applied, CheckpointStart, ControllerError, Detached, JobController, Rejection};
 pub use open_run::{OpenRun, OpenRunError, OtherRun};
 pub use order::{Command, Order, TaskCommit, WorkerStopMode};
 pub use request::{ParseStopRequestError, StopRequest};

@@ -7,13 +7,15 @@ mod receipt;
 mod rehydrate;
 mod report;
 mod retry;
+mod unfit;
 mod worst_case;
 
 pub use attachment::Attachment;
 pub use policy::{OnSpentCheckpoint, Policy};
 pub use receipt::{Leg, Receipt};
-pub use rehydrate::{RehydrateError, Rehydrated, Unfit, rehydrate};
+pub use rehydrate::{Rehydrated, rehydrate};
 pub use report::{LegReport, ReceiptReport};
+pub use unfit::{RehydrateError, Unfit};
 
 use std::fmt;
 

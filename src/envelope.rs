@@ -1,18 +1,20 @@
-//! Text that proves itself whole: a header line with a format's name, its version, and the length and CRC-32 of the body.
+//! Checksummed text: a header line with a format's name, its version, and the length and CRC-32 of
+//! the body.
 //!
 //! ```text
 //! winddown-log 1 <length of the body> <CRC-32 of the body>⏎
 //! <body>
 //! ```
 //!
-//! The header is ASCII and comes first, so that any version can tell what it reads, and a person too.
+//! The header is ASCII and comes first, so that every version, and every person, can identify the
+//! content.
 
 use std::fmt::Write as _;
 
-/// Longer than any header: the name, a version, two numbers, three spaces.
+/// The maximum length of a header: the name, a version, two numbers, three spaces.
 const LONGEST_HEADER: usize = 96;
 
-/// A format's name, and the version of it that is written and read.
+/// A format's name, and the version that is written and read.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Envelope {
     magic: &'static str,
@@ -22,13 +24,13 @@ pub(crate) struct Envelope {
 /// Why a body can't be trusted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Unsound {
-    /// A newer winddown has written it, in this version.
+    /// A newer winddown has written it in this version.
     Newer(u32),
     /// It is not what was written.
     Damaged(Mismatch),
 }
 
-/// What a sound object has, and what this one has.
+/// What an intact object contains, and what this one contains.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Mismatch {
     pub(crate) expected: String,
@@ -52,7 +54,7 @@ impl Envelope {
         Self { magic, version }
     }
 
-    /// The newest version that is read.
+    /// The newest supported version.
     #[cfg(feature = "object-store")]
     pub(crate) const fn version(self) -> u32 {
         self.version
@@ -66,7 +68,7 @@ impl Envelope {
         sealed
     }
 
-    /// The body, once the header has proved that it is whole.
+    /// The body, after checking it against the header.
     pub(crate) fn open(self, sealed: &[u8]) -> Result<&[u8], Unsound> {
         let (got, body) = self.split(sealed)?;
         let mut fields = got.split(' ');
@@ -113,7 +115,7 @@ impl Envelope {
     }
 }
 
-/// A damaged header for people: short, and without control characters.
+/// A damaged header for messages: short, and without control characters.
 fn quote(header: &str) -> String {
     let mut quoted = String::from("`");
     for character in header.chars() {

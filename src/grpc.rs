@@ -13,15 +13,39 @@
 
 mod address;
 mod arroyo;
+mod door;
+mod guard;
 mod options;
 pub mod proto;
 
 pub use address::{AddressError, Connect};
 pub use arroyo::{ControllerServer, Departure, GrpcTransport, GrpcWorker, RegisterError, Registration};
-pub use options::{CallOptions, ControllerOptions, GrpcWorkerOptions, KeepAlive};
+pub use options::{Admission, CallOptions, ControllerOptions, GrpcWorkerOptions, KeepAlive, WorkerAddresses};
 pub use tonic;
 
 /// A server could not be started, or ended before it was told to.
 #[derive(Debug, thiserror::Error)]
 #[error("the gRPC server ended: {0}")]
 pub struct ServeError(crate::contracts::BoxError);
+
+#[cfg(test)]
+pub(crate) use arroyo::takes;
+
+/// Whether a worker may give this address. Whatever else is allowed, it is a web address with a port.
+#[cfg(test)]
+pub(crate) fn takes_address(text: &str) -> bool {
+    let allowed = [WorkerAddresses::Sockets, WorkerAddresses::Names];
+    let taken = allowed.map(|allowed| match address::check(text, allowed, None) {
+        Ok(()) => {
+            let endpoint = address::endpoint(text, &CallOptions::default()).unwrap();
+            let uri = endpoint.uri();
+            assert!(matches!(uri.scheme_str(), Some("http" | "https")) && uri.port_u16().is_some(), "{uri}");
+            true
+        }
+        Err(error) => {
+            assert!(!error.to_string().contains(char::is_control), "{error:?}");
+            false
+        }
+    });
+    taken.contains(&true)
+}

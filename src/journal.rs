@@ -46,3 +46,17 @@ pub use sql::SqlJournal;
 pub use crate::machine::record::{
     BoxJournal, DynJournal, Journal, JournalError, NoJournal, PhaseRecord, Write, may_write,
 };
+
+/// Whether these bytes are a record, as they are or under a header that is right. What is one is the same when it is written and read again.
+#[cfg(any(feature = "journal", feature = "sqlx"))]
+#[cfg(test)]
+pub(crate) fn takes(bytes: &[u8]) -> bool {
+    let job = crate::contracts::JobId::from("words");
+    let body = bytes.splitn(2, |byte| *byte == b'\n').nth(1).unwrap_or(bytes);
+    [bytes.to_vec(), format::sealed(body)].iter().any(|text| {
+        let Ok(record) = format::decode(text, &job) else { return false };
+        let again = format::encode(&record).unwrap();
+        assert!(format::decode(again.as_bytes(), &job).is_ok_and(|it| it == record), "{again}");
+        true
+    })
+}

@@ -24,6 +24,8 @@
 //! # What is kept
 //! - **Stop.** Every pod is deleted by its UID, so that a newer pod of the same name is left alone; all at once, bounded by the number of requests in
 //!   flight. Then a watch (with a new list wherever the watch is lost) until no pod object of the run is left. A terminating pod is alive.
+//! - **Starts.** A worker is listed from the call of [`start`](KubernetesScheduler::start) on, also while its create is in flight. A forced stop lets no start of the
+//!   run end with a pod: those that were called before are waited for and deleted, those that are called later are refused.
 //! - **Force.** The node gets a second, and is waited for: when it has confirmed that every container has ended, the evidence says
 //!   [`ConfirmedBy::Host`](crate::contracts::ConfirmedBy). Where it does not, [`Unconfirmed`] decides: the pod object is removed, and the
 //!   evidence says [`ConfirmedBy::Records`](crate::contracts::ConfirmedBy); or the stop waits on.
@@ -44,6 +46,7 @@ mod lease;
 mod names;
 mod pod;
 mod scheduler;
+mod starts;
 mod stop;
 #[cfg(test)]
 mod tests;
@@ -54,7 +57,8 @@ pub use error::{ApiError, NotLeader, StartError, TemplateError, Trouble};
 pub use follow::{Follower, PodChange};
 pub use lease::{Leadership, LeaseCandidate};
 pub use names::{INSTANCE_LABEL, JOB_ANNOTATION, JOB_LABEL, RUN_LABEL, START_ANNOTATION, WORKER_LABEL};
-pub use scheduler::{KubernetesScheduler, KubernetesSchedulerBuilder, Unconfirmed, WorkerPod};
+pub use scheduler::{KubernetesScheduler, KubernetesSchedulerBuilder, Unconfirmed};
+pub use starts::WorkerPod;
 
 /// A client as the scheduler wants it: it leaves waiting and trying again to the scheduler, which knows how long there is.
 ///

@@ -67,6 +67,7 @@
 //! - [`Limits`]: every bound, and [`Limits::worst_case`], which follows from them.
 //! - [`Journal`](journal::Journal) and [`rehydrate`]: a controller that crashes during a shutdown is followed by one that finishes it.
 //! - [`model`]: what is known of a run, as a machine without I/O or clock.
+//! - [`durable`]: writing files that survive a crash, for sinks and stores of your own.
 //!
 //! What a first program needs is at the root, and in [`prelude`]. The rest is in the module that it belongs to:
 //! [`contracts`] for the traits that connect a job to the world, [`machine`] for the phases and what follows them,
@@ -84,7 +85,7 @@
 //! | `journal` | no | a journal of shutdowns in a local folder: `FileJournal` |
 //! | `kubernetes` | no | a scheduler of workers that are pods, and a lease for controllers |
 //! | `sqlx` | no | a journal of shutdowns in SQLite or PostgreSQL: `SqlJournal` |
-//! | `testing` | no | scripted collaborators for tests; conformance suites for a journal, scheduler, store, controller or transport of your own; the explorer: every outcome of every collaborator, tried on the real phases |
+//! | `testing` | no | scripted collaborators and crash points for tests; conformance suites for a journal, scheduler, store, controller or transport of your own; the explorer: every outcome of every collaborator, tried on the real phases |
 //!
 //! Without default features it is the pure machine, with few dependencies.
 //!
@@ -115,12 +116,13 @@ mod clock;
 pub mod cluster;
 pub mod contracts;
 pub mod drive;
-#[cfg(any(feature = "object-store", feature = "journal", feature = "sqlx"))]
-mod durable;
+pub mod durable;
 #[cfg(feature = "embedded")]
 pub mod embedded;
 #[cfg(any(feature = "object-store", feature = "journal", feature = "sqlx"))]
 mod envelope;
+#[cfg(test)]
+mod fuzz;
 #[cfg(feature = "grpc")]
 pub mod grpc;
 pub mod journal;

@@ -1,11 +1,45 @@
-//! How values are shown to people.
+//! Displays values for people.
 
 use std::{
     fmt::{self, Write as _},
     time::Duration,
 };
 
-/// The first few, and how many more there are.
+/// Text that came from outside, for a terminal or a line of a log: what would move a cursor, begin a line or turn the direction of writing
+/// is escaped. Twice is the same as once.
+pub(crate) struct Printable<'a>(pub(crate) &'a str);
+
+impl fmt::Display for Printable<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0
+            .chars()
+            .try_for_each(|it| if is_printable(it) { f.write_char(it) } else { write!(f, "{}", it.escape_default()) })
+    }
+}
+
+fn is_printable(it: char) -> bool {
+    let turns = matches!(it, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let breaks = matches!(it, '\u{2028}' | '\u{2029}');
+    !(it.is_control() || turns || breaks)
+}
+
+/// The beginning of a text: `max` bytes at most.
+#[cfg(feature = "grpc")]
+pub(crate) fn beginning(text: &str, max: usize) -> &str {
+    let end = (0..=max.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    end.and_then(|end| text.get(..end)).unwrap_or_default()
+}
+
+/// Bytes that belong to a user: how many there are, and never what they are.
+pub(crate) struct Bulk<'a>(pub(crate) &'a [u8]);
+
+impl fmt::Debug for Bulk<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.0.len())
+    }
+}
+
+/// The first few values, and the number of the others.
 pub(crate) fn shortened<T: ToString>(items: impl ExactSizeIterator<Item = T>) -> String {
     const SHOWN: usize = 8;
     let more = items.len().saturating_sub(SHOWN);
@@ -53,6 +87,20 @@ pub(crate) fn rounded(duration: Duration) -> impl fmt::Display {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn b11_what_is_shown_moves_no_cursor_and_begins_no_line() {
+        for (text, shown) in [
+            ("disk full", "disk full"),
+            ("W\u{f6}rter \u{2192} \\n", "W\u{f6}rter \u{2192} \\n"),
+            ("a\nERROR b\r\tc", "a\\nERROR b\\r\\tc"),
+            ("\u{1b}[2Jgone\u{7}", "\\u{1b}[2Jgone\\u{7}"),
+            ("\u{9b}2J \u{202e}x\u{2028}y", "\\u{9b}2J \\u{202e}x\\u{2028}y"),
+        ] {
+            assert_eq!(Printable(text).to_string(), shown);
+            assert_eq!(Printable(shown).to_string(), shown, "twice is the same as once");
+        }
+    }
 
     #[test]
     fn u10_a_duration_for_people_has_two_units_at_most_and_is_rounded() {

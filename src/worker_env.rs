@@ -1,6 +1,10 @@
 //! The environment that a scheduler starts a worker with, and the worker's side of it: the same for processes and pods.
 
+mod fence;
+
 use std::{env, ffi::OsString};
+
+pub(crate) use fence::Fences;
 
 use crate::contracts::{JobId, OpenRun, RunId, WorkerId};
 
@@ -16,7 +20,8 @@ pub const CONTROLLER: &str = "WINDDOWN_CONTROLLER";
 /// scheduler is gone. A worker in another language opens it for reading and leaves at its end, or when it can't be found.
 #[cfg(all(feature = "process", target_os = "linux"))]
 pub const LIFELINE: &str = "WINDDOWN_LIFELINE";
-/// The variable that names this start of the worker. The scheduler recognises a worker's children by it: leave it as it is.
+/// The variable that names this start of the worker, after those of the workers that its scheduler is itself a part of. The scheduler
+/// recognises a worker's children by it: leave it as it is.
 #[cfg(all(feature = "process", target_os = "linux"))]
 pub const SPAWN: &str = "WINDDOWN_SPAWN";
 

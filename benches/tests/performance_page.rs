@@ -1,4 +1,5 @@
-//! `docs/performance.md` is what was measured, and nothing else: it is made again from the stored figures.
+//! `docs/performance.md` shows only what was measured: the test generates it again from the stored
+//! figures.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;

@@ -16,6 +16,12 @@ use crate::{
 
 const ENVELOPE: Envelope = Envelope::new("winddown-log", 1);
 
+/// Any body under a header that is right.
+#[cfg(test)]
+pub(super) fn sealed(body: &[u8]) -> Vec<u8> {
+    ENVELOPE.seal(body)
+}
+
 /// One entry of a job's log: the claim of a run, or a manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entry {

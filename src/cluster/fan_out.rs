@@ -33,10 +33,10 @@ pub(super) struct FanOut {
 struct Dispatch {
     worker: WorkerId,
     command: Command,
-    state: State,
+    state: DispatchState,
 }
 
-enum State {
+enum DispatchState {
     UnderWay(AbortHandle),
     Taken,
     Failed(OrderError),
@@ -55,7 +55,7 @@ impl FanOut {
             position: orders.iter().enumerate().map(|(position, (worker, _))| (*worker, position)).collect(),
             orders: orders
                 .into_iter()
-                .map(|(worker, command)| Dispatch { worker, command, state: State::Moot })
+                .map(|(worker, command)| Dispatch { worker, command, state: DispatchState::Moot })
                 .collect(),
             deliveries: FuturesUnordered::new(),
             outstanding: 0,
@@ -89,8 +89,8 @@ impl FanOut {
             // An aborted one was settled when it was aborted. One that became moot after it had arrived is moot too.
             let Ok((position, outcome)): Result<_, Aborted> = delivery else { continue };
             let order = &mut self.orders[position];
-            if let State::UnderWay(_) = order.state {
-                order.state = outcome.map_or_else(State::Failed, |()| State::Taken);
+            if let DispatchState::UnderWay(_) = order.state {
+                order.state = outcome.map_or_else(DispatchState::Failed, |()| DispatchState::Taken);
                 self.outstanding -= 1;
                 changed = true;
             }
@@ -108,7 +108,7 @@ impl FanOut {
             .orders
             .iter()
             .filter_map(|order| match &order.state {
-                State::Failed(error) => Some((order.worker, error.clone())),
+                DispatchState::Failed(error) => Some((order.worker, error.clone())),
                 _ => None,
             })
             .collect();
@@ -121,7 +121,7 @@ impl FanOut {
     pub(super) fn send_again<T: Transport + ?Sized>(&mut self, courier: &Courier<T>, model: &RunModel) {
         for position in 0..self.orders.len() {
             let Dispatch { worker, command, state } = &self.orders[position];
-            if matches!(state, State::Failed(_) | State::Moot) && model.wants(*worker, command) {
+            if matches!(state, DispatchState::Failed(_) | DispatchState::Moot) && model.wants(*worker, command) {
                 self.dispatch(position, courier);
             }
         }
@@ -147,14 +147,14 @@ impl FanOut {
             return;
         }
         match &order.state {
-            State::UnderWay(abort) => {
+            DispatchState::UnderWay(abort) => {
                 abort.abort();
                 self.outstanding -= 1;
             }
-            State::Failed(_) => {}
-            State::Taken | State::Moot => return,
+            DispatchState::Failed(_) => {}
+            DispatchState::Taken | DispatchState::Moot => return,
         }
-        order.state = State::Moot;
+        order.state = DispatchState::Moot;
     }
 
     fn dispatch<T: Transport + ?Sized>(&mut self, position: usize, courier: &Courier<T>) {
@@ -162,7 +162,7 @@ impl FanOut {
         let delivery = courier.deliver(order.worker, order.command.clone());
         let (abort, registration) = AbortHandle::new_pair();
         self.deliveries.push(Abortable::new(Box::pin(async move { (position, delivery.await) }), registration));
-        order.state = State::UnderWay(abort);
+        order.state = DispatchState::UnderWay(abort);
         self.outstanding += 1;
         self.reported = false;
     }

@@ -15,10 +15,10 @@ const ROUND_TRIPS: u32 = 6;
 pub(super) struct Publication {
     epoch: Epoch,
     manifest: Arc<Manifest>,
-    state: State,
+    state: PublicationState,
 }
 
-enum State {
+enum PublicationState {
     UnderWay(BoxFuture<'static, Result<(), StoreError>>),
     Durable,
     /// The error is taken out when it is reported.
@@ -27,7 +27,7 @@ enum State {
 
 impl Publication {
     pub(super) fn new(epoch: Epoch, manifest: Manifest) -> Self {
-        Self { epoch, manifest: Arc::new(manifest), state: State::Failed(None) }
+        Self { epoch, manifest: Arc::new(manifest), state: PublicationState::Failed(None) }
     }
 
     pub(super) fn epoch(&self) -> Epoch {
@@ -35,18 +35,18 @@ impl Publication {
     }
 
     pub(super) fn is_durable(&self) -> bool {
-        matches!(self.state, State::Durable)
+        matches!(self.state, PublicationState::Durable)
     }
 
     /// Publishes, if it is neither in progress nor done. Publishing is idempotent, so an attempt
     /// that timed out does no harm.
     pub(super) fn start(&mut self, store: &Arc<dyn DynCheckpointStore>, order_limit: Duration) {
-        if !matches!(self.state, State::Failed(_)) {
+        if !matches!(self.state, PublicationState::Failed(_)) {
             return;
         }
         let (store, manifest) = (Arc::clone(store), Arc::clone(&self.manifest));
         let limit = order_limit.saturating_mul(ROUND_TRIPS);
-        self.state = State::UnderWay(Box::pin(async move {
+        self.state = PublicationState::UnderWay(Box::pin(async move {
             let outcome = tokio::time::timeout(limit, store.publish_boxed(&manifest)).await;
             outcome.unwrap_or_else(|_| {
                 let limit = crate::text::rounded(limit);
@@ -59,16 +59,16 @@ impl Publication {
 
     /// Returns whether it has just settled.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> bool {
-        let State::UnderWay(publish) = &mut self.state else { return false };
+        let PublicationState::UnderWay(publish) = &mut self.state else { return false };
         let Poll::Ready(outcome) = publish.as_mut().poll(cx) else { return false };
-        self.state = outcome.map_or_else(|error| State::Failed(Some(error)), |()| State::Durable);
+        self.state = outcome.map_or_else(|error| PublicationState::Failed(Some(error)), |()| PublicationState::Durable);
         true
     }
 
     pub(super) fn take_error(&mut self) -> Option<StoreError> {
         match &mut self.state {
-            State::Failed(error) => error.take(),
-            State::UnderWay(_) | State::Durable => None,
+            PublicationState::Failed(error) => error.take(),
+            PublicationState::UnderWay(_) | PublicationState::Durable => None,
         }
     }
 }

@@ -1,10 +1,13 @@
 //! Events: what a worker reports to its controller.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
 
-use crate::contracts::{Epoch, RunId, TaskId, WorkerId};
+use crate::{
+    contracts::{Epoch, RunId, TaskId, WorkerId},
+    text::{Bulk, Printable},
+};
 
 /// A message from a worker of some run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +30,9 @@ impl WorkerEvent {
 /// The events that a worker can report.
 ///
 /// Every event may arrive twice, late or out of order; the model absorbs or rejects it, and counts it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+///
+/// Its `Debug` says how large a task's state and commit data are, and not what is in them.
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
     /// The worker is alive. Every accepted event counts as a sign of life; this one has no other
@@ -115,11 +120,54 @@ pub enum Event {
     WorkerFinished,
 }
 
+impl fmt::Debug for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self {
+            Self::Heartbeat => "Heartbeat",
+            Self::SourceExhausted { .. } => "SourceExhausted",
+            Self::CheckpointCompleted { .. } => "CheckpointCompleted",
+            Self::OperatorPreCommitted { .. } => "OperatorPreCommitted",
+            Self::CommitCompleted { .. } => "CommitCompleted",
+            Self::TaskFinished { .. } => "TaskFinished",
+            Self::TaskFailed { .. } => "TaskFailed",
+            Self::ChainFinished { .. } => "ChainFinished",
+            Self::ChainFailed { .. } => "ChainFailed",
+            Self::NonfatalError { .. } => "NonfatalError",
+            Self::WorkerFailed { .. } => "WorkerFailed",
+            Self::WorkerFinished => "WorkerFinished",
+        };
+        let mut f = f.debug_struct(name);
+        match self {
+            Self::Heartbeat | Self::WorkerFinished => &mut f,
+            Self::SourceExhausted { task } | Self::TaskFinished { task } | Self::ChainFinished { task } => {
+                f.field("task", task)
+            }
+            Self::CheckpointCompleted { task, epoch, snapshot, commit } => {
+                f.field("task", task).field("epoch", epoch).field("snapshot", &Bulk(snapshot));
+                f.field("commit", &commit.as_deref().map(Bulk))
+            }
+            Self::OperatorPreCommitted { task, epoch, snapshot, commit } => {
+                f.field("task", task).field("epoch", epoch).field("snapshot", &Bulk(snapshot));
+                f.field("commit", &Bulk(commit))
+            }
+            Self::CommitCompleted { task, epoch } => f.field("task", task).field("epoch", epoch),
+            Self::TaskFailed { task, error } | Self::ChainFailed { task, error } => {
+                f.field("task", task).field("error", error)
+            }
+            Self::NonfatalError { task, error } => f.field("task", task).field("error", error),
+            Self::WorkerFailed { error } => f.field("error", error),
+        };
+        f.finish()
+    }
+}
+
 /// Why a task failed.
+///
+/// The words may come from another process. `Display` shows them in one line, with control characters escaped.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{message}")]
+#[error("{}", Printable(message))]
 pub struct TaskError {
-    /// For people.
+    /// For people, as it was said.
     pub message: Arc<str>,
     /// Whether the task's author expects another run to succeed.
     pub retryable: bool,

@@ -1,6 +1,6 @@
 //! Orders: what a controller sends to its workers.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
 
@@ -70,11 +70,17 @@ impl Command {
     }
 }
 
-/// What one task commits.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What one task commits. Its `Debug` says how much that is, and not what.
+#[derive(Clone, PartialEq, Eq)]
 pub struct TaskCommit {
     /// The task.
     pub task: TaskId,
     /// The commit data that it reported with its snapshot.
     pub data: Bytes,
+}
+
+impl fmt::Debug for TaskCommit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TaskCommit").field("task", &self.task).field("data", &crate::text::Bulk(&self.data)).finish()
+    }
 }

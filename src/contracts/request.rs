@@ -53,7 +53,7 @@ impl fmt::Display for StopRequest {
 
 /// A word that is no stop request.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("expected a stop request (checkpoint, graceful, immediate or force), got `{0}`")]
+#[error("expected a stop request (checkpoint, graceful, immediate or force), got `{}`", crate::text::Printable(.0))]
 pub struct ParseStopRequestError(String);
 
 impl FromStr for StopRequest {

@@ -1,11 +1,14 @@
 //! The contract of a checkpoint store, which makes manifests durable.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
 
 use super::{BoxError, BoxFuture, OpenRun, OpenRunError};
-use crate::contracts::{Epoch, JobId, RunId, TaskId};
+use crate::{
+    contracts::{Epoch, JobId, RunId, TaskId},
+    text::Bulk,
+};
 
 /// The record of a checkpoint, from which a new run can start.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,8 +25,8 @@ pub struct Manifest {
     pub tasks: Vec<TaskSnapshot>,
 }
 
-/// One task in a [`Manifest`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// One task in a [`Manifest`]. Its `Debug` says how large its state and commit data are, and not what is in them.
+#[derive(Clone, PartialEq, Eq)]
 pub struct TaskSnapshot {
     /// The task.
     pub task: TaskId,
@@ -35,6 +38,15 @@ pub struct TaskSnapshot {
     /// The task had ended before the checkpoint began; `snapshot` is the last state that it
     /// reported (empty if none).
     pub finished: bool,
+}
+
+impl fmt::Debug for TaskSnapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { task, snapshot, commit, finished } = self;
+        let mut f = f.debug_struct("TaskSnapshot");
+        f.field("task", task).field("snapshot", &Bulk(snapshot));
+        f.field("commit", &commit.as_deref().map(Bulk)).field("finished", finished).finish()
+    }
 }
 
 /// Makes manifests durable, and fences controllers of older runs.

@@ -88,12 +88,14 @@ impl Transport for dyn DynTransport {
 }
 
 /// Why an order did not take effect at a worker.
+///
+/// The words may come from another process. `Display` shows them in one line, with control characters escaped.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{kind}: {message}")]
+#[error("{kind}: {}", crate::text::Printable(message))]
 pub struct OrderError {
     /// What kind of failure it is.
     pub kind: OrderErrorKind,
-    /// For people.
+    /// For people, as it was said.
     pub message: String,
 }
 
@@ -148,7 +150,7 @@ impl fmt::Display for OrderErrorKind {
 /// The failures of an order to many workers: which workers did not accept it, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OrderReport {
-    /// The command's [name](super::Command::name).
+    /// The command, as [`Command::name`](super::Command::name) names it.
     pub order: &'static str,
     /// How many workers it went to.
     pub workers: usize,

@@ -77,7 +77,8 @@ impl Limits {
         for retry in 0..retries {
             if wait >= self.backoff_max || wait.is_zero() {
                 // From here on every wait is the same.
-                return sum.saturating_add(wait.min(self.backoff_max).saturating_mul(2 * (retries - retry)));
+                return sum
+                    .saturating_add(wait.min(self.backoff_max).saturating_mul((retries - retry).saturating_mul(2)));
             }
             sum = sum.saturating_add(wait.saturating_mul(2));
             wait = wait.saturating_mul(2);

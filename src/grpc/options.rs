@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use tonic::transport::Endpoint;
 
+use crate::clock::bearable;
+
 /// How a peer that has gone silent is noticed: HTTP/2 pings, also while nothing else is under way.
 ///
 /// Without them a connection whose other end was cut off is never found out: calls on it time out, but none opens a new one.
@@ -42,16 +44,67 @@ impl Default for CallOptions {
 impl CallOptions {
     /// How many calls to one peer may wait for its connection. Each kind of order is sent to a worker once at a time.
     const WAITING: usize = 16;
+    /// So much of its answers may wait in a connection. None of them says anything but that it is one.
+    const WINDOW: u32 = 64 << 10;
 
     pub(super) fn apply(&self, endpoint: Endpoint) -> Endpoint {
         endpoint
-            .connect_timeout(self.connect)
+            .connect_timeout(bearable(self.connect))
             .tcp_nodelay(true)
-            .http2_keep_alive_interval(self.keep_alive.every)
-            .keep_alive_timeout(self.keep_alive.timeout)
+            .http2_keep_alive_interval(bearable(self.keep_alive.every))
+            .keep_alive_timeout(bearable(self.keep_alive.timeout))
             .keep_alive_while_idle(true)
+            .initial_stream_window_size(Self::WINDOW)
+            .initial_connection_window_size(Self::WINDOW)
             .buffer_size(Self::WAITING)
     }
+}
+
+/// Who may connect to a server, and for how long without saying anything.
+///
+/// At the cap of a peer a new connection of it is closed at once; at the cap of all, and where descriptors run short, new ones wait in the
+/// listener's queue until one goes. So does what a peer wants that holds on to what it has: within `handshake` or `idle`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Admission {
+    /// Connections in all. 4096; of a worker's server 256. A worker needs one.
+    pub connections: u32,
+    /// Connections from one IP address, where that is known. 512; of a worker's server 64. Raise it where more workers than that share a host.
+    pub per_peer: u32,
+    /// How long a connection may take to say that it speaks HTTP/2. 5 s.
+    pub handshake: Duration,
+    /// How long a connection may stay without a call. 2 min: longer than any worker is silent that is not lost.
+    pub idle: Duration,
+    /// File descriptors of the process that are left to others (its journal, its scheduler), beside one for each worker of a registered run, which
+    /// a stop may need to reach it; at most half of all that the process may have. 64. On Linux; elsewhere nothing is known of them.
+    pub reserve: u32,
+}
+
+impl Default for Admission {
+    fn default() -> Self {
+        Self {
+            connections: 4096,
+            per_peer: 512,
+            handshake: Duration::from_secs(5),
+            idle: Duration::from_secs(120),
+            reserve: 64,
+        }
+    }
+}
+
+/// Which addresses a worker may [register](super::ControllerServer): the controller connects to them, from where it stands in the network.
+///
+/// Whatever is chosen, it is `http` or `https`, with a host and a port and no more; and no address of the controller's own host, unless
+/// the worker speaks from there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WorkerAddresses {
+    /// An IP address and a port.
+    #[default]
+    Sockets,
+    /// The same, and it is the address that the worker speaks from: for networks that translate no addresses.
+    PeerOnly,
+    /// Names too. Who can make a worker's report can have the controller resolve and connect to any name that it can resolve.
+    Names,
 }
 
 /// How a [`ControllerServer`](super::ControllerServer) treats those who call it.
@@ -75,6 +128,15 @@ pub struct ControllerOptions {
     /// The largest message, in bytes. A task's state belongs into a durable store, and only its place into the message.
     /// 4 MiB.
     pub max_message: usize,
+    /// What the large messages (above 4 KiB) that are on their way in may hold in memory, in bytes, all together; and what those of one job may hold
+    /// that are not answered yet. 64 MiB. Beyond it a message is read when there is room: its sender waits. `max_message` at least.
+    pub arriving: usize,
+    /// How long a message may take to arrive, once there is room for it; the call is answered `DEADLINE_EXCEEDED` then. 10 s.
+    pub body: Duration,
+    /// Who may connect.
+    pub admission: Admission,
+    /// Which addresses a worker may give for its own.
+    pub addresses: WorkerAddresses,
     /// How a silent worker's connection is noticed and freed.
     pub keep_alive: KeepAlive,
     /// How long calls under way may take to end once the server is told to shut down. 2 s.
@@ -89,6 +151,10 @@ impl Default for ControllerOptions {
             registration_wait: Duration::from_secs(30),
             calls_per_connection: 64,
             max_message: 4 << 20,
+            arriving: 64 << 20,
+            body: Duration::from_secs(10),
+            admission: Admission::default(),
+            addresses: WorkerAddresses::default(),
             keep_alive: KeepAlive::default(),
             drain: Duration::from_secs(2),
         }
@@ -113,8 +179,11 @@ pub struct GrpcWorkerOptions {
     pub backoff_min: Duration,
     /// The longest wait before a report is tried again, without the random share. 2 s.
     pub backoff_max: Duration,
-    /// The largest order, in bytes: that of a commit holds what the worker's tasks gave as commit data. 16 MiB.
+    /// The largest order, in bytes: that of a commit holds what the worker's tasks gave as commit data. 16 MiB. Orders on their way in hold twice
+    /// that at most, and may take `calls.call` to arrive.
     pub max_message: usize,
+    /// Who may connect to the worker's own server.
+    pub admission: Admission,
 }
 
 impl Default for GrpcWorkerOptions {
@@ -127,6 +196,7 @@ impl Default for GrpcWorkerOptions {
             backoff_min: Duration::from_millis(100),
             backoff_max: Duration::from_secs(2),
             max_message: 16 << 20,
+            admission: Admission { connections: 256, per_peer: 64, ..Admission::default() },
         }
     }
 }

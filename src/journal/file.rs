@@ -23,8 +23,8 @@ use crate::{
 
 const RECORD: &str = "record";
 const LOCK: &str = "lock";
-/// The extension of a record that is being written. Such a file has no meaning.
-const UNFINISHED: &str = "tmp";
+/// How the name of a record ends while it is being written ([`durable::unfinished`]). Such a file has no meaning.
+const UNFINISHED: &str = ".record.tmp";
 
 /// How long another writer of the same job may take, so that a stopped process causes its own
 /// error, well within [`Limits::journal`](crate::limits::Limits::journal). A write takes
@@ -39,7 +39,7 @@ const LOCK_EVERY: Duration = Duration::from_millis(5);
 /// |---|---|
 /// | `job-<name>.record` | the job's newest record; special characters of the name are percent-encoded |
 /// | `job-<name>.lock` | locked by the operating system while a controller writes the job's record; empty |
-/// | `job-<name>.tmp` | a record that was being written when its controller crashed; it is never read, and is removed |
+/// | `job-<name>.record.tmp` | a record that was being written when its controller crashed; it is never read, and is removed |
 ///
 /// A record is written to a temporary file, synced, and renamed over the old one; then the folder
 /// is synced. So it survives a crash of the machine once [`write`](Journal::write) has returned,
@@ -151,7 +151,7 @@ impl Place {
             Write::AlreadyThere => durable::sync_folder(&self.folder),
             Write::Needed => {
                 let text = encode(record)?;
-                durable::replace(&self.folder, &self.name(RECORD), &self.name(UNFINISHED), text.as_bytes())
+                durable::replace(&self.folder.join(self.name(RECORD)), text.as_bytes())
             }
         }
         .map_err(unavailable)
@@ -197,7 +197,7 @@ fn sweep(folder: &Path) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         // A name that is not UTF-8 is not ours.
         let Ok(name) = entry?.file_name().into_string() else { continue };
-        let Some((stem, UNFINISHED)) = name.rsplit_once('.') else { continue };
+        let Some(stem) = name.strip_suffix(UNFINISHED) else { continue };
         if stem.starts_with("job-")
             && let Some(_lock) = try_lock(folder, stem)?
         {

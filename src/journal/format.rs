@@ -38,6 +38,12 @@ pub(super) fn decode(text: &[u8], job: &JobId) -> Result<PhaseRecord, Unsound> {
     Ok(record)
 }
 
+/// Any body under a header that is right.
+#[cfg(test)]
+pub(super) fn sealed(body: &[u8]) -> Vec<u8> {
+    ENVELOPE.seal(body)
+}
+
 /// The error for a record that can't be trusted.
 pub(super) fn refusal(unsound: Unsound, job: &JobId, place: String) -> JournalError {
     let job = job.clone();

@@ -146,6 +146,31 @@ pub enum StartError {
         /// Where.
         namespace: String,
     },
+    /// The run was stopped with force, before the start or during it.
+    #[error(
+        "worker {worker} of job `{job}`, run {run}, is not started: the run was stopped with force; start a new run"
+    )]
+    Stopped {
+        /// The job.
+        job: JobId,
+        /// The run.
+        run: RunId,
+        /// The worker.
+        worker: WorkerId,
+    },
+    /// A start of that worker is under way, or its end is not known yet.
+    #[error("a start of worker {worker} of job `{job}`, run {run}, is under way; wait for its end, or use another id")]
+    UnderWay {
+        /// The job.
+        job: JobId,
+        /// The run.
+        run: RunId,
+        /// The worker.
+        worker: WorkerId,
+    },
+    /// The async runtime is shutting down.
+    #[error("the runtime is shutting down, so it is not known whether the pod was created")]
+    Runtime,
     /// The pod can't be written as JSON.
     #[error("can't write the pod as JSON: {0}")]
     Json(serde_json::Error),

@@ -13,8 +13,8 @@ use super::{
     api::Api,
     error::ApiError,
     fate::Fates,
-    pod::{exit_code, host_says_ended, is_alive, is_terminating, uid, worker_of},
-    watcher::{News, Watcher},
+    pod::{exit_code, host_says_ended, is_alive, is_terminating, owner, uid},
+    watcher::{PodNews, Watcher},
 };
 use crate::contracts::{JobId, RunId, WorkerId};
 
@@ -73,7 +73,7 @@ impl Follower {
                 return Ok(news);
             }
             match self.watcher.next(Instant::now() + LIST).await? {
-                News::Listed(pods) => {
+                PodNews::Listed(pods) => {
                     let mut before = std::mem::take(&mut self.pods);
                     for pod in &pods {
                         if let Some(known) = before.remove(uid(pod)) {
@@ -86,8 +86,8 @@ impl Follower {
                         self.news.push_back((worker, PodChange::Removed));
                     }
                 }
-                News::Changed(pod) => self.changed(&pod),
-                News::Gone(pod) => {
+                PodNews::Changed(pod) => self.changed(&pod),
+                PodNews::Gone(pod) => {
                     self.changed(&pod);
                     let Some((worker, told)) = self.pods.remove(uid(&pod)) else { continue };
                     self.fates.gone(&self.job, self.run, &pod);
@@ -100,7 +100,7 @@ impl Follower {
     }
 
     fn changed(&mut self, pod: &Pod) {
-        let Some((run, worker)) = worker_of(pod, &self.job) else { return };
+        let Some((run, worker)) = owner(pod, &self.job).worker() else { return };
         if run != self.run {
             return;
         }

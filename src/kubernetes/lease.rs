@@ -19,6 +19,7 @@ use super::{
     error::{ApiError, NotLeader, Trouble},
     scheduler::token,
 };
+use crate::clock::bearable;
 
 /// How many requests for a lease may be in flight; there is never more than one.
 const IN_FLIGHT: usize = 1;
@@ -62,7 +63,7 @@ impl LeaseCandidate {
     /// How long the lease lasts after each renewal: so long nobody else may act after its holder died. In whole seconds, at least 2.
     #[must_use]
     pub fn lasts(mut self, lasts: Duration) -> Self {
-        self.lasts = Duration::from_secs(lasts.as_secs().max(2));
+        self.lasts = Duration::from_secs(bearable(lasts).as_secs().max(2));
         self.api = self.api.with_attempt(self.lasts / 3);
         self
     }
@@ -90,7 +91,7 @@ impl LeaseCandidate {
                 seen = Some((version, Instant::now()));
             }
             let quiet = seen.as_ref().map_or(Duration::ZERO, |(_, since)| since.elapsed());
-            if there.as_ref().is_none_or(|lease| is_free(lease, quiet)) {
+            if there.as_ref().is_none_or(|lease| is_free(lease, quiet, self.lasts)) {
                 let began = Instant::now();
                 match self.write(there.as_ref(), &self.identity, began + self.lasts).await {
                     Ok(lease) => return Ok(Leadership::begin(self, lease, began)),
@@ -135,9 +136,12 @@ impl LeaseCandidate {
 }
 
 /// Whether nobody has the lease: it was released, or has not changed for its whole time.
-fn is_free(lease: &Lease, quiet: Duration) -> bool {
+fn is_free(lease: &Lease, quiet: Duration, usual: Duration) -> bool {
     let Some(spec) = &lease.spec else { return true };
-    let lasts = Duration::from_secs(spec.lease_duration_seconds.unwrap_or(0).try_into().unwrap_or(0));
+    // One that does not say how long it lasts is not over at once: it is taken to last as long as ours.
+    let seconds =
+        spec.lease_duration_seconds.and_then(|seconds| seconds.try_into().ok()).filter(|seconds| *seconds > 0);
+    let lasts = seconds.map_or(usual, Duration::from_secs);
     spec.holder_identity.as_deref().is_none_or(str::is_empty) || quiet >= lasts
 }
 
@@ -301,5 +305,42 @@ impl fmt::Debug for Leadership {
             .field("lasts", lasts)
             .field("held", &self.is_held())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn b13_a_lease_of_any_length_is_a_time_that_can_be_computed() {
+        let config = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
+        let candidate = LeaseCandidate::new(Client::try_from(config).unwrap(), "default", "name", "me");
+        for (asked, lasts) in [(Duration::ZERO, 2), (Duration::from_millis(9999), 9), (Duration::MAX, 30 * 365 * 86400)]
+        {
+            let candidate = candidate.clone().lasts(asked);
+            assert_eq!(candidate.lasts, Duration::from_secs(lasts));
+            assert!(surely_held(Instant::now(), candidate.lasts) > Instant::now());
+            assert!(i32::try_from(candidate.lasts.as_secs()).is_ok(), "what the API takes");
+        }
+    }
+
+    #[test]
+    fn b2_a_lease_that_does_not_say_how_long_it_lasts_is_not_free_at_once() {
+        let usual = Duration::from_secs(15);
+        for seconds in [None, Some(0), Some(-1)] {
+            let spec = LeaseSpec {
+                holder_identity: Some("a".to_owned()),
+                lease_duration_seconds: seconds,
+                ..LeaseSpec::default()
+            };
+            let lease = Lease { spec: Some(spec), ..Lease::default() };
+            assert!(!is_free(&lease, Duration::from_secs(1), usual), "{seconds:?}");
+            assert!(is_free(&lease, usual, usual), "{seconds:?}");
+        }
+        assert!(
+            is_free(&Lease { spec: Some(LeaseSpec::default()), ..Lease::default() }, Duration::ZERO, usual),
+            "nobody holds it"
+        );
     }
 }

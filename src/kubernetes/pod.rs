@@ -1,7 +1,7 @@
 //! Pods: made from the user's template, and read for what they prove.
 
 use k8s_openapi::{
-    api::core::v1::{ContainerStatus, EnvVar, Pod, PodStatus, PodTemplateSpec},
+    api::core::v1::{Container, ContainerState, ContainerStatus, EnvVar, Pod, PodStatus, PodTemplateSpec},
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
 
@@ -64,13 +64,38 @@ pub(super) fn make(template: PodTemplateSpec, env: &WorkerEnv, common: &Common, 
     Pod { metadata, spec: Some(spec), status: None }
 }
 
-/// Which worker of the job a pod is. `None` if it is another's.
-pub(super) fn worker_of(pod: &Pod, job: &JobId) -> Option<(RunId, WorkerId)> {
+/// Whose a pod is, for a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Owner {
+    /// No worker of the job's.
+    Another,
+    Worker(RunId, WorkerId),
+    /// The job's, and this label does not say which worker it is.
+    Unreadable(&'static str),
+}
+
+impl Owner {
+    /// The worker, where that is known.
+    pub(super) fn worker(self) -> Option<(RunId, WorkerId)> {
+        match self {
+            Self::Worker(run, worker) => Some((run, worker)),
+            Self::Another | Self::Unreadable(_) => None,
+        }
+    }
+}
+
+pub(super) fn owner(pod: &Pod, job: &JobId) -> Owner {
     let ObjectMeta { labels, annotations, .. } = &pod.metadata;
-    let number = |label| labels.as_ref()?.get(label)?.parse().ok();
-    let own = annotations.as_ref()?.get(JOB_ANNOTATION)? == job.as_str();
-    own.then_some(())?;
-    Some((RunId::new(number(RUN_LABEL)?), WorkerId::new(number(WORKER_LABEL)?)))
+    if annotations.as_ref().and_then(|annotations| annotations.get(JOB_ANNOTATION)).is_none_or(|of| of != job.as_str())
+    {
+        return Owner::Another;
+    }
+    let number =
+        |label| labels.as_ref().and_then(|labels| labels.get(label)?.parse().ok()).ok_or(Owner::Unreadable(label));
+    match (number(RUN_LABEL), number(WORKER_LABEL)) {
+        (Ok(run), Ok(worker)) => Owner::Worker(RunId::new(run), WorkerId::new(worker)),
+        (Err(unreadable), _) | (_, Err(unreadable)) => unreadable,
+    }
 }
 
 pub(super) fn uid(pod: &Pod) -> &str {
@@ -102,22 +127,23 @@ pub(super) fn host_says_ended(pod: &Pod) -> bool {
 }
 
 fn containers_have_ended(pod: &Pod) -> bool {
-    let (Some(spec), Some(PodStatus { container_statuses, init_container_statuses, .. })) = (&pod.spec, &pod.status)
-    else {
-        return false;
+    let (Some(spec), Some(status)) = (&pod.spec, &pod.status) else { return false };
+    let PodStatus { container_statuses, init_container_statuses, ephemeral_container_statuses, .. } = status;
+    let has = |statuses: &Option<Vec<ContainerStatus>>, name: &str, is: fn(&ContainerState) -> bool| {
+        let status = statuses.iter().flatten().find(|status| status.name == name);
+        status.is_some_and(|status| status.state.as_ref().is_some_and(is))
     };
-    let statuses = container_statuses.as_deref().unwrap_or_default();
-    let ended = |name: &str| {
-        let status = statuses.iter().find(|status| status.name == name);
-        status.is_some_and(|status| state(status, |state| state.terminated.is_some()))
+    let (ended, running) =
+        (|state: &ContainerState| state.terminated.is_some(), |state: &ContainerState| state.running.is_some());
+    // A sidecar is an init container that stays: it has ended when that was seen, as the others have.
+    let before = |container: &Container| match container.restart_policy.as_deref() {
+        Some("Always") => has(init_container_statuses, &container.name, ended),
+        _ => !has(init_container_statuses, &container.name, running),
     };
-    let mut before = init_container_statuses.as_deref().unwrap_or_default().iter();
-    spec.containers.iter().all(|container| ended(&container.name))
-        && before.all(|status| !state(status, |state| state.running.is_some()))
-}
-
-fn state(status: &ContainerStatus, is: impl Fn(&k8s_openapi::api::core::v1::ContainerState) -> bool) -> bool {
-    status.state.as_ref().is_some_and(is)
+    spec.containers.iter().all(|container| has(container_statuses, &container.name, ended))
+        && spec.init_containers.iter().flatten().all(before)
+        // Added to the pod by `kubectl debug`: it may do anything, in the worker's namespaces and volumes.
+        && spec.ephemeral_containers.iter().flatten().all(|container| has(ephemeral_container_statuses, &container.name, ended))
 }
 
 /// The exit code of the first container that has ended with one other than 0, else 0 if any has ended.
@@ -180,6 +206,39 @@ mod tests {
     }
 
     #[test]
+    fn i2_b15_what_was_added_to_a_pod_keeps_it_alive_until_it_was_seen_to_end() {
+        let (ended, running) = (json!({ "terminated": { "exitCode": 0 } }), json!({ "running": {} }));
+        let mut whole = serde_json::to_value(pod(Some("n"), &json!([ended, ended]))).unwrap();
+        let status = |name: &str, state: &Value| json!([{ "name": name, "ready": false, "restartCount": 0, "image": "i", "imageID": "i", "state": state }]);
+        whole["spec"]["ephemeralContainers"] = json!([{ "name": "debug" }]);
+        whole["spec"]["initContainers"] = json!([{ "name": "proxy", "restartPolicy": "Always" }]);
+        for (debug, proxy, is_over) in [
+            (status("debug", &ended), status("proxy", &ended), true),
+            (status("debug", &running), status("proxy", &ended), false),
+            (status("debug", &ended), status("proxy", &running), false),
+            // Nobody has said anything of it.
+            (json!([]), status("proxy", &ended), false),
+            (status("debug", &ended), json!([]), false),
+        ] {
+            whole["status"]["ephemeralContainerStatuses"] = debug;
+            whole["status"]["initContainerStatuses"] = proxy;
+            let pod: Pod = serde_json::from_value(whole.clone()).unwrap();
+            assert_eq!((host_says_ended(&pod), is_alive(&pod)), (is_over, !is_over), "{:?}", pod.status);
+        }
+    }
+
+    #[test]
+    fn i2_b2_a_pod_whose_labels_were_changed_is_not_nobody() {
+        let env = WorkerEnv::new(&OpenRun::without_store("words", RunId::new(7)), WorkerId::new(3), "");
+        for label in [RUN_LABEL, WORKER_LABEL] {
+            let mut pod = make(PodTemplateSpec::default(), &env, &Common::default(), "s");
+            pod.metadata.labels.as_mut().unwrap().insert(label.to_owned(), "x".to_owned());
+            assert_eq!(owner(&pod, &"words".into()), Owner::Unreadable(label));
+            assert_eq!(owner(&pod, &"other".into()), Owner::Another);
+        }
+    }
+
+    #[test]
     fn a_pod_carries_what_the_worker_is_told_over_what_the_template_says() {
         let template: PodTemplateSpec = serde_json::from_value(json!({
             "metadata": { "labels": { "team": "a" } },
@@ -190,8 +249,8 @@ mod tests {
         .unwrap();
         let env = WorkerEnv::new(&OpenRun::without_store("eu/words", RunId::new(7)), WorkerId::new(3), "http://c:1");
         let pod = make(template, &env, &Common::default(), "s");
-        assert_eq!(worker_of(&pod, &"eu/words".into()), Some((RunId::new(7), WorkerId::new(3))));
-        assert_eq!(worker_of(&pod, &"words".into()), None);
+        assert_eq!(owner(&pod, &"eu/words".into()), Owner::Worker(RunId::new(7), WorkerId::new(3)));
+        assert_eq!(owner(&pod, &"words".into()), Owner::Another);
         assert_eq!(pod.metadata.labels.unwrap()["team"], "a");
         let set = pod.spec.unwrap().containers.remove(0).env.unwrap();
         let value = |name| set.iter().filter(|v| v.name == name).filter_map(|v| v.value.as_deref()).collect::<Vec<_>>();

@@ -22,7 +22,8 @@ use super::{
     follow::{Follower, PodChange},
     lease::Leadership,
     names::{START_ANNOTATION, selector},
-    pod::{Common, check, is_alive, make, name, uid, worker_of},
+    pod::{Common, Owner, check, is_alive, make, name, owner},
+    starts::{Starts, Ticket, WorkerPod},
     stop::{Step, Stop},
 };
 use crate::{
@@ -45,6 +46,7 @@ struct Shared {
     api: Api,
     settings: KubernetesSchedulerBuilder,
     fates: Arc<Fates>,
+    starts: Arc<Starts>,
 }
 
 /// What a forced stop does about a pod whose node does not confirm that it has ended.
@@ -136,7 +138,9 @@ impl KubernetesSchedulerBuilder {
     /// The scheduler. Nothing is asked of the cluster yet.
     pub fn build(self) -> KubernetesScheduler {
         let api = Api::new(self.client.clone(), &self.namespace, self.in_flight, self.request);
-        KubernetesScheduler { shared: Arc::new(Shared { api, settings: self, fates: Arc::default() }) }
+        KubernetesScheduler {
+            shared: Arc::new(Shared { api, settings: self, fates: Arc::default(), starts: Arc::default() }),
+        }
     }
 }
 
@@ -168,26 +172,56 @@ impl KubernetesScheduler {
     /// - [`StartError::Template`]: no worker can be made from the template.
     /// - [`StartError::AlreadyThere`], [`StartError::NameTaken`]: there is a pod of its name.
     /// - [`StartError::NotLeader`]: another controller may act.
-    /// - [`StartError::Api`]: the API server refuses or can't be reached. If it can't be reached, the pod may be there all the same; then it is
-    ///   listed, and can be stopped like any other.
+    /// - [`StartError::Stopped`]: the run was stopped with force, before this call or during it. What is left of the attempt is being deleted.
+    /// - [`StartError::Api`]: the API server refuses or can't be reached. If it can't be reached, the pod may be there all the same: the worker is
+    ///   listed until that is known, and can be stopped like any other.
     ///
     /// # Cancel safety
-    /// If it is dropped, the pod may be created all the same, as above.
+    /// From its first poll on the worker is listed. If it is dropped, the pod is created all the same, on the runtime that it was called on.
     pub async fn start(&self, worker: WorkerEnv, template: PodTemplateSpec) -> Result<WorkerPod, StartError> {
-        let Shared { api, settings, fates } = &*self.shared;
         check(&template)?;
         self.lead()?;
+        // Before anything that takes time: a stop that comes later sees it.
+        let ticket = Starts::call(&self.shared.starts, &worker)?;
+        let scheduler = self.clone();
+        let created = tokio::spawn(async move { scheduler.create(ticket, worker, template).await });
+        created.await.unwrap_or(Err(StartError::Runtime))
+    }
+
+    async fn create(
+        &self,
+        mut ticket: Ticket,
+        worker: WorkerEnv,
+        template: PodTemplateSpec,
+    ) -> Result<WorkerPod, StartError> {
+        let Shared { api, settings, fates, starts } = &*self.shared;
         let until = after(settings.limit);
         let token = token();
         let wanted = make(template, &worker, &settings.common, &token);
         let body = serde_json::to_vec(&wanted).map_err(StartError::Json)?;
+        let stopped = || StartError::Stopped { job: worker.job.clone(), run: worker.run, worker: worker.worker };
         let pod = match api.call::<Pod, Pod>("", &Ask::Create(body), until).await {
             Ok(pod) => pod,
-            Err(error) if error.trouble == Trouble::Conflict => self.ours(&wanted, &worker, &token, until).await?,
-            Err(error) => return Err(ApiError { name: name(&wanted).into(), ..error }.into()),
+            Err(error) if error.trouble == Trouble::Conflict => {
+                self.ours(&wanted, &worker, &token, until).await.inspect_err(|error| {
+                    if error.is_retryable() {
+                        ticket.may_take_effect();
+                    }
+                })?
+            }
+            Err(error) => {
+                if error.trouble == Trouble::Unavailable {
+                    ticket.may_take_effect();
+                }
+                return Err(ApiError { name: name(&wanted).into(), ..error }.into());
+            }
         };
         fates.started(&worker.job, worker.run, &pod);
-        Ok(WorkerPod { name: name(&pod).to_owned(), uid: uid(&pod).to_owned() })
+        if starts.is_stopped(&worker.job, worker.run) {
+            // The stop looks again when this is over, and deletes it.
+            return Err(stopped());
+        }
+        Ok(WorkerPod::new(&pod))
     }
 
     /// The pod that has the name, if it is the one that was just created and whose answer was lost.
@@ -198,7 +232,7 @@ impl KubernetesScheduler {
             return Ok(there);
         }
         let pod = name(wanted).to_owned();
-        if worker_of(&there, &env.job) == Some((env.run, env.worker)) {
+        if owner(&there, &env.job) == Owner::Worker(env.run, env.worker) {
             let WorkerEnv { job, run, worker, .. } = env.clone();
             return Err(StartError::AlreadyThere { job, run, worker, pod });
         }
@@ -246,26 +280,52 @@ impl KubernetesScheduler {
 impl Scheduler for KubernetesScheduler {
     async fn stop_workers(&self, job: &JobId, run: Option<RunId>, force: bool) -> Result<(), SchedulerError> {
         self.lead().map_err(|error| SchedulerError::Refused(error.into()))?;
-        let Shared { api, settings, fates } = &*self.shared;
-        let (first, then) = self.steps(force);
-        let selector = self.selector(job, run);
-        let stop = Stop { api, fates, job, selector, first, then, until: after(settings.limit) };
-        // Requests make large futures, and phases hold them.
-        Box::pin(stop.run()).await
+        let Shared { api, settings, fates, starts } = &*self.shared;
+        if force {
+            starts.fence(job, run);
+        }
+        let until = after(settings.limit);
+        let (mut first, mut then) = self.steps(force);
+        loop {
+            let seen = starts.in_flight(job, run);
+            let stop = Stop { api, fates, job, selector: self.selector(job, run), first, then, until };
+            // Requests make large futures, and phases hold them.
+            Box::pin(stop.run()).await?;
+            if seen.is_empty() && starts.in_flight(job, run).is_empty() {
+                return Ok(());
+            }
+            // Pods may have come of them since the list: the next round finds those.
+            starts.settled(job, run, until).await?;
+            (first, then) = self.steps(force);
+        }
     }
 
     async fn workers_for_job(&self, job: &JobId, run: Option<RunId>) -> Result<Vec<WorkerId>, SchedulerError> {
-        let Shared { api, settings, fates } = &*self.shared;
+        let Shared { api, settings, fates, starts } = &*self.shared;
+        // Before the list: a pod that is created meanwhile is in one of the two.
+        let mut alive = starts.in_flight(job, run);
         let listed = Box::pin(api.pods(&self.selector(job, run), after(settings.limit))).await;
         let (pods, _) = listed?;
-        let mut alive = Vec::new();
         for pod in pods {
-            let Some((of, worker)) = worker_of(&pod, job) else { continue };
-            fates.seen(job, of, &pod);
-            if is_alive(&pod) {
-                alive.push(worker);
+            match owner(&pod, job) {
+                Owner::Another => {}
+                Owner::Worker(of, worker) => {
+                    fates.seen(job, of, &pod);
+                    if is_alive(&pod) {
+                        alive.push(worker);
+                    }
+                }
+                // A worker that can't be named is not nobody.
+                Owner::Unreadable(label) => {
+                    let what = format!(
+                        "pod `{}` is the job's, and its label `{label}` holds no number: stop the job, or remove it",
+                        name(&pod)
+                    );
+                    return Err(SchedulerError::Unavailable(what.into()));
+                }
             }
         }
+        alive.extend(starts.in_flight(job, run));
         // Runs may have workers of one id.
         alive.sort_unstable();
         alive.dedup();
@@ -325,25 +385,6 @@ impl fmt::Debug for KubernetesSchedulerBuilder {
             .field("limit", &self.limit)
             .field("in_flight", &self.in_flight)
             .finish_non_exhaustive()
-    }
-}
-
-/// A worker's pod that was created.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WorkerPod {
-    name: String,
-    uid: String,
-}
-
-impl WorkerPod {
-    /// The pod's name.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// The pod's UID: no other pod ever has it, whatever its name.
-    pub fn uid(&self) -> &str {
-        &self.uid
     }
 }
 

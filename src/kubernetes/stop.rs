@@ -12,8 +12,8 @@ use super::{
     api::{Api, Ask},
     error::{ApiError, Trouble},
     fate::Fates,
-    pod::{describe, name, uid, worker_of},
-    watcher::{News, Watcher},
+    pod::{Owner, describe, name, owner, uid},
+    watcher::{PodNews, Watcher},
 };
 use crate::{
     contracts::{JobId, RunId, SchedulerError},
@@ -42,7 +42,8 @@ pub(super) struct Stop<'a> {
 /// A pod that is still there, and the grace period that it was given.
 struct Left {
     pod: Pod,
-    run: RunId,
+    /// Where its labels say it.
+    run: Option<RunId>,
     asked: Option<u32>,
 }
 
@@ -70,9 +71,9 @@ impl Stop<'_> {
         }
     }
 
-    fn take_in(&self, news: News, left: &mut BTreeMap<String, Left>) {
+    fn take_in(&self, news: PodNews, left: &mut BTreeMap<String, Left>) {
         match news {
-            News::Listed(pods) => {
+            PodNews::Listed(pods) => {
                 let mut before = std::mem::take(left);
                 for pod in pods {
                     let asked = before.remove(uid(&pod)).and_then(|left| left.asked);
@@ -80,12 +81,12 @@ impl Stop<'_> {
                 }
                 // What has gone unseen: nobody has heard its node say anything.
             }
-            News::Changed(pod) => {
+            PodNews::Changed(pod) => {
                 let asked = left.get(uid(&pod)).and_then(|left| left.asked);
                 self.keep(*pod, asked, left);
             }
-            News::Gone(pod) => {
-                if let Some(Left { run, .. }) = left.remove(uid(&pod)) {
+            PodNews::Gone(pod) => {
+                if let Some(Left { run: Some(run), .. }) = left.remove(uid(&pod)) {
                     self.fates.gone(self.job, run, &pod);
                 }
             }
@@ -93,8 +94,15 @@ impl Stop<'_> {
     }
 
     fn keep(&self, pod: Pod, asked: Option<u32>, left: &mut BTreeMap<String, Left>) {
-        let Some((run, _)) = worker_of(&pod, self.job) else { return };
-        self.fates.seen(self.job, run, &pod);
+        let run = match owner(&pod, self.job) {
+            Owner::Another => return,
+            Owner::Worker(run, _) => Some(run),
+            // It is the job's, and was selected: whichever worker it is, it is meant.
+            Owner::Unreadable(_) => None,
+        };
+        if let Some(run) = run {
+            self.fates.seen(self.job, run, &pod);
+        }
         left.insert(uid(&pod).to_owned(), Left { pod, run, asked });
     }
 

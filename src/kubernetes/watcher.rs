@@ -19,7 +19,7 @@ use super::{
 const SILENCE: Duration = Duration::from_secs(10);
 
 /// What has changed.
-pub(super) enum News {
+pub(super) enum PodNews {
     /// These are all, as of now; what is not among them is gone.
     Listed(Vec<Pod>),
     /// This one is new, or has changed.
@@ -54,17 +54,17 @@ impl Watcher {
     }
 
     /// The next news; the first is a list. Cancel safe: a request that was under way is made again.
-    pub(super) async fn next(&mut self, until: Instant) -> Result<News, ApiError> {
+    pub(super) async fn next(&mut self, until: Instant) -> Result<PodNews, ApiError> {
         loop {
             if let Some(events) = &mut self.events {
                 match timeout(SILENCE, events.next()).await {
                     Ok(Some(Ok(WatchEvent::Added(pod) | WatchEvent::Modified(pod)))) => {
                         self.waits = waits();
-                        return Ok(News::Changed(pod.into()));
+                        return Ok(PodNews::Changed(pod.into()));
                     }
                     Ok(Some(Ok(WatchEvent::Deleted(pod)))) => {
                         self.waits = waits();
-                        return Ok(News::Gone(pod.into()));
+                        return Ok(PodNews::Gone(pod.into()));
                     }
                     Ok(Some(Ok(WatchEvent::Bookmark(_) | WatchEvent::Error(_)))) => {}
                     Ok(Some(Err(error))) => self.lost(error)?,
@@ -82,7 +82,7 @@ impl Watcher {
             sleep_until(self.list_at).await;
             let (pods, version) = self.api.pods(&self.selector, until).await?;
             (self.version, self.listed) = (Some(version), true);
-            return Ok(News::Listed(pods));
+            return Ok(PodNews::Listed(pods));
         }
     }
 

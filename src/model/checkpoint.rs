@@ -21,7 +21,7 @@ use crate::contracts::{
 pub(super) struct InFlight {
     pub(super) epoch: Epoch,
     pub(super) then_stop: bool,
-    phase: Phase,
+    stage: Stage,
     doomed: bool,
     /// A previous controller started it: some of its commits may already have been ordered.
     resumed: bool,
@@ -33,7 +33,7 @@ pub(super) struct InFlight {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+enum Stage {
     Collecting,
     Publishing,
     Committing,
@@ -42,15 +42,15 @@ enum Phase {
 impl InFlight {
     pub(super) fn stage(&self) -> CheckpointStage {
         let epoch = self.epoch;
-        match self.phase {
-            Phase::Collecting => CheckpointStage::Collecting { epoch, acks: self.snapshots },
-            Phase::Publishing => CheckpointStage::Publishing { epoch },
-            Phase::Committing => CheckpointStage::Committing { epoch, acks: self.commits },
+        match self.stage {
+            Stage::Collecting => CheckpointStage::Collecting { epoch, acks: self.snapshots },
+            Stage::Publishing => CheckpointStage::Publishing { epoch },
+            Stage::Committing => CheckpointStage::Committing { epoch, acks: self.commits },
         }
     }
 
-    fn is_in(&self, phase: Phase, epoch: Epoch) -> bool {
-        self.phase == phase && self.epoch == epoch && !self.doomed
+    fn is_in(&self, stage: Stage, epoch: Epoch) -> bool {
+        self.stage == stage && self.epoch == epoch && !self.doomed
     }
 }
 
@@ -100,7 +100,7 @@ impl RunModel {
         }
         self.released = false;
         self.stop = Some(mode);
-        if !self.in_flight.as_ref().is_some_and(|checkpoint| checkpoint.phase == Phase::Committing) {
+        if !self.in_flight.as_ref().is_some_and(|checkpoint| checkpoint.stage == Stage::Committing) {
             self.give_up();
         }
         self.broadcast(Command::Stop(mode));
@@ -119,10 +119,10 @@ impl RunModel {
     /// The manifest of this checkpoint is durable: its commits are ordered, or it is complete if
     /// there are none. Any epoch except that of the checkpoint being published is ignored.
     pub fn published(&mut self, epoch: Epoch) {
-        let Some(checkpoint) = self.in_flight.as_mut().filter(|it| it.is_in(Phase::Publishing, epoch)) else {
+        let Some(checkpoint) = self.in_flight.as_mut().filter(|it| it.is_in(Stage::Publishing, epoch)) else {
             return;
         };
-        checkpoint.phase = Phase::Committing;
+        checkpoint.stage = Stage::Committing;
         if checkpoint.commits.is_all() {
             self.complete();
         } else {
@@ -159,7 +159,7 @@ impl RunModel {
         self.in_flight = Some(InFlight {
             epoch: manifest.epoch,
             then_stop: false,
-            phase: Phase::Committing,
+            stage: Stage::Committing,
             doomed: false,
             resumed: false,
             as_whole: true,
@@ -175,7 +175,7 @@ impl RunModel {
 impl RunModel {
     /// The manifest of the checkpoint that is being published; `None` when none is. It costs O(tasks).
     pub fn manifest(&self, job: &JobId) -> Option<Manifest> {
-        let checkpoint = self.in_flight.as_ref().filter(|it| it.is_in(Phase::Publishing, it.epoch))?;
+        let checkpoint = self.in_flight.as_ref().filter(|it| it.is_in(Stage::Publishing, it.epoch))?;
         Some(Manifest {
             job: job.clone(),
             run: self.run,
@@ -200,15 +200,15 @@ impl RunModel {
     }
 
     pub(crate) fn is_publishing(&self, epoch: Epoch) -> bool {
-        self.in_flight.as_ref().is_some_and(|it| it.is_in(Phase::Publishing, epoch))
+        self.in_flight.as_ref().is_some_and(|it| it.is_in(Stage::Publishing, epoch))
     }
 
     pub(super) fn is_collecting(&self, epoch: Epoch) -> bool {
-        self.in_flight.as_ref().is_some_and(|it| it.is_in(Phase::Collecting, epoch))
+        self.in_flight.as_ref().is_some_and(|it| it.is_in(Stage::Collecting, epoch))
     }
 
     pub(super) fn is_committing(&self, epoch: Epoch) -> bool {
-        self.in_flight.as_ref().is_some_and(|it| it.is_in(Phase::Committing, epoch))
+        self.in_flight.as_ref().is_some_and(|it| it.is_in(Stage::Committing, epoch))
     }
 
     /// The run has been ordered to end, so a task may end with unfinished work.
@@ -265,7 +265,7 @@ impl RunModel {
         // Nothing may be committed before the manifest is durable: otherwise data that a crash
         // undoes would already be visible. If a previous controller has ordered the commit, its
         // manifest was durable.
-        let ordered = checkpoint.phase == Phase::Committing || checkpoint.resumed;
+        let ordered = checkpoint.stage == Stage::Committing || checkpoint.resumed;
         let has_to = self.tasks.has_to_commit(task, at);
         if !ordered || !self.tasks.has(at, ACKED) || !(has_to || checkpoint.resumed) {
             return Err(Rejection::NothingToCommit { task, epoch });
@@ -284,7 +284,7 @@ impl RunModel {
         }
         self.tasks.set(at, COMMITTED);
         checkpoint.commits.done += 1;
-        if checkpoint.commits.is_all() && checkpoint.is_in(Phase::Committing, epoch) {
+        if checkpoint.commits.is_all() && checkpoint.is_in(Stage::Committing, epoch) {
             self.complete();
         }
         Ok(Applied::Changed)
@@ -296,7 +296,7 @@ impl RunModel {
             return self.ended_without_commit(task);
         }
         let acked = self.tasks.has(at, ACKED);
-        let Some(checkpoint) = self.in_flight.as_ref().filter(|it| it.is_in(Phase::Collecting, it.epoch) && !acked)
+        let Some(checkpoint) = self.in_flight.as_ref().filter(|it| it.is_in(Stage::Collecting, it.epoch) && !acked)
         else {
             return;
         };
@@ -356,7 +356,7 @@ impl RunModel {
         self.in_flight = Some(InFlight {
             epoch,
             then_stop,
-            phase: Phase::Collecting,
+            stage: Stage::Collecting,
             doomed: false,
             resumed: resumed.is_some(),
             as_whole: false,
@@ -371,8 +371,8 @@ impl RunModel {
 
     fn publish_if_collected(&mut self) {
         let Some(checkpoint) = &mut self.in_flight else { return };
-        if checkpoint.is_in(Phase::Collecting, checkpoint.epoch) && checkpoint.snapshots.is_all() {
-            checkpoint.phase = Phase::Publishing;
+        if checkpoint.is_in(Stage::Collecting, checkpoint.epoch) && checkpoint.snapshots.is_all() {
+            checkpoint.stage = Stage::Publishing;
             let epoch = checkpoint.epoch;
             self.queue.push_back(Queued::Publish(epoch));
             self.touch();

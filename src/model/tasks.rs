@@ -3,7 +3,10 @@
 
 use bytes::Bytes;
 
-use crate::contracts::{Manifest, Role, TaskCommit, TaskId, TaskSnapshot, Topology};
+use crate::{
+    contracts::{Manifest, Role, TaskCommit, TaskId, TaskSnapshot, Topology},
+    text::Bulk,
+};
 
 /// The task has finished successfully.
 pub(super) const FINISHED: u32 = 1;
@@ -33,7 +36,7 @@ pub(super) struct Tasks {
     operators: Box<[Commits]>,
     slots: Box<[u32]>,
     /// Separate from the slots, so that the data that is read on every message stays dense.
-    states: Box<[State]>,
+    states: Box<[Reported]>,
 }
 
 /// The commits of an operator in the newest checkpoint, so that it costs the same for any number of
@@ -65,10 +68,17 @@ pub(super) struct Acknowledged {
 }
 
 /// The last state that a task reported.
-#[derive(Clone, Debug, Default)]
-struct State {
+#[derive(Clone, Default)]
+struct Reported {
     snapshot: Bytes,
     commit: Option<Bytes>,
+}
+
+impl std::fmt::Debug for Reported {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let commit = self.commit.as_deref().map(Bulk);
+        f.debug_struct("Reported").field("snapshot", &Bulk(&self.snapshot)).field("commit", &commit).finish()
+    }
 }
 
 impl Tasks {
@@ -90,7 +100,7 @@ impl Tasks {
                 (worker << FLAG_BITS) | if source { SOURCE } else { 0 }
             })
             .collect();
-        let states = vec![State::default(); slots.len()].into();
+        let states = vec![Reported::default(); slots.len()].into();
         let operators = vec![Commits::default(); topology.operators().len()].into();
         Self { base: base.into(), operators, slots, states }
     }
@@ -157,7 +167,7 @@ impl Tasks {
             operator.own += 1;
             acknowledged.commits = 1;
         }
-        self.states[at] = State { snapshot, commit };
+        self.states[at] = Reported { snapshot, commit };
         acknowledged
     }
 
@@ -196,7 +206,7 @@ impl Tasks {
 
     /// The state that the task started from.
     pub(super) fn restore(&mut self, at: usize, snapshot: Bytes) {
-        self.states[at] = State { snapshot, commit: None };
+        self.states[at] = Reported { snapshot, commit: None };
     }
 
     /// Prepares for a new checkpoint, and counts the tasks that take part in it: those that have not ended.

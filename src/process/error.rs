@@ -16,10 +16,24 @@ pub enum ProcessError {
         /// What the operating system said.
         error: io::Error,
     },
-    /// A file among the workers' records is none.
+    /// The state folder, or one that leads to it, is not the scheduler's alone.
     #[error(
-        "expected the record of a worker in `{}`, got something else ({reason}); a worker may be alive that can't be found \
-         without it: make sure that none is, then remove the file",
+        "expected `{}` to belong to the user of the process scheduler, with no right to write for anybody else, got {got}: \
+         somebody could {could}; `chown` it, `chmod go-w` it, or choose another state folder",
+        path.display()
+    )]
+    Untrusted {
+        /// The folder.
+        path: PathBuf,
+        /// Its owner or its mode.
+        got: String,
+        /// What that would allow.
+        could: &'static str,
+    },
+    /// A worker's record can't be read, and what carries its token can't be ended.
+    #[error(
+        "the record of a worker is damaged, and was set aside as `{}` ({reason}); {left} processes that belong to it are alive \
+         and can't be ended: end them, then try again",
         path.display()
     )]
     Record {
@@ -27,6 +41,8 @@ pub enum ProcessError {
         path: PathBuf,
         /// What is wrong with it.
         reason: String,
+        /// How many processes are left.
+        left: usize,
     },
     /// Another scheduler uses the state folder.
     #[error(
@@ -40,6 +56,39 @@ pub enum ProcessError {
     /// The kernel's view of processes can't be read, or signals about them not be had.
     #[error("can't watch processes (is /proc mounted?): {0}")]
     Proc(io::Error),
+    /// Other processes can't be looked at, and workers can't be held in control groups: a child of a worker's could live on unseen.
+    #[error(
+        "expected to see every process in /proc, or a control group (cgroup v2 with `cgroup.kill`) to put workers in, got \
+         neither: {hidden}, and {no_group}; mount /proc with `hidepid=0`, run with CAP_SYS_PTRACE or in the group of its \
+         `gid=` option, or delegate a control group (systemd: `Delegate=yes`)"
+    )]
+    Hidden {
+        /// What hides processes.
+        hidden: String,
+        /// Why there is no control group.
+        no_group: String,
+    },
+    /// Control groups were asked for, and there are none.
+    #[error(
+        "expected a control group (cgroup v2 with `cgroup.kill`) to put workers in, got none: {reason}; delegate one \
+         (systemd: `Delegate=yes`), or let the scheduler choose how to hold its workers"
+    )]
+    NoControlGroup {
+        /// What is missing.
+        reason: String,
+    },
+    /// The run was stopped with force, before the start or during it. Nothing of the attempt is left, or what is left is being killed.
+    #[error(
+        "worker {worker} of job `{job}`, run {run}, is not started: the run was stopped with force; start a new run"
+    )]
+    Stopped {
+        /// The job.
+        job: JobId,
+        /// The run.
+        run: RunId,
+        /// The worker.
+        worker: WorkerId,
+    },
     /// This program can't be its own watchdog, since its `main` never called [`init`](super::init).
     #[error(
         "expected `winddown::process::init()` as the first call of `main`: the watchdog is this program, started a second \

@@ -11,19 +11,23 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use tokio::{net::UnixStream, signal::unix::Signal, sync::oneshot, time::sleep};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::{net::UnixStream, signal::unix, sync::oneshot, time::sleep};
 
 use super::{
     error::ProcessError,
+    proc::gone_is_ok,
     table::{Table, Which},
     watchdog::{Plan, Running, Watchdog},
 };
 
 /// How often to look at what nobody tells of (children of workers, adopted workers), and to try again to have a watchdog.
 const LOOK_ALWAYS: Duration = Duration::from_secs(1);
+/// How long a watchdog may take to leave when nothing is left to do.
+const WATCHDOG_LEAVES: Duration = Duration::from_secs(3);
 /// How often to look at workers that are not our children, and at the watchdog, while the scheduler closes.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
@@ -38,7 +42,7 @@ pub(super) struct Keeper {
     pub(super) guarded: Arc<AtomicBool>,
     /// The state folder is ours for as long as this is open.
     pub(super) lock: File,
-    pub(super) child_ended: Signal,
+    pub(super) child_ended: unix::Signal,
 }
 
 /// A watchdog as the runtime sees it.
@@ -72,12 +76,12 @@ impl Keeper {
                         reap(watched.child).await;
                     }
                 }
-                _ = self.child_ended.recv() => self.settle().await,
+                _ = self.child_ended.recv() => self.settle(|table| table.alive(&Which::default()).map(drop)).await,
                 _ = tick.tick() => {
                     if watched.is_none() && self.watchdog != Watchdog::Off {
                         watched = self.start_watchdog().await;
                     }
-                    self.settle().await;
+                    self.settle(Table::look).await;
                 }
             }
         }
@@ -88,15 +92,21 @@ impl Keeper {
     async fn close(mut self, watched: Option<Watched>) {
         drop(self.lifeline);
         let mut watchdog = watched.map(|watched| watched.child);
+        let mut gone_since = None;
         loop {
             let table = Arc::clone(&self.table);
             let left = tokio::task::spawn_blocking(move || table.alive(&Which::default())).await;
-            if let Some(child) = &mut watchdog
-                && !matches!(child.try_wait(), Ok(None))
-            {
-                watchdog = None;
+            let is_gone = matches!(&left, Ok(Ok(left)) if left.is_empty());
+            if !is_gone {
+                gone_since = None;
             }
-            if watchdog.is_none() && matches!(&left, Ok(Ok(left)) if left.is_empty()) {
+            if let Some(child) = &mut watchdog {
+                let patience = is_gone.then(|| gone_since.get_or_insert_with(Instant::now).elapsed());
+                if has_left(child, patience.is_some_and(|patience| patience >= WATCHDOG_LEAVES)) {
+                    watchdog = None;
+                }
+            }
+            if watchdog.is_none() && is_gone {
                 break;
             }
             tokio::select! {
@@ -109,10 +119,10 @@ impl Keeper {
         drop(self.lock);
     }
 
-    async fn settle(&self) {
+    async fn settle(&self, look: fn(&Table) -> io::Result<()>) {
         let table = Arc::clone(&self.table);
         // The runtime is going down if it can't be waited for.
-        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || table.alive(&Which::default())).await {
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || look(&table)).await {
             tracing::warn!(%error, "can't look at the worker processes");
         }
     }
@@ -138,6 +148,17 @@ impl Keeper {
             None
         })
     }
+}
+
+/// Whether a watchdog that was let go of has ended. One that was stopped is told to go on, and one that has nothing left to do is killed if it does
+/// not leave.
+fn has_left(child: &mut Child, kill: bool) -> bool {
+    if !matches!(child.try_wait(), Ok(None)) {
+        return true;
+    }
+    // It is not reaped, so the number is its own. It may have ended in this moment.
+    let _ = if kill { child.kill() } else { gone_is_ok(kill_process(Pid::from_child(child), Signal::CONT)) };
+    false
 }
 
 /// Waits for the end of a watchdog, without end if there is none.

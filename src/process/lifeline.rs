@@ -24,11 +24,12 @@ impl WorkerEnv {
     /// Safe: it only reads, and opens the lifeline anew each time.
     pub async fn lifeline(&self) -> io::Result<()> {
         let Some(path) = &self.lifeline else { return std::future::pending().await };
-        let mut file = match open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty()) {
-            // The next scheduler has removed it: the one that started us is long gone.
-            Err(Errno::NOENT) => return Ok(()),
-            file => File::from(file?),
-        };
+        let mut file =
+            match open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty()) {
+                // The next scheduler has removed it: the one that started us is long gone.
+                Err(Errno::NOENT) => return Ok(()),
+                file => File::from(file?),
+            };
         // A pipe whose writer left before it was opened never becomes readable: its end is seen only by reading.
         match file.read(&mut [0]) {
             Ok(0) => return Ok(()),

@@ -7,7 +7,10 @@ use rustix::{
     io::Errno,
 };
 
-use super::error::{ProcessError, state};
+use super::{
+    error::{ProcessError, state},
+    folder::open_file,
+};
 
 const ATTEMPTS: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(10);
@@ -18,7 +21,7 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// was dropped a moment ago may be held a little longer: that is waited for.
 pub(super) fn lock(folder: &Path) -> Result<File, ProcessError> {
     let path = folder.join("lock");
-    let file = File::options().write(true).create(true).truncate(false).open(&path).map_err(state(&path))?;
+    let file = open_file(&path, File::options().write(true).create(true).truncate(false)).map_err(state(&path))?;
     for _ in 0..ATTEMPTS {
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Err(Errno::WOULDBLOCK) => thread::sleep(PAUSE),

@@ -1,7 +1,8 @@
 //! One file per worker in the state folder: what a restarted scheduler, and the watchdog, know of it.
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io::{self, Read, Write},
     path::{Path, PathBuf},
 };
 
@@ -9,10 +10,16 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use serde::{Deserialize, Serialize};
 
 use super::{
+    cgroup::Group,
     error::{ProcessError, state},
+    folder,
+    origin::Origin,
     proc::Identity,
 };
 use crate::contracts::{JobId, RunId, WorkerId};
+
+/// The ending of a record that was set aside because it can't be read.
+const DAMAGED: &str = "damaged";
 
 /// A name that nothing else has: of one start of a worker, or of one scheduler.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -46,6 +53,34 @@ pub(super) struct Record {
     pub(super) boot: String,
     /// The worker's process, which leads its group; `None` from just before the start until just after it.
     pub(super) process: Option<Identity>,
+    /// The user that `process` was started by.
+    #[serde(default)]
+    pub(super) user: Option<u32>,
+    /// The control group that it was started in.
+    #[serde(default)]
+    pub(super) group: Option<Group>,
+    /// Whether all of it is in there.
+    #[serde(default)]
+    pub(super) holds_all: bool,
+    /// Where the scheduler was that started it.
+    #[serde(default)]
+    pub(super) origin: Option<Origin>,
+}
+
+/// A record that can't be read, and was set aside.
+#[derive(Debug)]
+pub(super) struct Damaged {
+    pub(super) path: PathBuf,
+    pub(super) reason: String,
+    /// The start that it was of: that is in its name.
+    pub(super) token: Token,
+}
+
+/// What the folder holds.
+#[derive(Debug, Default)]
+pub(super) struct Loaded {
+    pub(super) records: Vec<Record>,
+    pub(super) damaged: Vec<Damaged>,
 }
 
 /// The folder of records.
@@ -61,7 +96,7 @@ impl Records {
     }
 
     pub(super) fn create_folder(&self) -> Result<(), ProcessError> {
-        fs::create_dir_all(&self.folder).map_err(state(&self.folder))
+        folder::make(&self.folder)
     }
 
     /// Writes or replaces a record in one step: a reader sees the old one, the new one or none.
@@ -71,11 +106,17 @@ impl Records {
         let path = self.path(&record.token);
         let half = path.with_extension("tmp");
         let text = serde_json::to_vec(record).map_err(io::Error::other).map_err(state(&path))?;
-        fs::write(&half, text).and_then(|()| fs::rename(&half, &path)).map_err(state(path))
+        folder::open_file(&half, File::options().write(true).create(true).truncate(true))
+            .and_then(|mut file| file.write_all(&text))
+            .and_then(|()| fs::rename(&half, &path))
+            .map_err(state(path))
     }
 
-    /// Forgets a worker that is gone. It may be forgotten already.
-    pub(super) fn remove(&self, token: &Token) {
+    /// Forgets a worker that is gone, and its control group. It may be forgotten already.
+    pub(super) fn remove(&self, token: &Token, group: Option<&Group>) {
+        if let Some(group) = group {
+            group.remove();
+        }
         let path = self.path(token);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -86,30 +127,50 @@ impl Records {
         }
     }
 
-    /// All records. Nobody may write meanwhile, or a record may be missed; removing is harmless.
-    pub(super) fn load(&self) -> Result<Vec<Record>, ProcessError> {
-        let mut records = Vec::new();
+    /// All records. Nobody may write meanwhile, or a record may be missed; removing is harmless. One that can't be read is set aside: it gets
+    /// another ending, and is named in the answer.
+    pub(super) fn load(&self) -> Result<Loaded, ProcessError> {
+        let mut loaded = Loaded::default();
         for entry in fs::read_dir(&self.folder).map_err(state(&self.folder))? {
             let path = entry.map_err(state(&self.folder))?.path();
-            if path.extension().is_none_or(|extension| extension != "json") {
-                continue;
+            let Some(token) = token_of(&path) else { continue };
+            match read(&path, &token) {
+                Ok(record) => loaded.records.extend(record),
+                Err(reason) => {
+                    let aside = path.with_extension(DAMAGED);
+                    match fs::rename(&path, &aside) {
+                        Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                        renamed => renamed.map_err(state(&path))?,
+                    }
+                    loaded.damaged.push(Damaged { path: aside, reason, token });
+                }
             }
-            let text = match fs::read(&path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                text => text.map_err(state(&path))?,
-            };
-            let record: Record = serde_json::from_slice(&text)
-                .map_err(|error| ProcessError::Record { path: path.clone(), reason: error.to_string() })?;
-            if self.path(&record.token) != path {
-                let reason = format!("it is the record of {}", record.token.as_str());
-                return Err(ProcessError::Record { path, reason });
-            }
-            records.push(record);
         }
-        Ok(records)
+        Ok(loaded)
     }
 
     fn path(&self, token: &Token) -> PathBuf {
         self.folder.join(format!("{}.json", token.as_str()))
     }
+}
+
+/// The start that a file is the record of, by its name; what is no record has none.
+fn token_of(path: &Path) -> Option<Token> {
+    (path.extension()? == "json").then_some(())?;
+    // A name that is not UTF-8 is none of ours.
+    Some(Token(path.file_stem()?.to_str()?.to_owned()))
+}
+
+/// `None` if it is gone.
+fn read(path: &Path, token: &Token) -> Result<Option<Record>, String> {
+    let mut text = Vec::new();
+    match folder::open_file(path, File::options().read(true)).and_then(|mut file| file.read_to_end(&mut text)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        read => read.map_err(|error| error.to_string())?,
+    };
+    let record: Record = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
+    if record.token != *token {
+        return Err(format!("it is the record of {}", record.token.as_str()));
+    }
+    Ok(Some(record))
 }

@@ -1,10 +1,7 @@
 //! The scheduler itself: opening a state folder, starting workers, and the [`Scheduler`] contract.
 
 use std::{
-    fmt,
-    fs::{self, File},
-    io,
-    os::fd::OwnedFd,
+    fmt, io,
     path::{Path, PathBuf},
     process::{Command, ExitStatus},
     sync::{
@@ -14,24 +11,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::fs::{CWD, Mode, OFlags, mkfifoat, open};
 use tokio::{
-    signal::unix::{SignalKind, signal},
     sync::{oneshot, watch},
     task::JoinHandle,
     time::sleep,
 };
 
 use super::{
-    error::{ProcessError, state},
-    keeper::Keeper,
-    lock::lock,
+    error::ProcessError,
     members::Marks,
-    proc,
-    record::{Records, Token},
-    start::{Place, Started, start},
-    table::{Body, End, Key, Table, Which},
-    watchdog::{Plan, START_SETTLES, Watchdog},
+    open::{HeldBy, ProcessSchedulerBuilder},
+    record::Token,
+    start::{Place, Started, start, stopped},
+    table::{Called, End, Key, Table, Which},
 };
 use crate::{
     contracts::{EndListener, JobId, RunId, Scheduler, SchedulerError, WorkerId},
@@ -41,133 +33,32 @@ use crate::{
 /// How often a stop looks whether workers are gone. Where a look takes longer than half of it, it waits twice as long as that.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
+/// How long nothing but what is unknown may be left of a stop before it is an error.
+const UNKNOWN_SETTLES: Duration = Duration::from_secs(1);
+
 /// Runs workers as child processes. A cheap handle to clone; see the [module](super) for what it keeps.
 ///
 /// When the last handle is dropped, it is as if the program had died: the watchdog ends the workers.
 /// [`close`](Self::close) waits for that.
 #[derive(Clone)]
 pub struct ProcessScheduler {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
-struct Shared {
-    table: Arc<Table>,
-    place: Arc<Place>,
-    grace: Duration,
-    guarded: Arc<AtomicBool>,
+pub(super) struct Shared {
+    pub(super) table: Arc<Table>,
+    pub(super) place: Place,
+    pub(super) grace: Duration,
+    pub(super) guarded: Arc<AtomicBool>,
     /// Dropped to end the keeper.
-    closing: RwLock<Option<oneshot::Sender<()>>>,
-    keeper: Mutex<Option<JoinHandle<()>>>,
-}
-
-/// Collects how a [`ProcessScheduler`] is to work.
-#[derive(Clone, Debug)]
-#[must_use = "call `open` to get the scheduler"]
-pub struct ProcessSchedulerBuilder {
-    folder: PathBuf,
-    grace: Duration,
-    orphan_grace: Duration,
-    watchdog: Watchdog,
-}
-
-impl ProcessSchedulerBuilder {
-    /// From SIGTERM to SIGKILL in a stop without force. 5 s: within the default [`Limits::release`](crate::limits::Limits::release), at
-    /// whose end the phases kill anyway.
-    pub fn grace(mut self, grace: Duration) -> Self {
-        self.grace = grace;
-        self
-    }
-
-    /// From the scheduler's death to SIGKILL of its workers. 5 s.
-    pub fn orphan_grace(mut self, grace: Duration) -> Self {
-        self.orphan_grace = grace;
-        self
-    }
-
-    /// Which program ends the workers when the scheduler dies.
-    pub fn watchdog(mut self, watchdog: Watchdog) -> Self {
-        self.watchdog = watchdog;
-        self
-    }
-
-    /// Takes the state folder (it is created if it is missing), adopts the workers of an earlier scheduler, and starts the watchdog.
-    ///
-    /// It belongs to the runtime that it is called on, which needs its I/O and timer enabled: when the runtime is dropped, the watchdog ends
-    /// the workers.
-    ///
-    /// # Errors
-    /// - [`ProcessError::InUse`]: another scheduler has the folder.
-    /// - [`ProcessError::NotInitialised`], [`ProcessError::Watchdog`]: there is no watchdog.
-    /// - [`ProcessError::State`], [`ProcessError::Record`], [`ProcessError::Proc`]: the folder or `/proc` can't be used.
-    ///
-    /// # Cancel safety
-    /// Safe: what a dropped call has started ends by itself. The folder may be in use for that long.
-    pub async fn open(self) -> Result<ProcessScheduler, ProcessError> {
-        let child_ended = signal(SignalKind::child()).map_err(ProcessError::Proc)?;
-        let grace = self.grace;
-        let opened = aside(move || self.prepare()).await.ok_or(ProcessError::Runtime)??;
-        let Opened { lock, table, place, plan, lifeline, watchdog, running } = opened;
-        let guarded = Arc::new(AtomicBool::new(true));
-        let (closing, closed) = oneshot::channel();
-        let keeper = Keeper {
-            table: Arc::clone(&table),
-            folder: place.folder.clone(),
-            watchdog,
-            plan,
-            lifeline,
-            guarded: Arc::clone(&guarded),
-            lock,
-            child_ended,
-        };
-        let keeper = tokio::spawn(keeper.keep(running, closed));
-        let (closing, keeper) = (RwLock::new(Some(closing)), Mutex::new(Some(keeper)));
-        let shared = Shared { table, place: Arc::new(place), grace, guarded, closing, keeper };
-        Ok(ProcessScheduler { shared: Arc::new(shared) })
-    }
-
-    fn prepare(self) -> Result<Opened, ProcessError> {
-        let Self { folder, orphan_grace, watchdog, .. } = self;
-        fs::create_dir_all(&folder).map_err(state(&folder))?;
-        let folder = fs::canonicalize(&folder).map_err(state(folder))?;
-        let lock = lock(&folder)?;
-        remove_old_lifelines(&folder)?;
-        let records = Records::below(&folder);
-        records.create_folder()?;
-        let boot = proc::boot_id().map_err(ProcessError::Proc)?;
-        let scheduler = Token::random().map_err(ProcessError::Proc)?;
-        let table = Arc::new(adopt(records, &boot, &scheduler)?);
-
-        let name = format!("lifeline-{}", scheduler.as_str());
-        let path = folder.join(&name);
-        let lifeline = make_lifeline(&path).map_err(state(&path))?;
-        let plan = Plan { scheduler: scheduler.clone(), orphan_grace, lifeline: name };
-        let running = watchdog.start(&folder, &plan).inspect_err(|_| {
-            let _ = fs::remove_file(&path);
-        })?;
-        let place = Place { folder, lifeline: path, scheduler, boot };
-        Ok(Opened { lock, table, place, plan, lifeline, watchdog, running })
-    }
-}
-
-struct Opened {
-    lock: File,
-    table: Arc<Table>,
-    place: Place,
-    plan: Plan,
-    lifeline: OwnedFd,
-    watchdog: Watchdog,
-    running: Option<super::watchdog::Running>,
+    pub(super) closing: RwLock<Option<oneshot::Sender<()>>>,
+    pub(super) keeper: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl ProcessScheduler {
     /// Starts to say how the scheduler is to work, with this state folder.
     pub fn builder(state: impl Into<PathBuf>) -> ProcessSchedulerBuilder {
-        ProcessSchedulerBuilder {
-            folder: state.into(),
-            grace: Duration::from_secs(5),
-            orphan_grace: Duration::from_secs(5),
-            watchdog: Watchdog::default(),
-        }
+        ProcessSchedulerBuilder::new(state.into())
     }
 
     /// A scheduler with default grace periods that is its own watchdog.
@@ -186,18 +77,22 @@ impl ProcessScheduler {
     ///
     /// # Errors
     /// - [`ProcessError::AlreadyAlive`]: a worker of that name is there.
+    /// - [`ProcessError::Stopped`]: the run was stopped with force, before this call or during it.
     /// - [`ProcessError::Spawn`]: the program can't be started.
     /// - [`ProcessError::Watchdog`], [`ProcessError::Closed`]: nobody would watch over it.
     /// - [`ProcessError::State`], [`ProcessError::Proc`]: it can't be recorded.
     ///
-    /// After an error nothing of the attempt is left.
+    /// After an error nothing of the attempt is left; after [`Stopped`](ProcessError::Stopped) what is left is listed, and is being killed.
     ///
     /// # Cancel safety
-    /// If it is dropped, the worker may start all the same; then it is listed, and can be stopped like any other.
+    /// From its first poll on the worker is listed. If it is dropped, the worker may start all the same, and can be stopped like any other.
     pub async fn start(&self, worker: WorkerEnv, command: Command) -> Result<WorkerProcess, ProcessError> {
         let shared = Arc::clone(&self.shared);
+        let key = Key { job: worker.job.clone(), run: worker.run, worker: worker.worker };
+        // Before anything that takes time: a stop that comes later sees it.
+        let mut called = shared.call(&key)?;
         let started = aside(move || {
-            // Held until the worker is entered, so that one that is closing waits for it.
+            // Held until there is a process, so that one that is closing waits for it.
             let closing = shared.closing.read().unwrap_or_else(PoisonError::into_inner);
             if closing.is_none() {
                 return Err(ProcessError::Closed);
@@ -205,7 +100,17 @@ impl ProcessScheduler {
             if !shared.guarded.load(Ordering::Acquire) {
                 return Err(ProcessError::Watchdog { reason: "it has ended, and is being started again".to_owned() });
             }
-            start(&shared.table, &shared.place, &worker, command)
+            if matches!(called, Called::Taken) {
+                // One of that name may be gone without anybody having looked yet.
+                let which = Which { job: Some(key.job.clone()), run: Some(key.run) };
+                shared.table.alive(&which).map_err(ProcessError::Proc)?;
+                called = shared.call(&key)?;
+            }
+            match called {
+                Called::Entered(ticket) => start(ticket, &shared.place, &worker, command),
+                Called::Taken => Err(ProcessError::AlreadyAlive { job: key.job, run: key.run, worker: key.worker }),
+                Called::Stopped => Err(stopped(&worker)),
+            }
         });
         let Started { pid, output, end } = started.await.ok_or(ProcessError::Runtime)??;
         Ok(WorkerProcess { pid, stdout: output.stdout, stderr: output.stderr, end })
@@ -228,6 +133,11 @@ impl ProcessScheduler {
         aside(move || table.alive(&which)).await.ok_or_else(going_down)?.map_err(unavailable)
     }
 
+    /// How it holds its workers: what finds a child of theirs that hides.
+    pub fn held_by(&self) -> HeldBy {
+        self.shared.place.home.as_ref().map_or(HeldBy::Environment, |_| HeldBy::ControlGroup)
+    }
+
     /// The state folder, absolute.
     pub fn state_folder(&self) -> &Path {
         &self.shared.place.folder
@@ -248,6 +158,13 @@ impl ProcessScheduler {
             // It can only be cut off by the end of the runtime.
             let _ = keeper.await;
         }
+    }
+}
+
+impl Shared {
+    fn call(&self, key: &Key) -> Result<Called, ProcessError> {
+        let token = Token::random().map_err(ProcessError::Proc)?;
+        Ok(self.table.call(key.clone(), Marks::new(token, Some(self.place.origin.clone()))))
     }
 }
 
@@ -293,20 +210,36 @@ impl WorkerProcess {
 impl Scheduler for ProcessScheduler {
     async fn stop_workers(&self, job: &JobId, run: Option<RunId>, force: bool) -> Result<(), SchedulerError> {
         let which = Which { job: Some(job.clone()), run };
+        if force {
+            self.shared.table.fence(job, run);
+        }
+        let mut unknown_since = None;
         loop {
             let began = Instant::now();
             let (table, which, grace) = (Arc::clone(&self.shared.table), which.clone(), self.shared.grace);
             let pressed = aside(move || table.press(&which, force, grace)).await.ok_or_else(going_down)?;
             let pressed = pressed.map_err(unavailable)?;
-            match pressed.refused.first() {
-                _ if pressed.left == 0 => return Ok(()),
-                // Only when it is all that is left: the others are seen to their end first.
-                Some((worker, error)) if pressed.refused.len() == pressed.left => {
+            if pressed.left == 0 {
+                return Ok(());
+            }
+            // Only when it is all that is left: the others are seen to their end first.
+            if pressed.left == pressed.refused.len() + pressed.unknown.len() {
+                if let Some((worker, error)) = pressed.refused.first() {
                     let error = io::Error::new(error.kind(), format!("can't signal worker {worker}: {error}"));
                     return Err(SchedulerError::Refused(error.into()));
                 }
-                _ => sleep(LOOK_EVERY.max(began.elapsed() * 2)).await,
+                // A process that starts or ends shows nothing for a moment.
+                if unknown_since.get_or_insert(began).elapsed() >= UNKNOWN_SETTLES {
+                    let workers = pressed.unknown.iter().map(|(worker, what)| format!("worker {worker}: {what}"));
+                    let workers = workers.collect::<Vec<_>>().join("; ");
+                    return Err(SchedulerError::Unavailable(
+                        format!("can't know whether all is gone: {workers}").into(),
+                    ));
+                }
+            } else {
+                unknown_since = None;
             }
+            sleep(LOOK_EVERY.max(began.elapsed() * 2)).await;
         }
     }
 
@@ -332,7 +265,7 @@ impl fmt::Debug for ProcessScheduler {
 }
 
 /// Runs what blocks on a thread that may. `None` if the runtime is shutting down.
-async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+pub(super) async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     tokio::task::spawn_blocking(work).await.ok()
 }
 
@@ -342,48 +275,4 @@ fn going_down() -> SchedulerError {
 
 fn unavailable(error: io::Error) -> SchedulerError {
     SchedulerError::Unavailable(error.into())
-}
-
-/// Whoever opens one of them from now on finds nothing, which means the same as its end.
-fn remove_old_lifelines(folder: &Path) -> Result<(), ProcessError> {
-    for entry in fs::read_dir(folder).map_err(state(folder))? {
-        let entry = entry.map_err(state(folder))?;
-        if entry.file_name().to_str().is_some_and(|name| name.starts_with("lifeline-")) {
-            // A watchdog that is still at work may be faster.
-            let _ = fs::remove_file(entry.path());
-        }
-    }
-    Ok(())
-}
-
-/// A named pipe, and its end that is open for writing. Workers may read it as any user.
-fn make_lifeline(path: &Path) -> io::Result<OwnedFd> {
-    mkfifoat(CWD, path, Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH)?;
-    // Open for writing alone would wait for a reader.
-    Ok(open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?)
-}
-
-/// The workers that earlier schedulers have left. They are under the new watchdog's eyes too, and stay under those of an older one.
-fn adopt(records: Records, boot: &str, scheduler: &Token) -> Result<Table, ProcessError> {
-    let found = records.load()?;
-    let table = Table::new(records);
-    for mut record in found {
-        if record.boot != boot {
-            // The machine was restarted since, so the worker is gone, and its numbers mean nothing any more.
-            table.records().remove(&record.token);
-            continue;
-        }
-        record.schedulers.push(scheduler.clone());
-        table.records().write(&record)?;
-        let mut not_before = Instant::now();
-        if record.process.is_none() {
-            not_before += START_SETTLES;
-        }
-        let marks = Marks::from(&record);
-        let key = Key { job: record.job, run: record.run, worker: record.worker };
-        // Two records of one name can't be: a record is removed before its worker's name is free again.
-        table.enter(key, Body::Adopted { not_before }, marks);
-    }
-    table.alive(&Which::default()).map_err(ProcessError::Proc)?;
-    Ok(table)
 }

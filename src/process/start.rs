@@ -1,6 +1,7 @@
 //! Starting one worker, so that it is never unknown: it is entered and recorded before its process exists.
 
 use std::{
+    env,
     fs::{self, File},
     io,
     os::unix::process::CommandExt,
@@ -12,11 +13,14 @@ use tokio::sync::watch;
 
 use super::{
     LIFELINE, SPAWN,
+    cgroup::Home,
     error::{ProcessError, state},
-    members::Marks,
+    folder::{make, open_file},
+    members::{Marks, gather},
+    origin::Origin,
     proc,
     record::{Record, Token},
-    table::{Body, End, Key, Table, Which},
+    table::{End, Ticket},
 };
 use crate::{contracts::JobId, worker_env::WorkerEnv};
 
@@ -28,6 +32,9 @@ pub(super) struct Place {
     pub(super) lifeline: PathBuf,
     pub(super) scheduler: Token,
     pub(super) boot: String,
+    pub(super) origin: Origin,
+    /// Where the workers' control groups are made, if they are.
+    pub(super) home: Option<Home>,
 }
 
 /// A started worker, as the caller gets it.
@@ -37,71 +44,74 @@ pub(super) struct Started {
     pub(super) end: watch::Receiver<Option<End>>,
 }
 
-/// Starts a worker; blocks.
+/// Starts a worker that is entered; blocks. Whatever happens, the entry is undone or stands for a process.
 pub(super) fn start(
-    table: &Table,
+    mut ticket: Ticket,
     place: &Place,
     env: &WorkerEnv,
     mut command: Command,
 ) -> Result<Started, ProcessError> {
-    let WorkerEnv { job, run, worker, .. } = env;
-    let (run, worker) = (*run, *worker);
-    let key = Key { job: job.clone(), run, worker };
-    let token = Token::random().map_err(ProcessError::Proc)?;
-    // One of that name may be gone without anybody having looked yet.
-    table.alive(&Which { job: Some(job.clone()), run: Some(run) }).map_err(ProcessError::Proc)?;
-    let marks = Marks { leader: None, token: token.clone() };
-    let Some(end) = table.enter(key.clone(), Body::Starting, marks) else {
-        return Err(ProcessError::AlreadyAlive { job: job.clone(), run, worker });
-    };
+    if !ticket.begin() {
+        return Err(stopped(env));
+    }
     let record = Record {
-        job: job.clone(),
-        run,
-        worker,
-        token,
+        job: env.job.clone(),
+        run: env.run,
+        worker: env.worker,
+        token: ticket.token().clone(),
         schedulers: vec![place.scheduler.clone()],
         boot: place.boot.clone(),
         process: None,
+        user: None,
+        group: None,
+        holds_all: false,
+        origin: Some(place.origin.clone()),
     };
-    match launch(table, place, env, &mut command, record.clone()) {
-        Ok((child, leader, output)) => {
-            let pid = child.id();
-            table.started(&key, child, leader);
-            Ok(Started { pid, output, end })
-        }
-        Err(error) => {
-            table.records().remove(&record.token);
-            table.not_started(&key);
-            Err(error)
-        }
-    }
+    let Launched { child, leader, holds_all, output } = launch(&mut ticket, place, env, &mut command, record)?;
+    let (pid, end) = (child.id(), ticket.end());
+    // A stop may have come in the meantime: then it is killed by this.
+    if ticket.started(child, leader, holds_all) { Ok(Started { pid, output, end }) } else { Err(stopped(env)) }
+}
+
+pub(super) fn stopped(env: &WorkerEnv) -> ProcessError {
+    ProcessError::Stopped { job: env.job.clone(), run: env.run, worker: env.worker }
+}
+
+struct Launched {
+    child: Child,
+    leader: proc::Identity,
+    holds_all: bool,
+    output: Output,
 }
 
 fn launch(
-    table: &Table,
+    ticket: &mut Ticket,
     place: &Place,
     env: &WorkerEnv,
     command: &mut Command,
     mut record: Record,
-) -> Result<(Child, proc::Identity, Output), ProcessError> {
+) -> Result<Launched, ProcessError> {
+    let spawn_error = |program: String, error| ProcessError::Spawn {
+        job: env.job.clone(),
+        run: env.run,
+        worker: env.worker,
+        program,
+        error,
+    };
+    if let Some(home) = &place.home {
+        let made = home.make(&record.token);
+        record.group = Some(made.map_err(|error| spawn_error("(its control group)".to_owned(), error))?);
+        ticket.grouped(record.group.clone());
+    }
     // Before the process, so that a worker whose scheduler dies in the next moment is found by its token.
-    table.records().write(&record)?;
+    ticket.records().write(&record)?;
     let output = Output::create(&place.folder, env)?;
     let spawned = prepare(command, place, env, &record.token, &output).and_then(|()| {
-        command.spawn().map_err(|error| ProcessError::Spawn {
-            job: env.job.clone(),
-            run: env.run,
-            worker: env.worker,
-            program: command.get_program().display().to_string(),
-            error,
-        })
+        command.spawn().map_err(|error| spawn_error(command.get_program().display().to_string(), error))
     });
     let mut child = spawned.inspect_err(|_| output.discard())?;
-    match identify(&child).and_then(|leader| {
-        record.process = Some(leader);
-        table.records().write(&record).map(|()| leader)
-    }) {
-        Ok(leader) => Ok((child, leader, output)),
+    match identify(&child, &mut record, place).and_then(|leader| ticket.records().write(&record).map(|()| leader)) {
+        Ok(leader) => Ok(Launched { child, leader, holds_all: record.holds_all, output }),
         Err(error) => {
             // A worker without a record would be lost to the next scheduler. It has had no time to do anything.
             let killed = child.kill().and_then(|()| child.wait());
@@ -110,6 +120,11 @@ fn launch(
             Err(error)
         }
     }
+}
+
+/// The token, after those of the starts that this scheduler itself is a part of: a worker of a worker's belongs to both.
+fn nested(above: Option<String>, token: &Token) -> String {
+    above.map_or_else(|| token.as_str().to_owned(), |above| format!("{above}/{}", token.as_str()))
 }
 
 fn prepare(
@@ -122,7 +137,7 @@ fn prepare(
     command
         .envs(env.variables())
         .env(LIFELINE, &place.lifeline)
-        .env(SPAWN, token.as_str())
+        .env(SPAWN, nested(env::var(SPAWN).ok(), token))
         .stdin(Stdio::null())
         .stdout(open(&output.stdout)?)
         .stderr(open(&output.stderr)?)
@@ -131,15 +146,26 @@ fn prepare(
     Ok(())
 }
 
-fn identify(child: &Child) -> Result<proc::Identity, ProcessError> {
+/// Puts it into its control group, and tells it apart from everybody else.
+fn identify(child: &Child, record: &mut Record, place: &Place) -> Result<proc::Identity, ProcessError> {
     let pid = i32::try_from(child.id()).map_err(io::Error::other).map_err(ProcessError::Proc)?;
+    if let Some(group) = &record.group {
+        group.take(pid).map_err(ProcessError::Proc)?;
+    }
     // Our child is not reaped, so it is there, even if it has ended already.
     let process = proc::read(pid).map_err(ProcessError::Proc)?;
-    process.map(|process| process.id).ok_or_else(|| ProcessError::Proc(io::Error::other(format!("no process {pid}"))))
+    let process = process.ok_or_else(|| ProcessError::Proc(io::Error::other(format!("no process {pid}"))))?;
+    (record.process, record.user) = (Some(process.id), Some(proc::user(pid).map_err(ProcessError::Proc)?));
+    if let Some(group) = record.group.clone() {
+        let mut marks = Marks::new(record.token.clone(), Some(place.origin.clone()));
+        (marks.leader, marks.group) = (record.process, record.group.clone());
+        record.holds_all = gather(&marks, &group).map_err(ProcessError::Proc)?;
+    }
+    Ok(process.id)
 }
 
 fn open(path: &Path) -> Result<File, ProcessError> {
-    File::options().append(true).create(true).open(path).map_err(state(path))
+    open_file(path, File::options().append(true).create(true)).map_err(state(path))
 }
 
 /// The files that hold what a worker has written.
@@ -153,11 +179,16 @@ pub(super) struct Output {
 
 impl Output {
     fn create(folder: &Path, env: &WorkerEnv) -> Result<Self, ProcessError> {
-        let folder = folder.join("output").join(file_name(&env.job)).join(env.run.get().to_string());
-        fs::create_dir_all(&folder).map_err(state(&folder))?;
+        let mut folder = folder.to_owned();
+        for part in ["output", &file_name(&env.job), &env.run.get().to_string()] {
+            folder.push(part);
+            make(&folder)?;
+        }
         let file = |kind: &str| folder.join(format!("{}.{kind}", env.worker.get()));
         let (stdout, stderr) = (file("stdout"), file("stderr"));
-        let fresh = !stdout.exists() && !stderr.exists();
+        // Where it can't be known, they are somebody's.
+        let is_missing = |path: &Path| path.try_exists().is_ok_and(|there| !there);
+        let fresh = is_missing(&stdout) && is_missing(&stderr);
         Ok(Self { stdout, stderr, fresh })
     }
 

@@ -11,6 +11,7 @@
 //! would be checked by nobody. A separate binary would have to be installed. The price is one line in `main`: [`init`].
 
 use std::{
+    collections::HashSet,
     env,
     ffi::OsString,
     fs::{self, File},
@@ -30,15 +31,18 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     SPAWN,
+    cgroup::Home,
     error::{ProcessError, WATCHDOG_ANSWER, state},
-    members::{Marks, survey_twice},
+    folder::open_file,
+    members::{Found, Marks, survey_twice},
+    origin::Origin,
     proc,
-    record::{Record, Records, Token},
+    record::{Damaged, Loaded, Record, Records, Token},
     table::signal_all,
 };
 
 /// Set in the watchdog alone: what it is to watch.
-const PLAN: &str = "WINDDOWN_WATCHDOG";
+pub(super) const PLAN: &str = "WINDDOWN_WATCHDOG";
 const READY: &[u8] = b"ready\n";
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// A worker whose start was cut off by the scheduler's death carries its token by then.
@@ -79,12 +83,8 @@ pub fn init() {
     INITIALISED.store(true, Ordering::Release);
     if let Ok(plan) = env::var(PLAN) {
         let result = serde_json::from_str(&plan).map_err(|error| ProcessError::Watchdog { reason: error.to_string() });
-        let failed = result.and_then(|plan: Plan| plan.watch()).is_err_and(|error| {
-            // Its standard error is `watchdog.log` in the state folder.
-            eprintln!("winddown watchdog: {error}");
-            true
-        });
-        std::process::exit(i32::from(failed));
+        let result = result.and_then(|plan: Plan| plan.watch());
+        std::process::exit(i32::from(result.inspect_err(|error| complain(error)).is_err()));
     }
 }
 
@@ -95,6 +95,8 @@ pub(super) struct Plan {
     pub(super) orphan_grace: Duration,
     /// The name of the lifeline, to be removed at the end.
     pub(super) lifeline: String,
+    /// Where the workers' control groups are.
+    pub(super) home: Option<Home>,
 }
 
 /// A watchdog that has said that it is there. It acts when `line` is closed.
@@ -123,7 +125,7 @@ impl Watchdog {
         };
         let failed = |reason: String| ProcessError::Watchdog { reason };
         let log = folder.join("watchdog.log");
-        let open = || File::options().append(true).create(true).open(&log).map_err(state(&log));
+        let open = || open_file(&log, File::options().append(true).create(true)).map_err(state(&log));
         let plan = serde_json::to_string(plan).map_err(|error| failed(error.to_string()))?;
         let (mut line, theirs) = UnixStream::pair().map_err(|error| failed(error.to_string()))?;
         command
@@ -174,40 +176,117 @@ impl Plan {
         result
     }
 
-    /// SIGTERM at once, SIGKILL after the grace period, until no process of this scheduler's workers is left.
+    /// SIGTERM at once, SIGKILL after the grace period, until no process of this scheduler's workers is left. What can't be read or seen is told
+    /// of, and keeps nothing else from being ended.
     fn end_workers(&self) -> Result<(), ProcessError> {
-        let records = Records::below(Path::new(""));
+        let mut work = Work {
+            records: Records::below(Path::new("")),
+            here: Origin::here(),
+            home: self.home.clone(),
+            ours: Vec::new(),
+            nameless: Vec::new(),
+            asked: HashSet::new(),
+            said: HashSet::new(),
+        };
         let began = Instant::now();
-        let mut told = std::collections::HashSet::new();
         loop {
-            let mut ours = records.load()?;
-            ours.retain(|record| record.schedulers.contains(&self.scheduler));
-            let marks: Vec<Marks> = ours.iter().map(Marks::from).collect();
-            let members = survey_twice(&marks.iter().collect::<Vec<_>>()).map_err(ProcessError::Proc)?;
             let kill = began.elapsed() >= self.orphan_grace;
-            let mut left = 0;
-            for (record, members) in ours.iter().zip(members) {
-                let may_appear = record.process.is_none() && began.elapsed() < START_SETTLES;
-                if members.is_empty() && !may_appear {
-                    records.remove(&record.token);
-                    continue;
-                }
-                left += 1;
-                for member in members.into_iter().filter(|member| kill || told.insert(member.id)) {
-                    if let Err(error) = signal_all(kill, |signal| proc::signal(member.id, signal)) {
-                        eprintln!("winddown watchdog: {}: process {}: {error}", name(record), member.id.pid);
-                    }
-                }
-            }
-            if left == 0 {
+            let left = work.step(&self.scheduler, kill, began.elapsed() < START_SETTLES);
+            if matches!(left, Ok(0)) {
                 return Ok(());
             }
-            if began.elapsed() >= self.orphan_grace + GIVE_UP {
+            let give_up = self.orphan_grace.saturating_add(GIVE_UP);
+            if began.elapsed() >= give_up {
+                let left = left.map_err(ProcessError::Proc)?;
                 return Err(ProcessError::Watchdog { reason: format!("{left} workers are alive after SIGKILL") });
             }
             sleep(LOOK_EVERY);
         }
     }
+}
+
+/// What a watchdog has found and said so far.
+struct Work {
+    records: Records,
+    here: io::Result<Origin>,
+    home: Option<Home>,
+    /// The last ones that could be read.
+    ours: Vec<Record>,
+    /// The starts whose records are damaged: what carries their tokens is ended.
+    nameless: Vec<Token>,
+    asked: HashSet<proc::Identity>,
+    said: HashSet<String>,
+}
+
+impl Work {
+    /// How many workers are left.
+    fn step(&mut self, scheduler: &Token, kill: bool, may_appear: bool) -> io::Result<usize> {
+        match self.records.load() {
+            Ok(Loaded { records, damaged }) => {
+                self.ours = records;
+                self.ours.retain(|record| record.schedulers.contains(scheduler));
+                for Damaged { path, reason, token } in damaged {
+                    self.say(format!(
+                        "set aside a record that can't be read, and ends what carries its token: {}: {reason}",
+                        path.display()
+                    ));
+                    self.nameless.push(token);
+                }
+            }
+            // Those that are known are ended all the same.
+            Err(error) => self.say(error.to_string()),
+        }
+        let here = self.here.as_ref().map_err(|error| io::Error::new(error.kind(), error.to_string()))?;
+        let mut marks: Vec<Marks> = self.ours.iter().map(|record| Marks::recorded(record, here)).collect();
+        marks.extend(self.nameless.iter().map(|token| Marks::nameless(token, self.home.as_ref())));
+        let found = survey_twice(&marks.iter().collect::<Vec<_>>()).inspect_err(|error| {
+            self.said.insert(error.to_string()).then(|| complain(error));
+        })?;
+        let mut left = 0;
+        for (position, (marks, found)) in marks.iter().zip(found).enumerate() {
+            let record = self.ours.get(position);
+            if found.is_nothing() && !(may_appear && marks.leader.is_none()) {
+                self.records.remove(&marks.token, marks.group.as_ref());
+                continue;
+            }
+            left += 1;
+            let name = record.map_or_else(|| format!("the start {}", marks.token.as_str()), name);
+            self.end(&name, marks, &found, kill);
+        }
+        Ok(left)
+    }
+
+    fn end(&mut self, name: &str, marks: &Marks, found: &Found, kill: bool) {
+        if found.is_unknown() {
+            self.say(format!("{name}: {}", found.unknown_text()));
+        }
+        if kill
+            && let Some(group) = &marks.group
+            && let Err(error) = group.kill()
+        {
+            self.say(format!("{name}: its control group: {error}"));
+        }
+        for member in &found.members {
+            if (kill || self.asked.insert(member.id))
+                && let Err(error) = signal_all(kill, |signal| proc::signal(member.id, signal))
+            {
+                self.say(format!("{name}: process {}: {error}", member.id.pid));
+            }
+        }
+    }
+
+    /// Each is said once.
+    fn say(&mut self, what: String) {
+        if !self.said.contains(&what) {
+            complain(&what);
+            self.said.insert(what);
+        }
+    }
+}
+
+/// Its standard error is `watchdog.log` in the state folder.
+fn complain(what: impl std::fmt::Display) {
+    eprintln!("winddown watchdog: {what}");
 }
 
 fn name(record: &Record) -> String {

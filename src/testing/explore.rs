@@ -30,6 +30,7 @@ mod choice;
 mod collaborators;
 mod digest;
 mod environment;
+mod late;
 mod report;
 mod scenario;
 mod schedule;

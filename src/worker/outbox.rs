@@ -8,7 +8,10 @@ use tokio::{
 };
 
 use super::{EventSink, SinkClosed};
-use crate::contracts::{Epoch, Event, RunId, WorkerEvent, WorkerId};
+use crate::{
+    clock::{MOMENT, bearable},
+    contracts::{Epoch, Event, RunId, WorkerEvent, WorkerId},
+};
 
 /// The queue of a worker's events.
 ///
@@ -143,8 +146,8 @@ impl<S: EventSink> Pump<S> {
 }
 
 fn ticker(every: Duration) -> Interval {
-    // A zero period would panic in tokio.
-    let mut interval = tokio::time::interval(every.max(Duration::from_millis(1)));
+    // A zero period would panic in tokio, and so would one without an end, at the first late tick.
+    let mut interval = tokio::time::interval(bearable(every).max(MOMENT));
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     interval
 }

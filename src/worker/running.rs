@@ -13,6 +13,8 @@ use super::{
     outbox::{Book, Outbox, Pump, Queued},
     shared::Shared,
 };
+#[cfg(feature = "grpc")]
+use crate::contracts::TaskId;
 use crate::contracts::{BoxFuture, Event, Order, OrderError, TaskError};
 
 /// A running worker: its tasks, the orders to them and the events from them. A cheap handle to clone; dropping the last one
@@ -82,6 +84,12 @@ impl Worker {
     pub fn kill(&self) {
         self.inner.pump.abort();
         self.inner.shared.kill();
+    }
+
+    /// Ends a task with this error, unless it has ended: what it has said will never be taken.
+    #[cfg(feature = "grpc")]
+    pub(crate) fn fail(&self, task: TaskId, error: TaskError) {
+        self.inner.shared.fail(task, error);
     }
 
     /// Whether the worker may still run code: it has neither left nor been killed, or some task's future is not dropped yet.

@@ -174,6 +174,16 @@ impl Shared {
         self.runtime.spawn(Arc::clone(self).leave());
     }
 
+    /// Ends a task that can't be of use any more, with this error, unless it has ended.
+    #[cfg(feature = "grpc")]
+    pub(super) fn fail(&self, task: TaskId, error: TaskError) {
+        let Some(index) = self.index.get(&task).copied() else { return };
+        self.cells[index].end(|_| self.outbox.put(Some(index), Event::TaskFailed { task, error }, None));
+        if let Some(running) = lock(&self.life).tasks.get(index) {
+            running.abort();
+        }
+    }
+
     /// Waits for the tasks; aborts after the grace period; says that the worker leaves.
     async fn leave(self: Arc<Self>) {
         if tokio::time::timeout(self.grace, self.tracker.wait()).await.is_err() {

@@ -5,7 +5,10 @@ use std::{fmt, sync::Arc};
 use bytes::Bytes;
 
 use super::{SinkClosed, cell::TaskCell, outbox::Outbox};
-use crate::contracts::{Epoch, Event, RunId, TaskId, TaskSnapshot, WorkerId, WorkerStopMode};
+use crate::{
+    contracts::{Epoch, Event, RunId, TaskId, TaskSnapshot, WorkerId, WorkerStopMode},
+    text::Bulk,
+};
 
 /// The record that separates what belongs to a checkpoint from what comes after it.
 ///
@@ -22,7 +25,9 @@ pub struct Barrier {
 /// What a task can be told.
 ///
 /// Exhaustive on purpose: a task that passed over a new kind of order would hang its run, so a new kind is a breaking change.
-#[derive(Clone, Debug, PartialEq, Eq)]
+///
+/// Its `Debug` says how much there is to commit, and not what.
+#[derive(Clone, PartialEq, Eq)]
 pub enum TaskOrder {
     /// To sources only: emit this barrier now, and give your own state with [`TaskEvents::checkpointed`]. Other tasks
     /// meet the barrier in their input.
@@ -38,6 +43,18 @@ pub enum TaskOrder {
     /// Graceful (to sources only): read no more, and end, so that the tasks behind see the end of their input.
     /// Immediate (to every task): end where you are.
     Stop(WorkerStopMode),
+}
+
+impl fmt::Debug for TaskOrder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Checkpoint(barrier) => f.debug_tuple("Checkpoint").field(barrier).finish(),
+            Self::Commit { epoch, data } => {
+                f.debug_struct("Commit").field("epoch", epoch).field("data", &Bulk(data)).finish()
+            }
+            Self::Stop(mode) => f.debug_tuple("Stop").field(mode).finish(),
+        }
+    }
 }
 
 /// Everything that a task is given: who it is, where it starts from, its orders and its events.

@@ -45,7 +45,7 @@ async fn u2_a_controller_or_a_transport_of_another_run_is_refused() {
         let (_, transport) = hosted(other);
         let controller = ClusterController::builder(&clicks, topology(), Arc::new(transport)).build();
         let error = JobContext::new(&clicks, controller, cluster.clone()).unwrap_err();
-        assert!(error.to_string().contains("make everything of a run from one `OpenRun`"), "{error}");
+        assert!(error.to_string().contains("build everything of a run from one `OpenRun`"), "{error}");
         assert_eq!(cluster.workers_for_job(clicks.job(), None).await.unwrap(), [WorkerId::new(1)], "nothing was done");
     }
 }

@@ -10,6 +10,7 @@ mod network;
 mod original;
 mod proto;
 mod raw;
+mod refusals;
 mod simulation;
 mod stop;
 #[path = "../support/grpc.rs"]

@@ -15,7 +15,8 @@ use winddown::{
     contracts::{Command, Order, Transport, WorkerStopMode},
     drive,
     grpc::{
-        CallOptions, ControllerServer, Departure, GrpcTransport, GrpcWorker, GrpcWorkerOptions, Registration,
+        CallOptions, ControllerOptions, ControllerServer, Departure, GrpcTransport, GrpcWorker, GrpcWorkerOptions,
+        Registration, WorkerAddresses,
         proto::arroyo_rpc::{
             CheckpointReq, CheckpointResp, CommitReq, CommitResp, JobFinishedReq, JobFinishedResp, StopExecutionReq,
             StopExecutionResp,
@@ -85,7 +86,10 @@ impl World {
             .limits(limits)
             .build(controller, self.hosts.clone())
             .unwrap();
-        let server = ControllerServer::default();
+        let server = ControllerServer::new(ControllerOptions {
+            addresses: WorkerAddresses::Names,
+            ..ControllerOptions::default()
+        });
         let registration = server.register(transport, job.sender()).unwrap();
         serve(&server, PORT);
         (job, running, registration)

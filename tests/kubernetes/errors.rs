@@ -240,12 +240,12 @@ async fn a_start_whose_answer_was_lost_is_not_taken_for_another_ones_pod() {
     // A pod of somebody else has the name.
     let spec = shell("exit").spec;
     cluster
-        .create::<k8s_openapi::api::core::v1::Pod>(json!({ "metadata": { "name": "words-7-1" }, "spec": spec }))
+        .create::<k8s_openapi::api::core::v1::Pod>(json!({ "metadata": { "name": "words-8-1" }, "spec": spec }))
         .await;
-    let error = scheduler.start(env_of(RUN, 1), shell("exit")).await.unwrap_err();
+    let error = scheduler.start(env_of(RUN.next(), 1), shell("exit")).await.unwrap_err();
     assert!(matches!(error, StartError::NameTaken { .. }), "{error}");
     scheduler.stop_workers(&job(), None, true).await.unwrap();
-    assert!(cluster.pod("words-7-1").await.is_some(), "it is none of the job's");
-    cluster.remove("words-7-1").await;
+    assert!(cluster.pod("words-8-1").await.is_some(), "it is none of the job's");
+    cluster.remove("words-8-1").await;
     cluster.end().await;
 }

@@ -19,6 +19,7 @@ mod jobs;
 mod lease;
 mod manifests;
 mod outages;
+mod starts;
 mod stops;
 
 /// Not a test: the workers start at this one.

@@ -11,7 +11,7 @@ const BOX: (i32, i32) = (190, 44);
 
 pub(crate) fn markdown() -> String {
     let mut page = String::from(
-        "<!-- Generated from src/machine/table.rs. Write it anew with: WINDDOWN_REGENERATE=1 cargo test --test machine generated -->\n\n\
+        "<!-- Generated from src/machine/table.rs. Regenerate it with: WINDDOWN_REGENERATE=1 cargo test --test machine generated -->\n\n\
          # Legal transitions\n\n\
          Every step that a shutdown can take. Any other does not compile.\n\n\
          ![The shutdown machine](transitions.svg)\n\n\

@@ -55,6 +55,8 @@ macro_rules! finds {
 finds! {
     i2_finds_stopped_before_the_reap: StoppedBeforeTheReap violates "I2";
     i2_finds_a_release_that_believes_ok: ReleaseBelievesOk violates "I2";
+    i2_b1_finds_a_start_that_enters_after_the_list: StartEntersAtItsEnd violates "I2";
+    i2_b2_finds_a_list_that_takes_unknown_for_gone: UnknownIsGone violates "I2";
     i2_finds_a_worker_between_witness_and_step: AnswersFromMemory violates "I2";
     i3_finds_a_flag_forgotten_on_retry: FlagForgottenOnRetry violates "I3";
     i3_finds_evidence_before_the_commit: EvidenceBeforeCommit violates "I3";

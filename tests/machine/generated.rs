@@ -12,7 +12,7 @@ fn check(file: &str, expected: &str) {
     let found = fs::read_to_string(&path).unwrap_or_default();
     assert!(
         found == expected,
-        "{file} is out of date: it is generated from the code. Write it anew: WINDDOWN_REGENERATE=1 cargo test --test machine generated"
+        "{file} is out of date: it is generated from the code. Regenerate it: WINDDOWN_REGENERATE=1 cargo test --test machine generated"
     );
 }
 

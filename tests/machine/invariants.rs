@@ -214,7 +214,9 @@ async fn i6_every_failure_gives_the_phase_back_and_it_goes_on() {
     controller.on(Told::FinalCheckpoint, secs(1), Does::RefuseOrder);
     completes(&controller, secs(2), secs(3));
     workers.answers(Call::Ask, [SchedulerAnswer::Ignores]);
-    workers.answers(Call::Kill, [SchedulerAnswer::Unavailable, SchedulerAnswer::Ignores, SchedulerAnswer::Obeys]);
+    // An attempt gives the order a second time to those that it finds after the first.
+    let ignores = SchedulerAnswer::Ignores;
+    workers.answers(Call::Kill, [SchedulerAnswer::Unavailable, ignores, ignores, SchedulerAnswer::Obeys]);
 
     let mut phase = running.stop_with_checkpoint(&mut job).unwrap();
     let mut failures = Vec::new();

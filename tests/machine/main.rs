@@ -27,6 +27,8 @@ mod recovery;
 #[cfg(feature = "testing")]
 mod scripted;
 #[cfg(feature = "testing")]
+mod starts;
+#[cfg(feature = "testing")]
 mod support;
 #[cfg(feature = "testing")]
 mod worst_case;

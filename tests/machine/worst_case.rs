@@ -91,3 +91,34 @@ fn i5_the_worst_case_is_the_documented_formula() {
     }
     assert_eq!(limits.worst_case(PhaseKind::CheckpointStopping, OnSpentCheckpoint::KeepTrying), None);
 }
+
+/// Whatever the limits are, the formulas give a time, and no overflow.
+#[test]
+fn b13_the_worst_case_of_extreme_limits_is_a_time() {
+    let extremes = [Duration::ZERO, Duration::from_nanos(1), secs(60), Duration::MAX];
+    for wait in extremes {
+        for backoff in extremes {
+            for retries in [0, 1, 10, 1 << 31, u32::MAX] {
+                let limits = Limits {
+                    final_checkpoint: wait,
+                    finish: wait,
+                    recover: wait,
+                    release: wait,
+                    kill: wait,
+                    journal: wait,
+                    backoff_min: backoff,
+                    backoff_max: wait,
+                    scheduler_retries: retries,
+                    journal_retries: retries,
+                    ..Limits::default()
+                };
+                for phase in PhaseKind::ALL {
+                    for on_spent in POLICIES {
+                        assert!(limits.worst_case(*phase, on_spent).is_some(), "{phase:?}: {limits:?}");
+                    }
+                }
+                assert!(limits.worst_record() >= wait.min(limits.journal));
+            }
+        }
+    }
+}

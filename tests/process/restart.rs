@@ -276,8 +276,8 @@ async fn i2_adopted_workers_are_under_the_new_watchdog() {
 #[tokio::test]
 async fn i11_a_number_that_is_in_use_again_is_left_alone() {
     let stage = Stage::new();
-    // Somebody else's process, leading a group. It is not marked as a worker.
-    let mut stranger = stage.sh("exec sleep 600").process_group(0).spawn().unwrap();
+    // Somebody else's process, leading a group.
+    let mut stranger = stage.sh("exec sleep 600").env("WINDDOWN_SPAWN", "itself").process_group(0).spawn().unwrap();
     let number = i32::try_from(stranger.id()).unwrap();
     let start: u64 = stat(number, 22).unwrap().parse().unwrap();
     let record = |token: &str, worker: u64, boot: &str, process: Value| {
@@ -296,7 +296,7 @@ async fn i11_a_number_that_is_in_use_again_is_left_alone() {
     timeout(SOON, scheduler.close()).await.unwrap();
     assert!(stranger.try_wait().unwrap().is_none(), "nobody has touched it");
 
-    // The check of the check: with its true start and boot it would have been found.
+    // The check of the check: with its token, its true start and boot it would have been found.
     record("itself", 3, &boot(), json!({ "pid": number, "start": start }));
     let scheduler = stage.open().await;
     assert_eq!(scheduler.workers_for_job(&job(), None).await.unwrap(), [WorkerId::new(3)]);
@@ -327,12 +327,15 @@ async fn a_start_that_was_cut_off_is_found_by_its_token() {
 }
 
 #[tokio::test]
-async fn a_record_that_is_none_is_refused_and_untouched() {
+async fn a_record_that_is_none_is_set_aside_and_kept() {
     let stage = Stage::new();
+    let scheduler = stage.open().await;
+    stage.end(scheduler).await;
     write_record(&stage, "damaged", &json!({ "job": "words" }));
-    let error = stage.builder().open().await.unwrap_err().to_string();
-    let path = stage.state().canonicalize().unwrap().join("workers/damaged.json");
-    assert!(error.starts_with(&format!("expected the record of a worker in `{}`", path.display())), "{error}");
-    assert!(path.exists());
-    stage.nothing_is_left().await;
+    let scheduler = stage.open().await;
+    assert_eq!(scheduler.workers().await.unwrap(), []);
+    let folder = stage.state().join("workers");
+    assert_eq!(files(&folder), ["damaged.damaged"]);
+    fs::remove_file(folder.join("damaged.damaged")).unwrap();
+    stage.end(scheduler).await;
 }

@@ -147,6 +147,15 @@ impl Drop for Fleet {
     }
 }
 
+pub fn port_options() -> ControllerOptions {
+    ControllerOptions {
+        drain: ms(50),
+        mailbox_wait: ms(300),
+        registration_wait: ms(300),
+        ..ControllerOptions::default()
+    }
+}
+
 /// The port of a controller, which can be closed and opened again.
 pub struct Port {
     pub server: ControllerServer,
@@ -156,14 +165,12 @@ pub struct Port {
 
 impl Port {
     pub async fn open() -> Self {
+        Self::open_with(port_options()).await
+    }
+
+    pub async fn open_with(options: ControllerOptions) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let options = ControllerOptions {
-            drain: ms(50),
-            mailbox_wait: ms(300),
-            registration_wait: ms(300),
-            ..ControllerOptions::default()
-        };
         let mut port = Self { server: ControllerServer::new(options), address, open: None };
         port.serve(listener);
         port
@@ -213,7 +220,11 @@ impl Bench {
     }
 
     pub async fn of(topology: Arc<Topology>, limits: Limits) -> (Self, Job, Running) {
-        let (port, fleet, store) = (Port::open().await, Fleet::default(), Arc::new(Store::default()));
+        Self::behind(Port::open().await, topology, limits)
+    }
+
+    pub fn behind(port: Port, topology: Arc<Topology>, limits: Limits) -> (Self, Job, Running) {
+        let (fleet, store) = (Fleet::default(), Arc::new(Store::default()));
         let transport =
             Arc::new(GrpcTransport::new(&OpenRun::without_store(JOB, RUN), Arc::clone(&topology)).options(calls()));
         let controller = ClusterController::builder(

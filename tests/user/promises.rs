@@ -169,7 +169,7 @@ async fn seen(
 
 /// The table of the first chapter of `docs/operations.md`, row by row.
 #[tokio::test(start_paused = true)]
-async fn whatprogress_shows_is_what_is_waited_for() {
+async fn what_progress_shows_is_what_is_waited_for() {
     let scheduler = ScriptedScheduler::new([1, 2]);
     let task = |worker: u64| TaskId::new(0, u32::try_from(worker).unwrap() - 1);
     let epoch = Epoch::new(1);

@@ -125,7 +125,8 @@ async fn u7_a_final_checkpoint_that_a_user_gives_up_is_a_warning_too() {
 async fn u7_workers_that_do_not_leave_are_named() {
     let (log, _guard) = Log::start();
     let (mut job, running) = job(Deaf::default(), &limits());
-    job.scheduler().answers(winddown::testing::scripted::Call::Ask, [winddown::testing::scripted::SchedulerAnswer::Ignores]);
+    job.scheduler()
+        .answers(winddown::testing::scripted::Call::Ask, [winddown::testing::scripted::SchedulerAnswer::Ignores]);
     let stopping = running.stop_gracefully(&mut job).unwrap();
     for worker in 1..=3 {
         let task = TaskId::new(0, u32::try_from(worker).unwrap() - 1);

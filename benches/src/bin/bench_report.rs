@@ -1,5 +1,5 @@
-//! Measures what a shutdown costs, and writes `docs/performance.md` with its tables and plots. The measurements are those of
-//! the bench `performance`.
+//! Measures what a shutdown costs, and writes `docs/performance.md` with its tables and plots. The
+//! measurements are those of the bench `performance`.
 //!
 //! ```text
 //! cargo run --release -p winddown-benches --bin bench_report              # everything
@@ -20,7 +20,7 @@ use winddown_benches::{
 struct Command {
     #[command(flatten)]
     args: Args,
-    /// Measures nothing.
+    /// Measures nothing; only renders the page from the stored figures.
     #[arg(long)]
     render: bool,
 }

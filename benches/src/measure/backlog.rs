@@ -27,7 +27,8 @@ use crate::report::{
     data::{Backlog, BacklogRow, Samples},
 };
 
-/// Counts what it is told, and asks for a stop while it has the message of a certain number in hand.
+/// Counts what it is told, and asks for a stop while it has the message of a certain number in
+/// hand.
 struct Asking {
     rest: NoController,
     handled: u64,
@@ -102,8 +103,9 @@ fn heartbeat() -> WorkerEvent {
     WorkerEvent::new(RunId::new(1), WorkerId::new(1), Event::Heartbeat)
 }
 
-/// The two lanes: a running job with a backlog behind the message that it has in hand. Gives the time from the request until
-/// the job has left `Running`, and how many messages it handled in between.
+/// The two lanes: a running job with a backlog behind the message that it has in hand. Returns the
+/// time from the request until the job has left `Running`, and how many messages it handled in
+/// between.
 fn ours(runtime: &Runtime, backlog: usize) -> report::Result<(f64, u64)> {
     let mailbox = Mailbox::new(u32::try_from(BEFORE + backlog)?);
     let sender = mailbox.sender();

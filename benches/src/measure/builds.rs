@@ -119,7 +119,7 @@ fn features() -> Result<Vec<String>> {
     Ok(features.keys().filter(|name| *name != "default").cloned().collect())
 }
 
-/// The dependencies that one needs for gRPC in any case, in the versions that the repository asks for.
+/// The dependencies that gRPC needs in any case, in the versions that the repository requires.
 fn plain_tonic() -> Result<String> {
     let manifest = fs::read_to_string(repository().join("Cargo.toml"))?;
     let mut lines = String::new();

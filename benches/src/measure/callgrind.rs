@@ -1,5 +1,5 @@
-//! Instruction counts: this program is run under callgrind, which counts in one function alone. They repeat, whatever else the
-//! machine does.
+//! Instruction counts: this program is run under callgrind, which counts in one function alone.
+//! They repeat, whatever else the machine does.
 
 use std::{process::Command, sync::OnceLock};
 
@@ -26,8 +26,8 @@ impl Probe {
     }
 }
 
-/// The instructions of one `what`, which is done in the function of this name and of which it holds so many; `None` where valgrind
-/// is not installed.
+/// The instructions of one `what`, of which the function of this name does `times`. `None` if
+/// valgrind is not installed.
 pub(super) fn instructions(what: &str, times: usize, function: &str) -> Result<Option<f64>> {
     if !is_there() {
         return Ok(None);

@@ -23,7 +23,8 @@ use crate::report::{
     data::{FanOut, FanOutRow, Samples, SickWorker, median_ratio},
 };
 
-/// One after the other takes as long as all handlers together; what would take longer than this is measured once.
+/// One call after the other takes as long as all handlers together. What would take longer than
+/// this is measured once.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The workers of one size of run, and both kinds of connections to them.
@@ -113,7 +114,8 @@ impl Bench {
         }
     }
 
-    /// Our controller, until the order has arrived at every healthy worker. The sick one is not waited for.
+    /// Our controller, until the order has arrived at every healthy worker. It does not wait for
+    /// the sick one.
     fn ours_arrival(&self) -> Result<f64> {
         self.runtime.block_on(async {
             let mut controller = self.controller();
@@ -131,7 +133,8 @@ impl Bench {
         })
     }
 
-    /// One after the other with a limit for each call, until the order has arrived at every healthy worker.
+    /// One after the other with a limit for each call, until the order has arrived at every healthy
+    /// worker.
     fn one_after_the_other_arrival(&self, limit: Duration) -> Result<f64> {
         self.runtime.block_on(async {
             let start = Instant::now();

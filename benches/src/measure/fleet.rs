@@ -1,4 +1,5 @@
-//! Workers that take stop orders over real gRPC on loopback, and a controller's connections to each of them.
+//! Workers that accept stop orders over real gRPC on loopback, and a controller's connections to
+//! them.
 
 use std::{
     net::SocketAddr,
@@ -39,8 +40,8 @@ const WORKER: &str = "winddown-worker";
 /// Nobody is sick.
 const NOBODY: u64 = 0;
 
-/// All workers of a run, which share a port: what an order costs does not depend on it, as each has a connection of its own. They
-/// run on a runtime of their own.
+/// All workers of a run. They share a port, which does not change the cost of an order, because
+/// each has its own connection. They run on a separate runtime.
 pub(super) struct Workers {
     pub(super) address: SocketAddr,
     manners: Arc<Manners>,
@@ -88,7 +89,8 @@ impl Workers {
         self.manners.sick.store(sick.map_or(NOBODY, WorkerId::get), Ordering::Relaxed);
     }
 
-    /// When the last of the healthy workers got the newest order, in microseconds after `since`; `None` if one has not got it.
+    /// When the last of the healthy workers got the newest order, in microseconds after `since`;
+    /// `None` if one has not got it.
     pub(super) fn last_arrival(&self, since: Instant) -> Option<f64> {
         let since = self.manners.nanos(since);
         let sick = self.manners.sick.load(Ordering::Relaxed);

@@ -1,4 +1,5 @@
-//! Repetitions of several contenders, one after the other in turn, so that what slows the machine down slows all of them.
+//! Repetitions of several contenders in turn, so that whatever slows the machine down slows all of
+//! them.
 
 use std::time::Duration;
 
@@ -20,7 +21,8 @@ pub(super) fn interleave(repetitions: usize, contenders: &mut [Contender<'_>]) -
     Ok(figures)
 }
 
-/// The processor time of this process so far, or of the children that it has waited for: what a busy machine changes little.
+/// The processor time of this process so far, or of the children that it has waited for. A busy
+/// machine changes it little.
 pub(super) fn processor_time(whose: UsageWho) -> Result<Duration> {
     let usage = getrusage(whose)?;
     let micros = |time: nix::sys::time::TimeVal| u64::try_from(time.tv_sec() * 1_000_000 + time.tv_usec());

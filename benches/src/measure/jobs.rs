@@ -10,7 +10,8 @@ use winddown::{
     },
 };
 
-/// A controller of a run that goes on for ever. It takes no memory of its own, and tells the mailbox's reader nothing.
+/// A controller of a run that never ends. It needs no memory of its own, and reports nothing to the
+/// mailbox's reader.
 pub(super) struct NoController;
 
 impl JobController for NoController {

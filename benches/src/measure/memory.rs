@@ -1,5 +1,6 @@
-//! How much memory a job takes while it is being stopped, phase by phase, and many of them at once. Everything that is counted lives on
-//! one thread: the counting allocator counts for each thread apart.
+//! The memory of a job while it is being stopped, phase by phase, and of many jobs at once.
+//! Everything that is counted lives on one thread, because the counting allocator counts each
+//! thread separately.
 
 use std::{
     collections::BTreeMap,
@@ -91,8 +92,9 @@ fn poll_all(jobs: &mut [Driven]) -> report::Result<()> {
     if ended == 0 { Ok(()) } else { Err(format!("{ended} jobs did not wait in their phase").into()) }
 }
 
-/// Bytes per job of what `make` makes of so many jobs. The runtime is of its own: what ends only when a runtime goes on, tasks and
-/// connections, would be counted with the next measurement.
+/// Bytes per job of what `make` creates for this many jobs. It uses a separate runtime: tasks and
+/// connections, which end only while a runtime runs, would otherwise be counted with the next
+/// measurement.
 fn bytes_each(
     jobs: usize,
     settle: &[Duration],
@@ -120,7 +122,8 @@ fn bytes_each(
     outcome.map(|()| counted.bytes_current as f64 / jobs as f64)
 }
 
-/// The machine's own share: the context with its mailbox and live progress, and the phase. Nobody drives it.
+/// The machine's own share: the context with its mailbox and live progress, and the phase. It is
+/// not driven.
 fn at_rest(kind: PhaseKind, jobs: usize) -> report::Result<f64> {
     let mut resting = Vec::new();
     let mut outcome = Ok(());
@@ -174,7 +177,8 @@ fn embedded(kind: PhaseKind, jobs: usize) -> report::Result<f64> {
     })
 }
 
-/// A job with one worker over gRPC, which takes every order and answers no stop. Its connection is open in every phase.
+/// A job with one worker over gRPC, which takes every order and answers no stop. Its connection is
+/// open in every phase.
 fn grpc(kind: PhaseKind, jobs: usize) -> report::Result<f64> {
     let worker = WorkerId::new(1);
     let (workers, store, topology) = (Workers::start(1)?, store(), fleet::topology(1)?);

@@ -1,4 +1,5 @@
-//! What one worker message costs while a job stops, at 1,000 to 1,000,000 tasks, beside scanning all tasks on every message.
+//! The cost of one worker message while a job stops, at 1,000 to 1,000,000 tasks, compared with
+//! scanning all tasks on every message.
 
 use std::{
     collections::HashMap,
@@ -100,7 +101,8 @@ fn order(tasks: u32, kind: Kind) -> Vec<u32> {
     order
 }
 
-/// Takes the messages in, and asks after each whether all tasks have ended, as a phase does at least once in a while.
+/// Handles the messages, and checks after each whether all tasks have ended, as a phase does at
+/// least after each batch.
 ///
 /// Never inlined: callgrind finds it by its name.
 #[inline(never)]
@@ -114,7 +116,8 @@ fn take_in(model: &mut RunModel, kind: Kind, order: &[u32], now: Instant) -> usi
     applied
 }
 
-/// Nanoseconds of one message. Small models are used up one after the other, so that each figure is of as many messages.
+/// Nanoseconds per message. Several small models are used, one after the other, so that each figure
+/// covers the same number of messages.
 fn ours(fresh: &RunModel, kind: Kind, order: &[u32], messages: usize, now: Instant) -> Result<f64> {
     let rounds = messages.div_ceil(order.len());
     let mut took = Duration::ZERO;
@@ -130,8 +133,9 @@ fn ours(fresh: &RunModel, kind: Kind, order: &[u32], messages: usize, now: Insta
     Ok(nanos_each(took, rounds * order.len()))
 }
 
-/// The usual way: a map of all tasks, and `all` over it after every message. It stops at the first task that runs, so its worst
-/// order is the one in which it looks at them, with the first task last.
+/// The usual way: a map of all tasks, and `all` over it after every message. It stops at the first
+/// task that runs, so its worst order is the one in which it looks at them, with the first task
+/// last.
 struct Scan {
     tasks: HashMap<TaskId, bool>,
     order: Vec<TaskId>,

@@ -1,5 +1,5 @@
-//! The measurements of the bench `performance` and of the program `bench_report`. Each is a function that gives its figures; who called it
-//! prints them, or makes a page of them.
+//! The measurements of the bench `performance` and of the program `bench_report`. Each is a
+//! function that returns its figures; who called it prints them, or makes a page of them.
 
 mod backlog;
 mod builds;
@@ -95,19 +95,19 @@ fn measured<T>(scale: Scale, measure: impl FnOnce(Scale) -> Result<T>) -> Result
     Ok(Measured { run, result })
 }
 
-/// What both programs can be told.
+/// The options of both programs.
 #[derive(Debug, Parser)]
 pub struct Args {
-    /// What is measured; everything if nothing is named.
+    /// The sections to measure; all if none is named.
     #[arg(value_enum)]
     sections: Vec<Section>,
-    /// Measures less and sooner: to see whether it works, not to quote.
+    /// Measures less and faster, to check that it works; do not quote these figures.
     #[arg(long)]
     pub quick: bool,
-    /// Cargo says this to a bench that it runs as one.
+    /// Cargo passes this when it runs a bench as a bench.
     #[arg(long, hide = true)]
     pub bench: bool,
-    /// Does one thing so many times, for a tool that counts instructions.
+    /// Does one thing this many times, for a tool that counts instructions.
     #[arg(long, hide = true, num_args = 2, value_names = ["WHAT", "TIMES"])]
     pub probe: Vec<String>,
 }

@@ -1,4 +1,5 @@
-//! A whole shutdown: a word count that is stopped with a checkpoint, from the request to the receipt, taken apart by its log.
+//! A whole shutdown: a word count that is stopped with a checkpoint, from the request to the
+//! receipt, taken apart by its log.
 
 use super::{
     Scale,
@@ -77,7 +78,8 @@ pub(super) fn shutdown(scale: Scale) -> Result<Shutdown> {
     let mut parts: Vec<Vec<Parts>> = vec![Vec::new(); cases.len()];
     for _ in 0..scale.pick(1, 3, 5) {
         for ((runtime, workers, after), parts) in cases.iter().zip(&mut parts) {
-            // Slow enough that little text waits before the barrier, and that the input does not end before the stop.
+            // Slow enough that little text waits ahead of the barrier, and that the input does not
+            // end before the stop.
             let arguments = format!("--runtime {runtime} --workers {workers} --rate 1000 --stop checkpoint@{after}");
             parts.push(Parts::of(&program.run(&arguments, true)?)?);
         }

@@ -1,6 +1,7 @@
-//! The machine written in the two ways that are usual: a hand-written enum with `match`, and boxed states with `async_trait`. Both keep
-//! the books that ours keeps (the time and the way of each phase, its deadline, the stop request in force, live progress, a log line) and refuse the steps
-//! that ours does not compile.
+//! The machine written in the two usual ways: a hand-written enum with `match`, and boxed states
+//! with `async_trait`. Both keep the books that ours keeps (the time and the way of each phase, its
+//! deadline, the stop request in force, live progress, a log line) and refuse the steps that ours
+//! does not compile.
 
 use std::{
     sync::{
@@ -66,7 +67,8 @@ pub(super) enum Signal {
     Force,
 }
 
-/// The walk that is measured: its steps are nothing but transitions. Others note a stop request, or ask the controller something.
+/// The walk that is measured: its steps are only transitions. Other steps record a stop request, or
+/// ask the controller.
 pub(super) const WALK: [Signal; 2] = [Signal::SourcesDone, Signal::Force];
 
 /// A step that the machine does not have.
@@ -79,7 +81,8 @@ pub(super) struct Illegal {
 
 const FINAL: Duration = Duration::from_secs(600);
 
-/// The hand-written enum. Only the phases of the walk are here: more would make it slower, not faster.
+/// The hand-written enum. Only the phases of the walk are here: more would make it slower, not
+/// faster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     Running,

@@ -1,4 +1,5 @@
-//! What one transition costs: ours, a hand-written enum's, a boxed state's. A job's walk has two of them.
+//! The cost of one transition: ours, that of a hand-written enum, and that of a boxed state. A
+//! job's walk has two.
 
 use std::{
     hint::black_box,

@@ -41,7 +41,8 @@ impl Wordcount {
         cargo.arg("--target-dir").arg(profile.parent().ok_or("expected to be in a target folder")?);
         cargo.args(["--bin", "wordcount"]);
         if cfg!(feature = "all-features") {
-            // As the tests of the whole workspace are built, whose features a bench shares: nothing is built anew.
+            // As the tests of the whole workspace are built, whose features a bench shares: nothing
+            // is built again.
             cargo.args(["--workspace", "--all-features", "--bench", "performance"]);
         } else {
             cargo.args(["--package", "wordcount"]);
@@ -148,8 +149,9 @@ fn find(folder: &Path, ending: &str, found: &mut Vec<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-/// Cargo, as it would be called from outside. Inside `cargo test` and `cargo bench` it has set variables about this package,
-/// on which some build scripts depend (ring's): with them they would run anew, and all that depends on them be compiled anew.
+/// Cargo, as called from outside. Inside `cargo test` and `cargo bench` it has set variables about
+/// this package, on which some build scripts depend (ring's): with these, the scripts would run
+/// again, and everything that depends on them would be compiled again.
 pub(super) fn cargo() -> Command {
     let mut cargo = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()));
     for (name, _) in std::env::vars_os() {

@@ -1,4 +1,5 @@
-//! The figures, as they are kept in `docs/performance/data.json`. Times are in microseconds unless a name says otherwise.
+//! The figures, as stored in `docs/performance/data.json`. Times are in microseconds unless a name
+//! says otherwise.
 
 use std::collections::BTreeMap;
 
@@ -35,7 +36,8 @@ pub struct Circumstances {
     pub system: String,
     pub rustc: String,
     pub valgrind: Option<String>,
-    /// How many processes wanted a core, on average over the minute before. Above the number of cores, times are noisy.
+    /// How many processes wanted a core, on average over the minute before. If it is above the
+    /// number of cores, times are noisy.
     pub load_before: f64,
     pub scale: String,
     pub seconds: f64,

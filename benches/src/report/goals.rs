@@ -149,7 +149,8 @@ fn messages(report: &Report) -> Vec<Goal> {
     let rows = report.messages.as_ref().map_or(&[][..], |it| &it.result.rows);
     let small_of = |row: &MessageRow| rows.iter().find(|it| it.tasks == 1000 && it.message == row.message);
     let largest = || rows.iter().filter(|row| row.tasks == 1_000_000);
-    // The one that grows most, of those in which tasks speak in turn, or of those in which they speak at random.
+    // The figure that grows most: of those with messages in task order, or of those in random
+    // order.
     let growth = |random: bool| {
         let of_order = largest().filter(|row| row.message.ends_with("at random") == random);
         let growths =

@@ -1,5 +1,6 @@
-//! What the measurements say: their figures as data, the goals that they are held against, and the page made of both. It measures
-//! nothing itself, so that a test can make the page again from the stored figures.
+//! The results of the measurements: their figures as data, the goals that they are compared with,
+//! and the page generated from both. It measures nothing itself, so that a test can make the page
+//! again from the stored figures.
 
 pub mod data;
 pub mod goals;

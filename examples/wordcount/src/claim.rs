@@ -1,17 +1,22 @@
-//! A worker's claim to its output folder: one worker at a time, and none of an older run after one of a newer.
+//! A worker's claim to its output folder: one worker at a time, and none of an older run after one
+//! of a newer.
 //!
-//! A run begins only when the scheduler lists no worker of an earlier one, so at most one worker writes to a folder. This is the second
-//! line of defence, for a worker that nobody knew of: its record was removed by hand, or it was frozen in another container. It
-//! may wake up at any moment of a newer run. What it can do then:
+//! A run starts only when the scheduler lists no worker of an earlier one, so at most one worker
+//! writes to a folder. This is the second line of defence, against an unknown worker: its record
+//! was removed by hand, or it was frozen in another container. It may wake up at any moment of a
+//! newer run. What it can do then:
 //!
-//! - **Take in an order.** None reaches it: orders carry their run, and go to the addresses that workers of that run have registered.
-//! - **Carry out an order that it had taken in before.** If its sink stands, it holds the lock, so no newer run has a worker in this
-//!   folder: the newer worker fails and says why. A commit was ordered only when its checkpoint was durable, so a newer run starts from that
-//!   checkpoint or a later one, and would commit the same.
-//! - **Open the folder.** It would delete pending files that are not its own. But the lock is held by a newer worker, or the file says
-//!   that a newer run has been there: it is refused either way, and ends.
+//! - **Accept an order.** None reaches it: orders contain their run, and go to the addresses that
+//!   workers of that run have registered.
+//! - **Carry out an order that it had accepted before.** While its sink exists, it holds the lock,
+//!   so no newer run has a worker in this folder: the newer worker fails with an error. A commit
+//!   was ordered only when its checkpoint was durable, so a newer run starts from that checkpoint
+//!   or a later one, and would commit the same.
+//! - **Open the folder.** It would delete pending files that are not its own. But a newer worker
+//!   holds the lock, or the file shows that a newer run has used the folder: in both cases it is
+//!   refused, and ends.
 //!
-//! The operating system frees the lock when the process ends, however it ends.
+//! The operating system releases the lock when the process ends, however it ends.
 
 use std::{
     fs::File,
@@ -19,9 +24,9 @@ use std::{
     path::Path,
 };
 
-use winddown::RunId;
+use winddown::{RunId, durable};
 
-use crate::{durable, output::OutputError};
+use crate::output::OutputError;
 
 /// The right to write to a worker's output folder, until it is dropped.
 #[derive(Debug)]
@@ -30,7 +35,8 @@ pub(crate) struct Claim {
 }
 
 impl Claim {
-    /// Claims the folder for a worker of `run`. The claim is a file beside the folder, which is locked and holds the run.
+    /// Claims the folder for a worker of `run`. The claim is a locked file next to the folder,
+    /// which contains the run.
     pub(crate) fn take(folder: &Path, run: RunId) -> Result<Self, OutputError> {
         let failed = |source| OutputError::Io { folder: folder.to_owned(), source };
         durable::create_folder(folder).map_err(failed)?;
@@ -46,13 +52,14 @@ impl Claim {
         if let Some(newer) = newest.filter(|&newest| newest > run) {
             return Err(OutputError::Superseded { folder: folder.to_owned(), newer, run });
         }
-        // Always of the same length, so that it needs not be cut. It is not synced: no worker outlives the machine.
+        // Always the same length, so that it need not be truncated. It is not synced, because no
+        // worker outlives the machine.
         file.rewind().and_then(|()| write!(file, "{:020}", run.get())).map_err(failed)?;
         Ok(Self { _lock: file })
     }
 }
 
-/// The newest run that has claimed the folder. What can't be read was never written to its end.
+/// The newest run that has claimed the folder. Unreadable content was never completely written.
 fn newest(file: &mut File) -> io::Result<Option<RunId>> {
     let mut text = String::new();
     file.read_to_string(&mut text)?;

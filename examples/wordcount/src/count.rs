@@ -33,7 +33,8 @@ impl Count {
             match text {
                 Some(Text::Batch(mut text)) => counts.add_text(&mut text),
                 Some(Text::Barrier(barrier)) => {
-                    // Everything goes on to the sink, so that no state is left for the checkpoint to hold.
+                    // Everything goes to the sink, so the checkpoint need not hold any state of
+                    // this task.
                     let deltas = Deltas::Barrier(mem::take(&mut counts), barrier);
                     if !self.forward(deltas, &mut ctx).await {
                         return Ok(());

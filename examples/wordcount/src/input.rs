@@ -1,4 +1,4 @@
-//! The input: which files there are, what is in them, and how their lines are shared out to the workers.
+//! The input: its files, their contents, and how their lines are divided among the workers.
 
 use std::{
     ffi::OsString,
@@ -54,8 +54,9 @@ pub(crate) enum InputError {
 }
 
 impl Input {
-    /// Finds all files, and reads each once. Files come in the order of the arguments, those of a folder sorted by name;
-    /// a file that is given twice is counted twice. `is_skipped` tells the folders that are no input, wherever they are.
+    /// Finds all files, and reads each once. Files are in the order of the arguments, those of a
+    /// folder sorted by name. A file that is given twice is counted twice. `is_skipped` says which
+    /// folders are not input.
     pub(crate) fn collect(inputs: &[PathBuf], is_skipped: &dyn Fn(&Path) -> bool) -> Result<Self, InputError> {
         let mut found = Vec::new();
         for input in inputs {
@@ -102,8 +103,8 @@ impl Input {
         self.fingerprints.iter().map(|file| file.bytes).sum()
     }
 
-    /// Shares the lines out: the files, one after the other, are cut into as many equal parts as there are workers, and a
-    /// line belongs to the part in which its first byte lies.
+    /// Divides the lines: the files, one after the other, are cut into as many equal parts as there
+    /// are workers, and a line belongs to the part in which its first byte lies.
     pub(crate) fn shares(&self, workers: u32) -> Result<Vec<Share>, InputError> {
         let total = u128::from(self.bytes());
         let mut starts = Vec::new();
@@ -205,8 +206,8 @@ pub(crate) fn newlines(text: &[u8]) -> u64 {
     memchr::memchr_iter(b'\n', text).count() as u64
 }
 
-/// Where the first line at or behind `byte` starts; `None` if that is the end of the file. `byte` is above 0: the byte
-/// before it tells whether a line starts there.
+/// Where the first line at or behind `byte` starts; `None` if that is the end of the file. `byte`
+/// is above 0: the byte before it tells whether a line starts there.
 fn line_from(path: &Path, byte: u64, end: u64) -> io::Result<Option<u64>> {
     use std::io::{Seek, SeekFrom};
 

@@ -1,4 +1,5 @@
-//! How many lines each worker has read, for the screen: in memory, or in a file that worker processes share.
+//! How many lines each worker has read, for the display: in memory, or in a file that worker
+//! processes share.
 
 use std::sync::{
     Arc,
@@ -16,7 +17,8 @@ const NUMBER: u32 = u64::BITS / 8;
 pub(crate) enum Meter {
     /// All workers are in this process.
     Memory(Box<[AtomicU64]>),
-    /// One number behind the other. Nobody is told when the file can't be used: it is a picture and no more.
+    /// One number after the other. An unusable file is not an error: the numbers are only for the
+    /// display.
     #[cfg(target_os = "linux")]
     Shared {
         /// The file.

@@ -1,283 +1,239 @@
 //! The sink's files: exactly-once output by a two-phase commit.
 //!
-//! Each worker has a folder of its own. Between two barriers the sink collects counts; at a barrier these become a
-//! *transaction*: a file of their own, durable but *pending* (the first phase). Once the checkpoint is durable, the file is renamed
-//! to its *committed* name (the second phase). The worker's output is what its committed files add up to:
+//! Each worker has its own folder. Between two barriers the sink collects counts; at a barrier
+//! these become a *transaction*: a separate file, durable but *pending* (the first phase). Once the
+//! checkpoint is durable, the file is renamed to its *committed* name (the second phase). Now and
+//! then the committed files are merged into one, the *base*.
 //!
 //! | file | meaning |
 //! |---|---|
-//! | `EPOCH-RUN.pending` | the counts between the barrier before `EPOCH` and that of `EPOCH`; worth nothing until the checkpoint is complete |
+//! | `EPOCH-RUN.pending` | the counts between the previous barrier and that of `EPOCH`; without effect until the checkpoint is complete |
 //! | `EPOCH-RUN.counts` | the same, committed |
-//! | `EPOCH.base` | all committed counts up to `EPOCH`, folded into one file; older bases and counts up to `EPOCH` mean nothing beside it |
-//! | `….tmp` | a file that was being written; means nothing |
+//! | `EPOCH-RUN.base` | all committed counts up to `EPOCH`, merged into one file |
 //!
-//! Why a crash at any moment loses and doubles nothing: a run starts from a checkpoint that is complete, and first of all
-//! [`Output::open`] renames again the transactions that the checkpoint names (a rename that is done already is done),
-//! and deletes every other pending file, since its input is read again. A base takes effect in one rename.
+//! Each checkpoint names the [parts](Part) that make up the output with it, with their lengths and
+//! checksums. A run starts from a complete checkpoint, and accepts nothing but these parts: one
+//! that is missing, or holds anything else, is an error, and every other file is deleted.
+//!
+//! Why a crash at any moment loses and duplicates nothing: a file that the last complete checkpoint
+//! names is never changed and never deleted. Merged files stay until a later checkpoint, which
+//! names the base in their place, is complete. [`Output::open`] renames the transactions that the
+//! checkpoint names (if they have not been renamed yet); the input of all others is read again.
 
 use std::{
     fs, io,
     path::{Path, PathBuf},
 };
 
-use serde::{Deserialize, Serialize};
-use winddown::{Epoch, RunId};
+use winddown::{Epoch, RunId, durable};
 
-use crate::{durable, table, words::Counts};
+use self::part::{Named, Span};
+pub(crate) use self::{error::OutputError, part::Part};
+use crate::{table, words::Counts};
 
-/// More committed files than this are folded into the base while the job runs.
+mod error;
+mod part;
+
+/// As many committed files are merged into a base while the job runs.
 const MANY: usize = 64;
 
-/// One transaction of one sink, as its checkpoint names it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub(crate) struct Transaction {
-    /// The checkpoint at whose barrier it ended.
-    pub(crate) epoch: Epoch,
-    /// The run that wrote it: a run that failed before its checkpoint was complete leaves a file of the same epoch.
-    pub(crate) run: RunId,
+/// The output of one worker, in one run.
+#[derive(Debug)]
+pub(crate) struct Output {
+    folder: PathBuf,
+    run: RunId,
+    /// The parts that are committed, oldest first.
+    committed: Vec<Part>,
+    /// The parts that are written and not committed. A checkpoint that was given up leaves its part
+    /// here; the next one that completes commits both, since neither has the counts of the other.
+    pending: Vec<Part>,
+    /// The newest checkpoint that has been told its parts.
+    told: Option<Epoch>,
+    /// Parts that are in the base, and the newest checkpoint that may name them.
+    merged: Vec<(Option<Epoch>, Part)>,
 }
 
-impl Transaction {
-    /// The transactions in the commit data of a snapshot.
-    pub(crate) fn decode(commit: &[u8]) -> Result<Vec<Self>, OutputError> {
-        serde_json::from_slice(commit).map_err(|error| OutputError::CommitData(error.to_string()))
-    }
-
-    /// The commit data that names `transactions`.
-    pub(crate) fn encode(transactions: &[Self]) -> Result<Vec<u8>, OutputError> {
-        serde_json::to_vec(transactions).map_err(|error| OutputError::CommitData(error.to_string()))
-    }
-
-    fn file(self, ending: &str) -> String {
-        format!("{:020}-{}.{ending}", self.epoch.get(), self.run.get())
-    }
-}
-
-/// Why output can't be written or trusted.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum OutputError {
-    /// The operating system says so.
-    #[error("output in `{}`: {source}", folder.display())]
-    Io {
-        /// The folder.
-        folder: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// Committed output is ahead of the checkpoint.
-    #[error(
-        "`{}` holds committed output of epoch {committed}, but the run starts from {}: going on would count words twice; \
-         restore the checkpoints of the state directory, or start over with --fresh",
-        folder.display(), from.map_or_else(|| "the beginning".to_owned(), |epoch| format!("epoch {epoch}"))
-    )]
-    Ahead {
-        /// The folder.
-        folder: PathBuf,
-        /// The newest committed epoch.
-        committed: Epoch,
-        /// The checkpoint that the run starts from.
-        from: Option<Epoch>,
-    },
-    /// A transaction that the checkpoint names is gone.
-    #[error(
-        "`{}` lacks the output of {}, which the checkpoint names; restore it, or start over with --fresh",
-        folder.display(), transaction.epoch
-    )]
-    Lost {
-        /// The folder.
-        folder: PathBuf,
-        /// What is missing.
-        transaction: Transaction,
-    },
-    /// A file is not what was written.
-    #[error("`{}` is damaged: {problem}; restore it, or start over with --fresh", path.display())]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        problem: String,
-    },
-    /// Another worker writes to the folder.
-    #[error("`{}` is in use by another worker, left over from an earlier run: end that process, then try again", folder.display())]
-    Held {
-        /// The folder.
-        folder: PathBuf,
-    },
-    /// A newer run has written to the folder.
-    #[error("`{}` belongs to run {newer} by now, so the worker of run {run} writes nothing more to it", folder.display())]
-    Superseded {
-        /// The folder.
-        folder: PathBuf,
-        /// The run that the folder belongs to.
-        newer: RunId,
-        /// The run that came too late.
-        run: RunId,
-    },
-    /// A checkpoint has commit data that no sink wrote.
-    #[error("the sink's commit data can't be understood: {0}")]
-    CommitData(String),
-}
-
-/// What lies in a worker's folder.
+/// What lies in a worker's folder beside the committed parts that its checkpoint names.
 #[derive(Debug, Default)]
-struct Listing {
-    /// The newest base.
-    base: Option<Epoch>,
-    /// Committed transactions that are not in the base, oldest first.
-    committed: Vec<Transaction>,
-    pending: Vec<Transaction>,
-    /// What means nothing any more.
+struct Rest {
+    /// Parts that the checkpoint names, and that are not renamed yet.
+    pending: Vec<Part>,
+    /// Files that no checkpoint needs any more.
     garbage: Vec<PathBuf>,
 }
 
-impl Listing {
-    fn newest(&self) -> Option<Epoch> {
-        self.committed.iter().map(|transaction| transaction.epoch).max().max(self.base)
-    }
-}
-
-/// The output of one worker.
-#[derive(Clone, Debug)]
-pub(crate) struct Output {
-    folder: PathBuf,
-}
-
 impl Output {
-    /// Opens a worker's output for a run that starts from checkpoint `from` (from the beginning for `None`), in which the sink
-    /// named `transactions`. Afterwards the committed files hold exactly what the checkpoint says.
-    pub(crate) fn open(
-        folder: PathBuf,
-        from: Option<Epoch>,
-        transactions: &[Transaction],
-    ) -> Result<Self, OutputError> {
-        let output = Self { folder };
-        durable::create_folder(&output.folder).map_err(|error| output.failed(error))?;
-        let found = output.list()?;
-        if let Some(committed) = found.newest().filter(|&newest| Some(newest) > from) {
-            return Err(OutputError::Ahead { folder: output.folder, committed, from });
+    /// Checks a worker's output before a run that starts from checkpoint `from` (from the beginning
+    /// for `None`), whose sink named `parts`. Changes nothing.
+    pub(crate) fn check(folder: &Path, from: Option<Epoch>, parts: &[Part]) -> Result<(), OutputError> {
+        inspect(folder, from, parts).map(drop)
+    }
+
+    /// Opens a worker's output for `run`, which starts from checkpoint `from` (from the beginning
+    /// for `None`), whose sink named `parts`. Afterwards these are committed, and nothing else is
+    /// there. After an error nothing has changed, unless it is [`OutputError::Io`].
+    pub(crate) fn open(folder: &Path, run: RunId, from: Option<Epoch>, parts: &[Part]) -> Result<Self, OutputError> {
+        let Rest { pending, garbage } = inspect(folder, from, parts)?;
+        durable::create_folder(folder).map_err(|error| failed(folder, error))?;
+        let mut committed = parts.to_vec();
+        committed.sort_unstable();
+        let output =
+            Self { folder: folder.to_owned(), run, committed, pending: Vec::new(), told: from, merged: Vec::new() };
+        for part in pending {
+            output.rename(part)?;
         }
-        output.commit(transactions)?;
-        let pending = found.pending.iter().filter(|transaction| !transactions.contains(transaction));
-        for transaction in pending {
-            output.remove(&output.path(&transaction.file("pending")))?;
+        for path in garbage {
+            output.remove(&path)?;
         }
-        for path in &found.garbage {
-            output.remove(path)?;
-        }
-        output.fold(1)?;
         Ok(output)
     }
 
-    /// The first phase: makes the counts of a transaction durable, to be committed later.
-    pub(crate) fn pre_commit(&self, transaction: Transaction, counts: &Counts) -> Result<(), OutputError> {
-        let path = self.path(&transaction.file("pending"));
-        durable::write(&path, &table::encode(counts)).map_err(|error| self.failed(error))
-    }
-
-    /// The second phase: makes transactions count. Those that do already stay as they are.
-    pub(crate) fn commit(&self, transactions: &[Transaction]) -> Result<(), OutputError> {
-        for &transaction in transactions {
-            let committed = self.path(&transaction.file("counts"));
-            match durable::rename(&self.path(&transaction.file("pending")), &committed) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    let folded = || Ok::<_, OutputError>(self.list()?.base >= Some(transaction.epoch));
-                    if !committed.exists() && !folded()? {
-                        return Err(OutputError::Lost { folder: self.folder.clone(), transaction });
-                    }
-                }
-                Err(error) => return Err(self.failed(error)),
-            }
+    /// The first phase: makes the counts up to the barrier of `epoch` durable, to be committed
+    /// later. Without any word there is no part.
+    pub(crate) fn pre_commit(&mut self, epoch: Epoch, counts: &Counts) -> Result<(), OutputError> {
+        self.told = self.told.max(Some(epoch));
+        if counts.is_empty() {
+            return Ok(());
         }
+        let contents = table::lines(counts);
+        let part = Part::new(epoch, self.run, Span::Counts, &contents);
+        if let Some(name) = part.pending() {
+            durable::write(&self.folder.join(name), &contents).map_err(|error| failed(&self.folder, error))?;
+        }
+        self.pending.push(part);
         Ok(())
     }
 
-    /// Keeps the number of files small in a long run. Nothing may be pending that is older than what is committed.
-    pub(crate) fn fold_if_many(&self) -> Result<(), OutputError> {
-        self.fold(MANY)
+    /// The parts that make up the output once the checkpoint of the last barrier is complete.
+    pub(crate) fn parts(&self) -> Vec<Part> {
+        [&*self.committed, &self.pending].concat()
+    }
+
+    /// Those of them that are still to be committed.
+    pub(crate) fn pending(&self) -> &[Part] {
+        &self.pending
+    }
+
+    /// The second phase, when the checkpoint of `epoch` is complete: makes `parts` count. Those
+    /// that do already stay as they are.
+    pub(crate) fn commit(&mut self, epoch: Epoch, parts: &[Part]) -> Result<(), OutputError> {
+        for &part in parts {
+            if let Some(at) = self.pending.iter().position(|&pending| pending == part) {
+                self.rename(part)?;
+                self.committed.push(self.pending.remove(at));
+            } else if self.committed.last().is_none_or(|newest| newest.epoch < part.epoch) {
+                return Err(missing(&self.folder, part));
+            }
+        }
+        // This checkpoint names the base in their place.
+        let (done, named) = self.merged.drain(..).partition(|&(named, _)| named < Some(epoch));
+        self.merged = named;
+        let done: Vec<_> = done;
+        for (_, part) in done {
+            self.remove(&self.folder.join(part.file()))?;
+        }
+        self.merge_if(MANY)
     }
 
     /// All committed counts.
     pub(crate) fn totals(&self) -> Result<Counts, OutputError> {
-        self.add_up(&self.list()?)
-    }
-
-    /// Folds all committed counts into one base, if there are `at_least` so many files of them.
-    fn fold(&self, at_least: usize) -> Result<(), OutputError> {
-        let found = self.list()?;
-        let Some(newest) = found.committed.last().filter(|_| found.committed.len() >= at_least) else { return Ok(()) };
-        let totals = self.add_up(&found)?;
-        // From this rename on the older files mean nothing; until then the new base does not exist.
-        durable::replace(&self.path(&base_file(newest.epoch)), &table::encode(&totals))
-            .map_err(|error| self.failed(error))?;
-        for path in self.list()?.garbage {
-            self.remove(&path)?;
-        }
-        Ok(())
-    }
-
-    fn add_up(&self, found: &Listing) -> Result<Counts, OutputError> {
-        let base = found.base.map(base_file);
-        let committed = found.committed.iter().map(|transaction| transaction.file("counts"));
         let mut totals = Counts::default();
-        for name in base.into_iter().chain(committed) {
-            let path = self.path(&name);
-            let contents = fs::read(&path).map_err(|error| self.failed(error))?;
+        for &part in &self.committed {
+            let path = self.folder.join(part.file());
+            let contents = read(&self.folder, &path)?.ok_or_else(|| missing(&self.folder, part))?;
+            if let Some(got) = part.difference(&contents) {
+                return Err(OutputError::WrongPart { path, expected: part, got });
+            }
             totals.merge(table::decode(&contents).map_err(|problem| OutputError::Damaged { path, problem })?);
         }
         Ok(totals)
     }
 
-    fn list(&self) -> Result<Listing, OutputError> {
-        let mut found = Listing::default();
-        let mut bases = Vec::new();
-        for entry in fs::read_dir(&self.folder).map_err(|error| self.failed(error))? {
-            let path = entry.map_err(|error| self.failed(error))?.path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            let Some((stem, ending)) = name.rsplit_once('.') else { continue };
-            match (ending, parse(stem)) {
-                (durable::UNFINISHED, _) => found.garbage.push(path),
-                ("base", Some((epoch, None))) => bases.push(epoch),
-                ("pending", Some((epoch, Some(run)))) => found.pending.push(Transaction { epoch, run }),
-                ("counts", Some((epoch, Some(run)))) => found.committed.push(Transaction { epoch, run }),
-                _ => {}
-            }
+    /// Merges all committed counts into one base, if there are `at_least` so many files of them.
+    fn merge_if(&mut self, at_least: usize) -> Result<(), OutputError> {
+        let Some(newest) = self.committed.last().filter(|_| self.committed.len() >= at_least) else { return Ok(()) };
+        let contents = table::lines(&self.totals()?);
+        let base = Part::new(newest.epoch, self.run, Span::Base, &contents);
+        // Nobody trusts it before a complete checkpoint names it.
+        durable::write(&self.folder.join(base.file()), &contents).map_err(|error| failed(&self.folder, error))?;
+        let merged = std::mem::replace(&mut self.committed, vec![base]);
+        self.merged.extend(merged.into_iter().map(|part| (self.told, part)));
+        Ok(())
+    }
+
+    fn rename(&self, part: Part) -> Result<(), OutputError> {
+        let Some(pending) = part.pending() else { return Ok(()) };
+        match durable::rename(&self.folder.join(pending), &self.folder.join(part.file())) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(missing(&self.folder, part)),
+            renamed => renamed.map_err(|error| failed(&self.folder, error)),
         }
-        found.base = bases.iter().copied().max();
-        bases.retain(|&base| Some(base) != found.base);
-        found.garbage.extend(bases.into_iter().map(|base| self.path(&base_file(base))));
-        let (folded, live) = found.committed.iter().partition(|transaction| Some(transaction.epoch) <= found.base);
-        found.committed = live;
-        found.committed.sort_unstable();
-        let folded: Vec<Transaction> = folded;
-        found.garbage.extend(folded.into_iter().map(|transaction| self.path(&transaction.file("counts"))));
-        Ok(found)
     }
 
+    /// Deletes a file that nothing needs. It is not synced: where a crash brings it back, the next
+    /// run deletes it.
     fn remove(&self, path: &Path) -> Result<(), OutputError> {
-        durable::remove(path).map_err(|error| self.failed(error))
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.join(name)
-    }
-
-    fn failed(&self, source: io::Error) -> OutputError {
-        OutputError::Io { folder: self.folder.clone(), source }
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(&self.folder, error)),
+            _ => Ok(()),
+        }
     }
 }
 
-fn base_file(epoch: Epoch) -> String {
-    format!("{:020}.base", epoch.get())
+/// Compares a folder with the checkpoint that a run starts from.
+fn inspect(folder: &Path, from: Option<Epoch>, parts: &[Part]) -> Result<Rest, OutputError> {
+    let names = names(folder)?;
+    let epochs = names.iter().filter_map(|name| match Named::parse(name)? {
+        Named::Committed(epoch) => Some(epoch),
+        Named::Pending => None,
+    });
+    if let Some(committed) = epochs.max().filter(|&newest| Some(newest) > from) {
+        return Err(OutputError::Ahead { folder: folder.to_owned(), committed, from });
+    }
+    let mut rest = Rest::default();
+    for &part in parts {
+        let committed = folder.join(part.file());
+        let mut found = read(folder, &committed)?.map(|contents| (committed, contents));
+        if let (None, Some(name)) = (&found, part.pending()) {
+            let pending = folder.join(name);
+            found = read(folder, &pending)?.map(|contents| (pending, contents));
+            rest.pending.extend(found.is_some().then_some(part));
+        }
+        let (path, contents) = found.ok_or_else(|| missing(folder, part))?;
+        if let Some(got) = part.difference(&contents) {
+            return Err(OutputError::WrongPart { path, expected: part, got });
+        }
+    }
+    let committed = parts.iter().map(|part| part.file());
+    let needed: Vec<_> = committed.chain(rest.pending.iter().filter_map(|part| part.pending())).collect();
+    let garbage = names.into_iter().filter(|name| Named::parse(name).is_some() && !needed.contains(name));
+    rest.garbage = garbage.map(|name| folder.join(name)).collect();
+    Ok(rest)
 }
 
-/// `EPOCH` or `EPOCH-RUN`.
-fn parse(stem: &str) -> Option<(Epoch, Option<RunId>)> {
-    let (epoch, run) = match stem.split_once('-') {
-        Some((epoch, run)) => (epoch, Some(RunId::new(run.parse().ok()?))),
-        None => (stem, None),
+fn names(folder: &Path) -> Result<Vec<String>, OutputError> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(|error| failed(folder, error))?,
     };
-    Some((Epoch::new(epoch.parse().ok()?), run))
+    // A name that is not UTF-8 is not ours.
+    let names = entries.filter_map(|entry| entry.map(|entry| entry.file_name().into_string().ok()).transpose());
+    names.collect::<Result<_, _>>().map_err(|error| failed(folder, error))
+}
+
+/// The contents of a file; `None` if it does not exist.
+fn read(folder: &Path, path: &Path) -> Result<Option<Vec<u8>>, OutputError> {
+    match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        contents => contents.map(Some).map_err(|error| failed(folder, error)),
+    }
+}
+
+fn missing(folder: &Path, part: Part) -> OutputError {
+    OutputError::WrongPart { path: folder.join(part.file()), expected: part, got: "no file".to_owned() }
+}
+
+fn failed(folder: &Path, source: io::Error) -> OutputError {
+    OutputError::Io { folder: folder.to_owned(), source }
 }
 
 /// Writes what several workers have committed to one table for people, sorted by word.
@@ -286,7 +242,7 @@ pub(crate) fn merge(outputs: &[Output], path: &Path) -> Result<(), OutputError> 
     for output in outputs {
         totals.merge(output.totals()?);
     }
-    durable::replace(path, &table::lines(&totals)).map_err(|source| OutputError::Io { folder: path.to_owned(), source })
+    durable::replace(path, &table::lines(&totals)).map_err(|error| failed(path, error))
 }
 
 #[cfg(test)]

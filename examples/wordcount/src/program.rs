@@ -1,4 +1,4 @@
-//! The program from the command line to the exit code. `soak` has it inside, to start it again and again.
+//! The program from the command line to the exit code. `soak` contains it, to start it repeatedly.
 
 use std::{
     ffi::OsString,
@@ -11,14 +11,16 @@ use clap::Parser;
 
 use crate::{cli::Args, input::Input, report::Report, run_loop, state_dir::StateDir};
 
-/// Stopped with evidence, or finished: 0. The stop failed, or the job failed for good: 1. Not started, because the call was wrong: 2.
+/// Exit codes. 0: stopped with evidence, or finished. 1: the stop failed, or the job failed for
+/// good. 2: not started, because the call was wrong.
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
 
 /// How long the run without arguments lasts, in seconds.
 const DEMO_SECONDS: u64 = 10;
 
-/// A process that a call of this program has started, its watchdog or one of its workers, does its work here. None in the call itself.
+/// The work of a process that a call of this program has started: its watchdog or one of its
+/// workers. `None` in the call itself.
 pub fn helper() -> Option<ExitCode> {
     #[cfg(target_os = "linux")]
     {
@@ -36,7 +38,7 @@ pub fn helper() -> Option<ExitCode> {
     None
 }
 
-/// One call of the program. The first words of the command line, so many as `own`, name it.
+/// One call of the program. The first `own` words of the command line are its name.
 pub fn main(words: &[OsString], own: usize) -> ExitCode {
     let (program, _) = words.split_at(own.min(words.len()));
     let args = Args::parse_from(words.iter().skip(own.saturating_sub(1)));
@@ -52,7 +54,7 @@ pub fn main(words: &[OsString], own: usize) -> ExitCode {
     };
     if let Some(text) = report.render(&args, program, &state.counts()) {
         match writeln!(stdout(), "{text}") {
-            // Who closes the pipe does not want to know.
+            // If the pipe is closed, the output is not wanted.
             Err(error) if error.kind() != ErrorKind::BrokenPipe => {
                 return fail(FAILED, &format!("the report can't be written: {error}"));
             }
@@ -65,13 +67,13 @@ pub fn main(words: &[OsString], own: usize) -> ExitCode {
     }
 }
 
-/// Events go to stderr as `RUST_LOG` says, or as `default` does.
+/// Logs events to stderr according to `RUST_LOG`, or to `default`.
 fn trace(default: &str) {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| default.into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
 }
 
-/// Everything that can be wrong with the call is found here, before anything starts.
+/// Everything that can be wrong with the call is detected here, before anything starts.
 fn prepare(args: &Args) -> Result<(Input, StateDir), Box<dyn std::error::Error>> {
     let inputs = if args.inputs.is_empty() { own_sources() } else { args.inputs.clone() };
     let own = std::fs::canonicalize(&args.state_dir).ok();
@@ -88,7 +90,7 @@ fn own_sources() -> Vec<PathBuf> {
 }
 
 fn fail(code: u8, error: &dyn std::fmt::Display) -> ExitCode {
-    // Where nobody listens the exit code still tells.
+    // If the output is closed, the exit code still tells.
     let _ = writeln!(stderr(), "wordcount: {error}");
     ExitCode::from(code)
 }

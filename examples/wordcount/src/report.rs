@@ -1,4 +1,4 @@
-//! What is said at the end.
+//! The report at the end.
 
 use std::{ffi::OsString, fmt::Write, path::Path, time::Duration};
 
@@ -9,14 +9,16 @@ use winddown::{JobContext, machine::Visit};
 
 use crate::cli::{Args, ReportFormat, Runtime};
 
-/// The end of a call, as `--report json` prints it. It is filled while the call goes on, so that one that fails says what is known.
+/// The end of a call, as `--report json` prints it. It is filled during the call, so that a failed
+/// call reports what is known.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Report {
     /// The number of the last run.
     pub(crate) run: u64,
-    /// The phases that the last run walked; none if there was nothing left to run.
+    /// The phases of the last run; none if there was nothing left to run.
     pub(crate) phases: Vec<PhaseTime>,
-    /// What the end proves: `checkpointed`, `drained`, `halted` or `killed`; nothing after an error.
+    /// What the end proves: `checkpointed`, `completed`, `drained`, `halted` or `killed`; nothing
+    /// after an error.
     pub(crate) evidence: Option<&'static str>,
     /// The last complete checkpoint, from which the next run starts.
     pub(crate) epoch: Option<u64>,
@@ -30,7 +32,7 @@ pub(crate) struct Report {
     pub(crate) workers_left: Option<usize>,
     /// From the start of the job.
     pub(crate) elapsed_ms: u64,
-    /// The shutdown of an earlier call that was finished first, if that call was killed in it.
+    /// The shutdown of an earlier call that was finished first, if that call was killed during it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) resumed_shutdown: Option<Resumed>,
     /// Why the call has failed, if it has.
@@ -38,22 +40,22 @@ pub(crate) struct Report {
     pub(crate) error: Option<String>,
 }
 
-/// A shutdown that an earlier call began and this one has finished.
+/// A shutdown that an earlier call started and this one has finished.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Resumed {
     /// The run that was being stopped.
     pub(crate) run: u64,
-    /// The strongest stop that its call was asked for; none where the run ended by itself.
+    /// The strongest stop request of its call; none if the run ended by itself.
     pub(crate) requested: Option<&'static str>,
-    /// The phase in the journal.
+    /// The phase that the journal held.
     pub(crate) found: &'static str,
     /// The workers of the run that were alive.
     pub(crate) workers_found: usize,
-    /// The phases walked from there.
+    /// The phases from there on.
     pub(crate) phases: Vec<PhaseTime>,
     /// What its end proves.
     pub(crate) evidence: &'static str,
-    /// The last complete checkpoint then, from which the next run starts.
+    /// The last complete checkpoint at that time, from which the next run starts.
     pub(crate) epoch: Option<u64>,
 }
 
@@ -66,7 +68,7 @@ pub(crate) struct PhaseTime {
     pub(crate) ms: u64,
 }
 
-/// The phases that a job has walked so far; it is in the last one until now.
+/// The phases of a job so far; it is still in the last one.
 pub(crate) fn walked<C, S>(job: &JobContext<C, S>) -> Vec<PhaseTime> {
     let visits = job.walked();
     let last = visits.last().map(|last| if last.phase.is_terminal() { last.entered } else { Instant::now() });
@@ -78,7 +80,7 @@ pub(crate) fn walked<C, S>(job: &JobContext<C, S>) -> Vec<PhaseTime> {
     visits.iter().zip(ends).map(time).collect()
 }
 
-/// A time as reports tell it.
+/// A time as shown in reports.
 pub(crate) fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
@@ -89,12 +91,13 @@ impl Report {
         Self { input_lines_total: lines, ..Self::default() }
     }
 
-    /// The same for a call that has failed: whatever was proven of a run before, nothing is claimed.
+    /// The same for a failed call: whatever was proven for an earlier run, nothing is claimed.
     pub(crate) fn failed(self, error: &dyn std::fmt::Display) -> Self {
         Self { evidence: None, error: Some(error.to_string()), ..self }
     }
 
-    /// The text for stdout. People are told of an error on stderr, and get a receipt only for what has ended with evidence.
+    /// The text for stdout. In the text format errors go to stderr, and there is a receipt only for
+    /// an end with evidence.
     pub(crate) fn render(&self, args: &Args, program: &[OsString], counts: &Path) -> Option<String> {
         match (args.report, self.evidence) {
             (ReportFormat::Text, evidence) => evidence.map(|evidence| self.receipt(evidence, args, program, counts)),
@@ -138,7 +141,8 @@ impl Report {
     }
 }
 
-/// The command that goes on where this call ended: the same without what concerned this call only.
+/// The command that continues where this call ended: the same without the options that concern only
+/// this call.
 fn resume(args: &Args, program: &[OsString]) -> String {
     let mut words: Vec<_> = program.iter().map(|word| word.to_string_lossy().into_owned()).collect();
     words.extend(args.inputs.iter().map(|input| input.display().to_string()));

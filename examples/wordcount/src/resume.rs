@@ -1,9 +1,11 @@
 //! Finishes the shutdown in which an earlier call was killed, before a new run is started.
 //!
-//! No worker of the old run goes on: one in the process of its controller died with it, and a process leaves when its controller is gone
-//! (its lifeline ends, the watchdog sends SIGTERM and, five seconds later, SIGKILL), since the new controller is at another address. So
-//! there is nobody left to tell anything to, and the job is taken up without a controller: those that have not left yet are killed, and
-//! the evidence is what the checkpoint store proves, which may be less than the earlier call would have got.
+//! No worker of the old run continues: one in the process of its controller died with it, and a
+//! worker process leaves when its controller is gone (its lifeline ends, and the watchdog sends
+//! SIGTERM and, five seconds later, SIGKILL), because the new controller has another address. So
+//! there is no worker to send orders to, and the job continues without a controller: the remaining
+//! workers are killed, and the evidence is what the checkpoint store proves, which may be weaker
+//! than what the earlier call would have got.
 
 use std::{path::Path, sync::Arc};
 
@@ -22,11 +24,13 @@ use crate::{
     screen::Screen,
 };
 
-/// Finishes what the record in `journal` says was going on, and tells of it if it was a shutdown. Afterwards no worker of an earlier run
-/// is alive; where they are processes, they are recorded in `processes`. Where the journal can't be trusted nothing is touched.
+/// Finishes what the record in `journal` describes, and reports it if it was a shutdown. Afterwards
+/// no worker of an earlier run is alive; worker processes are recorded in `processes`. If the
+/// journal can't be trusted, nothing is changed.
 ///
 /// # Errors
-/// [`JobError`] when the journal or the store can't be read or trusted, or when a worker can't be ended.
+/// [`JobError`] when the journal or the store can't be read or trusted, or when a worker can't be
+/// ended.
 pub(crate) async fn finish(
     id: &JobId,
     journal: &FileJournal,

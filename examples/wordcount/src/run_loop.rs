@@ -17,14 +17,14 @@ use crate::{
     claim::Claim,
     cli::{self, Args},
     input::{Input, InputError},
-    output::{self, Output, OutputError, Transaction},
+    output::{self, Output, OutputError, Part},
     report::{Report, millis, walked},
     resume,
     runtime::{Embedded, NewRun, Runtime, kill},
     screen::Screen,
     state_dir::StateDir,
     stops::{self, Stops},
-    tasks::{Fault, Plan, Stall, Work, blocking, topology},
+    tasks::{Fault, Stall, Work, Workload, blocking, topology},
 };
 
 /// The job's name. A state directory has one job.
@@ -86,7 +86,7 @@ struct Job<'a> {
     args: &'a Args,
     state: &'a StateDir,
     id: JobId,
-    plan: Plan,
+    workload: Workload,
     store: ObjectStoreCheckpoints,
     journal: FileJournal,
     stops: Arc<Stops>,
@@ -128,8 +128,10 @@ async fn run_job(
             .await?;
     report.workers_left = Some(0);
     let latest = job.note_checkpoint(report).await?;
+    blocking(|| job.check_output(latest.as_ref()))?;
     if report.input_done {
-        // Nothing to run. The last run may have been killed before it had committed or merged everything.
+        // Nothing to run. The last run may have been killed before it had committed or merged
+        // everything.
         blocking(|| job.write_result(latest.as_ref()))?;
         report.run = latest.map_or(0, |latest| latest.run.get());
         // All input had been consumed and committed before.
@@ -184,7 +186,7 @@ impl<'a> Job<'a> {
             args,
             state,
             id: JobId::from(JOB),
-            plan: Plan { works: (0..).zip(input.shares(args.workers)?).map(work).collect() },
+            workload: Workload { works: (0..).zip(input.shares(args.workers)?).map(work).collect() },
             store: ObjectStoreCheckpoints::local(state.checkpoints())?,
             journal: FileJournal::open(state.journal())?,
             stops: Arc::default(),
@@ -212,7 +214,7 @@ impl<'a> Job<'a> {
         let mut restarts = 0;
         loop {
             let stopped = self.run_once(runtime, report).await?;
-            self.plan.note(stopped.failure.as_ref());
+            self.workload.note(stopped.failure.as_ref());
             let latest = self.note_checkpoint(report).await?;
             if report.input_done {
                 blocking(|| self.write_result(latest.as_ref()))?;
@@ -244,7 +246,7 @@ impl<'a> Job<'a> {
             .start(NewRun {
                 open: &open,
                 topology: Arc::clone(&topology),
-                plan: &self.plan,
+                workload: &self.workload,
                 limits: &limits,
                 mailbox: mailbox.sender(),
             })
@@ -257,7 +259,8 @@ impl<'a> Job<'a> {
         job.hear_of_ends();
         self.stops.attach(job.sender());
         let progress = job.progress();
-        // A final checkpoint that can't be had is given up, so that the command always ends; the next start replays.
+        // A final checkpoint that can't be completed is abandoned, so that the command always ends;
+        // the next start replays.
         let policy = Policy::escalate();
         let driven = tokio::select! {
             driven = drive(running, &mut job, &policy) => driven,
@@ -298,30 +301,43 @@ impl<'a> Job<'a> {
     /// The last complete checkpoint, and how far the job is with it.
     async fn note_checkpoint(&self, report: &mut Report) -> Result<Option<Manifest>, JobError> {
         let latest = self.store.latest(&self.id).await?;
-        let done = self.plan.done(latest.as_ref()).map_err(JobError::Checkpoint)?;
+        let done = self.workload.done(latest.as_ref()).map_err(JobError::Checkpoint)?;
         report.epoch = latest.as_ref().map(|latest| latest.epoch.get());
         (report.input_lines_committed, report.input_done) = (done.lines, done.all);
         Ok(latest)
     }
 
-    /// Merges what all workers have committed, unless that has been done. No worker runs: this is the controller's turn to
-    /// commit again what the last checkpoint names, in case that its run was killed before the commit.
+    /// Checks that the output of all workers is what the checkpoint names, before anything is
+    /// started or written.
+    fn check_output(&self, latest: Option<&Manifest>) -> Result<(), OutputError> {
+        self.workload.works.iter().try_for_each(|Work { worker, output: folder, .. }| {
+            Output::check(folder, latest.map(|latest| latest.epoch), &parts(latest, *worker)?)
+        })
+    }
+
+    /// Merges what all workers have committed, unless that is done. No worker runs, so the
+    /// controller commits what the last checkpoint names; its run may have been killed before the
+    /// commit.
     fn write_result(&self, latest: Option<&Manifest>) -> Result<(), OutputError> {
         let counts = self.state.counts();
         if counts.exists() {
             return Ok(());
         }
         let (mut outputs, mut claims) = (Vec::new(), Vec::new());
-        for Work { worker, output: folder, .. } in &self.plan.works {
-            let snapshots = latest.map(|latest| latest.tasks.as_slice()).unwrap_or_default();
-            let sink = snapshots.iter().find(|snapshot| snapshot.task == TaskId::new(2, *worker));
-            let commit = sink.and_then(|sink| sink.commit.as_deref());
-            let transactions = commit.map_or_else(|| Ok(Vec::new()), Transaction::decode)?;
-            claims.push(Claim::take(folder, latest.map_or(RunId::new(0), |latest| latest.run))?);
-            outputs.push(Output::open(folder.clone(), latest.map(|latest| latest.epoch), &transactions)?);
+        for Work { worker, output: folder, .. } in &self.workload.works {
+            let (run, from) = (latest.map_or(RunId::new(0), |latest| latest.run), latest.map(|latest| latest.epoch));
+            claims.push(Claim::take(folder, run)?);
+            outputs.push(Output::open(folder, run, from, &parts(latest, *worker)?)?);
         }
         output::merge(&outputs, &counts)
     }
+}
+
+/// The parts of a worker's output that a checkpoint names.
+fn parts(checkpoint: Option<&Manifest>, worker: u32) -> Result<Vec<Part>, OutputError> {
+    let snapshots = checkpoint.map(|manifest| manifest.tasks.as_slice()).unwrap_or_default();
+    let sink = snapshots.iter().find(|snapshot| snapshot.task == TaskId::new(2, worker));
+    Part::restored(checkpoint.map(|manifest| manifest.epoch), sink.map(|sink| &*sink.snapshot))
 }
 
 impl Stopped {

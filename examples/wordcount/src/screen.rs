@@ -1,4 +1,5 @@
-//! What is seen while the job runs: bars on a terminal, plain lines elsewhere. All of it goes to stderr.
+//! The display while the job runs: bars on a terminal, plain lines elsewhere. All of it goes to
+//! stderr.
 
 use std::{
     convert::Infallible,
@@ -58,7 +59,8 @@ impl Screen {
     /// Removes the bars.
     pub(crate) fn clear(&self) {
         if let Some(bars) = &self.bars {
-            // Not `MultiProgress::clear`: bars that have not ended are drawn once more when they are dropped.
+            // Not `MultiProgress::clear`: bars that have not ended are drawn once more when they
+            // are dropped.
             for bar in [&bars.phase, &bars.lines, &bars.acks, &bars.workers] {
                 bar.finish_and_clear();
             }

@@ -169,8 +169,9 @@ impl Reader {
         self.segment == self.share.segments.len()
     }
 
-    /// Appends the next text to `batch`, some hundred kilobytes and at most `lines` ends of lines; says how many ends of
-    /// lines there were. Nothing is appended at the end of the share only. The text ends between two words.
+    /// Appends the next text to `batch`: some hundred kilobytes, and at most `lines` ends of lines.
+    /// Returns how many ends of lines there were. Nothing is appended only at the end of the share.
+    /// The text ends between two words.
     pub(crate) fn read(&mut self, lines: u64, batch: &mut Vec<u8>) -> Result<u64, ReadError> {
         let mut left = lines;
         while left > 0 && batch.len() < BLOCK && !self.is_done() {
@@ -212,7 +213,8 @@ impl Reader {
         };
     }
 
-    /// Makes sure that the block holds all that is left of the segment, or more than one word unless the block is too small.
+    /// Makes sure that the block holds all that is left of the segment, or more than one word
+    /// unless the block is too small.
     fn refill(&mut self) -> Result<(), ReadError> {
         let segment = &self.share.segments[self.segment];
         let held = self.filled - self.used;
@@ -248,8 +250,8 @@ impl Reader {
     }
 }
 
-/// How much of `text` may be given away: up to the end of the last of `lines` lines, else up to the last byte that
-/// separates words, else all of it if the segment ends there.
+/// How much of `text` may be given away: up to the end of the last of `lines` lines, else up to the
+/// last byte that separates words, else all of it if the segment ends there.
 fn cut(text: &[u8], lines: u64, at_end: bool) -> Option<usize> {
     let last = usize::try_from(lines).unwrap_or(usize::MAX) - 1;
     if let Some(newline) = memchr::memchr_iter(b'\n', text).nth(last) {

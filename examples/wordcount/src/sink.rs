@@ -7,10 +7,9 @@ use winddown::{Barrier, Epoch, TaskContext, TaskOrder, contracts::TaskError};
 
 use crate::{
     claim::Claim,
-    output::{Output, OutputError, Transaction},
+    output::{Output, OutputError, Part},
     source::until_stopped,
     tasks::{Deltas, blocking},
-    words::Counts,
 };
 
 /// Writes one worker's output.
@@ -25,12 +24,10 @@ impl Sink {
     /// Commits what the restored checkpoint names, then one transaction after the other.
     pub(crate) async fn run(self, mut ctx: TaskContext) -> Result<(), TaskError> {
         let Self { folder, from, mut input } = self;
-        let restored = ctx.restored().and_then(|restored| restored.commit.as_deref());
-        let restored = restored.map_or_else(|| Ok(Vec::new()), Transaction::decode).map_err(failure)?;
+        let restored = Part::restored(from, ctx.restored().map(|sink| &*sink.snapshot)).map_err(failure)?;
         // Held to the end of this task.
         let _claim = blocking(|| Claim::take(&folder, ctx.run())).map_err(failure)?;
-        let output = blocking(|| Output::open(folder, from, &restored)).map_err(failure)?;
-        let mut open = Open { output, uncommitted: Vec::new() };
+        let mut output = blocking(|| Output::open(&folder, ctx.run(), from, &restored)).map_err(failure)?;
         // The final checkpoint, when its barrier has come.
         let mut last = None;
         loop {
@@ -39,7 +36,8 @@ impl Sink {
                 order = ctx.order() => match order {
                     TaskOrder::Commit { epoch, data } => {
                         let start = Instant::now();
-                        blocking(|| open.commit(epoch, &data)).map_err(failure)?;
+                        let parts = Part::decode(&data).map_err(failure)?;
+                        blocking(|| output.commit(epoch, &parts)).map_err(failure)?;
                         tracing::debug!(%epoch, took_us = micros(start), "counts committed");
                         ctx.events().committed(epoch).await?;
                         if last == Some(epoch) {
@@ -51,12 +49,14 @@ impl Sink {
                 },
                 deltas = input.recv(), if last.is_none() => match deltas {
                     Some(Deltas::Barrier(counts, barrier)) => {
-                        let transaction = Transaction { epoch: barrier.epoch, run: ctx.run() };
                         let start = Instant::now();
-                        let commit = blocking(|| open.pre_commit(transaction, &counts)).map_err(failure)?;
+                        blocking(|| output.pre_commit(barrier.epoch, &counts)).map_err(failure)?;
                         tracing::debug!(epoch = %barrier.epoch, took_us = micros(start), "counts written");
+                        let snapshot = Part::encode(&output.parts()).map_err(failure)?;
+                        let commit = Some(output.pending()).filter(|pending| !pending.is_empty()).map(Part::encode);
+                        let commit = commit.transpose().map_err(failure)?;
                         let ends = barrier.then_stop && commit.is_none();
-                        ctx.events().checkpointed(barrier.epoch, bytes::Bytes::new(), commit).await?;
+                        ctx.events().checkpointed(barrier.epoch, snapshot, commit).await?;
                         if ends {
                             return Ok(());
                         }
@@ -71,40 +71,13 @@ impl Sink {
     }
 }
 
-/// An output and what has been written to it, but not been committed.
-struct Open {
-    output: Output,
-    /// A checkpoint that was given up leaves its transaction here; the next one that completes commits both, since
-    /// the counts of the one are not in the other.
-    uncommitted: Vec<Transaction>,
-}
-
-impl Open {
-    /// Writes a transaction. Gives the commit data of its checkpoint, if there is anything to commit.
-    fn pre_commit(&mut self, transaction: Transaction, counts: &Counts) -> Result<Option<bytes::Bytes>, OutputError> {
-        if !counts.is_empty() {
-            self.output.pre_commit(transaction, counts)?;
-            self.uncommitted.push(transaction);
-        }
-        if self.uncommitted.is_empty() {
-            return Ok(None);
-        }
-        Transaction::encode(&self.uncommitted).map(|data| Some(data.into()))
-    }
-
-    fn commit(&mut self, epoch: Epoch, data: &[u8]) -> Result<(), OutputError> {
-        self.output.commit(&Transaction::decode(data)?)?;
-        self.uncommitted.retain(|transaction| transaction.epoch > epoch);
-        self.output.fold_if_many()
-    }
-}
-
-/// So long ago, for whoever wants to know how much of a shutdown is the disk's.
+/// The time since `start`: the log shows how much of a shutdown the disk takes.
 fn micros(start: Instant) -> u64 {
     u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX)
 }
 
-/// Only the disk may do better next time; and a worker of an older run leaves, sooner or later.
+/// A retry can only help after an I/O error, or when a worker of an older run still holds the
+/// folder.
 #[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
 fn failure(error: OutputError) -> TaskError {
     match error {

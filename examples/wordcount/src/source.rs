@@ -30,7 +30,8 @@ pub(crate) struct Source {
 }
 
 impl Source {
-    /// Reads from the restored position to the end of the share, and then stays for the final checkpoint.
+    /// Reads from the restored position to the end of the share, then waits for the final
+    /// checkpoint.
     pub(crate) async fn run(self, mut ctx: TaskContext) -> Result<(), TaskError> {
         let start = match ctx.restored() {
             Some(restored) => position(&restored.snapshot)?,
@@ -42,8 +43,8 @@ impl Source {
         let fault = self.fault.filter(|fault| start.lines < fault.at_line);
         let mut stall = self.stall.filter(|stall| start.lines < stall.at_line);
         let mut pace = self.rate.map(Pace::new);
-        // Barriers that were ordered and have not yet found room in the channel. Nothing is read meanwhile: the position
-        // that was given with them is where they belong.
+        // Barriers that were ordered and do not fit into the channel yet. Nothing is read
+        // meanwhile, because they belong at the position that was reported with them.
         let mut barriers: VecDeque<Barrier> = VecDeque::new();
         let (mut ending, mut exhausted) = (false, false);
         loop {
@@ -116,7 +117,7 @@ fn read(reader: &mut Reader, pace: Option<&mut Pace>, fault: Option<Fault>) -> R
     Ok(Text::Batch(batch))
 }
 
-/// A disk may do better next time; other input stays other input.
+/// A retry may help after an I/O error, but not with other input.
 #[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
 fn failure(error: ReadError) -> TaskError {
     match error {
@@ -125,7 +126,8 @@ fn failure(error: ReadError) -> TaskError {
     }
 }
 
-/// The task before or behind has ended, because it was told to stop or because it failed; either way a stop order is on its way.
+/// The previous or next task has ended, because it was told to stop or because it failed. Either
+/// way a stop order will come.
 pub(crate) async fn until_stopped(ctx: &mut TaskContext) -> Result<(), TaskError> {
     while !matches!(ctx.order().await, TaskOrder::Stop(_)) {}
     Ok(())
@@ -151,7 +153,8 @@ impl Pace {
     }
 
     fn spend(&mut self, lines: u64) {
-        // A source that was held back may catch up one batch, not more: the rate is a limit and not an average over the run.
+        // A source that was held back may catch up by one batch: the rate is a limit, not an
+        // average over the run.
         let earliest = Instant::now().checked_sub(Self::BATCH).unwrap_or(self.next);
         #[expect(clippy::cast_precision_loss, reason = "a part of a line does not matter")]
         let time = Duration::from_secs_f64(lines as f64 / self.rate as f64);

@@ -18,12 +18,14 @@ use std::{
     fs::{self, File},
     io,
     path::{Path, PathBuf},
+    thread::sleep,
+    time::{Duration, Instant},
 };
 
 use serde::{Deserialize, Serialize};
+use winddown::durable;
 
 use crate::{
-    durable,
     input::{Fingerprint, Input},
     runtime::end_leftovers,
 };
@@ -37,8 +39,13 @@ const JOURNAL: &str = "journal";
 const PROCESSES: &str = "processes";
 const COUNTS: &str = "counts.tsv";
 
+/// How long to wait for the lock. A call that was killed while it started a process may hold it for
+/// a moment longer, in the copy of itself that has not become that process yet.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+const LOCK_EVERY: Duration = Duration::from_millis(10);
+
 /// The layout that this program writes.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// What a state directory belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,7 +83,7 @@ impl Identity {
     }
 }
 
-/// Why a state directory is refused. It is untouched then.
+/// Why a state directory is refused. It is unchanged then.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StateDirError {
     /// The operating system says so.
@@ -138,7 +145,7 @@ pub(crate) enum StateDirError {
     },
 }
 
-/// A state directory that this run, and no other, uses: until it is dropped or the process ends, however it ends.
+/// A state directory that only this run uses, until this value is dropped or the process ends.
 #[derive(Debug)]
 pub(crate) struct StateDir {
     path: PathBuf,
@@ -146,9 +153,10 @@ pub(crate) struct StateDir {
 }
 
 impl StateDir {
-    /// Takes the directory for a job over `input` with `workers`; creates it if there is none. `fresh` removes what earlier
-    /// jobs left in it, and nothing that wordcount did not write; worker processes of earlier runs are ended first. Otherwise they are left to
-    /// whoever goes on with the job.
+    /// Takes the directory for a job over `input` with `workers`, and creates it if needed. `fresh`
+    /// first ends worker processes of earlier runs, then removes what earlier jobs left in the
+    /// directory, but nothing that wordcount did not write. Without `fresh`, whoever continues the
+    /// job ends them.
     pub(crate) fn open(path: &Path, input: &Input, workers: u32, fresh: bool) -> Result<Self, StateDirError> {
         let got = Identity { format: FORMAT, workers, files: input.fingerprints().to_vec() };
         match fs::metadata(path) {
@@ -210,8 +218,9 @@ impl StateDir {
         text.and_then(|text| durable::replace(&path, &text)).map_err(|error| failed(&path, error))
     }
 
-    /// Starts over. The marker stands from before the first removal until the new identity is written, so that an interruption
-    /// leaves neither a mixture of two jobs nor a folder that is nobody's.
+    /// Starts over. The marker exists from before the first removal until the new identity is
+    /// written, so an interruption leaves neither a mixture of two jobs nor a folder without an
+    /// owner.
     fn wipe(&self, identity: &Identity) -> Result<(), StateDirError> {
         // Nobody else writes here from now on.
         end_leftovers(&self.processes())
@@ -230,15 +239,15 @@ impl StateDir {
     }
 }
 
-/// An empty folder, or one of ours. A lock alone, or an identity half written, is what an interrupted first start leaves.
+/// An empty folder, or one of ours. An interrupted first start leaves only a lock, or also a
+/// partial identity.
 fn is_usable(path: &Path) -> Result<bool, StateDirError> {
     if StateDir::is_at(path) {
         return Ok(true);
     }
     for entry in fs::read_dir(path).map_err(|error| failed(path, error))? {
         let name = entry.map_err(|error| failed(path, error))?.file_name();
-        let half_written = name.to_str().is_some_and(|name| name == format!("{IDENTITY}.{}", durable::UNFINISHED));
-        if name != LOCK && !half_written {
+        if name != LOCK && name != *durable::unfinished(Path::new(IDENTITY)) {
             return Ok(false);
         }
     }
@@ -249,10 +258,14 @@ fn lock(path: &Path) -> Result<File, StateDirError> {
     let lock = path.join(LOCK);
     let file = File::options().create(true).truncate(false).write(true).open(&lock);
     let file = file.map_err(|error| failed(&lock, error))?;
-    match fs4::FileExt::try_lock(&file) {
-        Ok(()) => Ok(file),
-        Err(fs4::TryLockError::WouldBlock) => Err(StateDirError::InUse(path.to_owned())),
-        Err(fs4::TryLockError::Error(error)) => Err(failed(&lock, error)),
+    let end = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match fs4::FileExt::try_lock(&file) {
+            Ok(()) => return Ok(file),
+            Err(fs4::TryLockError::WouldBlock) if Instant::now() < end => sleep(LOCK_EVERY),
+            Err(fs4::TryLockError::WouldBlock) => return Err(StateDirError::InUse(path.to_owned())),
+            Err(fs4::TryLockError::Error(error)) => return Err(failed(&lock, error)),
+        }
     }
 }
 

@@ -1,4 +1,5 @@
-//! Who asks for a stop: the command line at its times, and the user with Ctrl-C. A request outlives the run that it was made in.
+//! Stop requests: from the command line at given times, and from the user with Ctrl-C. A request
+//! also holds for the runs that follow.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,19 +11,19 @@ use crate::{cli::StopAt, screen::Screen};
 /// What Ctrl-C asks for, one after the other.
 const LADDER: [StopRequest; 3] = [StopRequest::Checkpoint, StopRequest::Immediate, StopRequest::Force];
 
-/// The strongest stop that was asked for, and the run that is told.
+/// The strongest stop request so far, and the run that gets it.
 #[derive(Debug, Default)]
-pub(crate) struct Stops(Mutex<State>);
+pub(crate) struct Stops(Mutex<Asked>);
 
 #[derive(Debug, Default)]
-struct State {
+struct Asked {
     strongest: Option<StopRequest>,
     job: Option<JobSender>,
 }
 
 impl Stops {
-    /// Asks for a stop, of the run that is there and of those that would follow. Says whether anything stronger or as strong had been
-    /// asked for.
+    /// Requests a stop of the current run and of those that would follow. Returns whether the
+    /// request is stronger than all before.
     pub(crate) fn ask(&self, request: StopRequest) -> bool {
         let mut state = self.lock();
         let news = state.strongest < Some(request);
@@ -31,7 +32,7 @@ impl Stops {
         news
     }
 
-    /// From now on this run is told; at once, if a stop has been asked for.
+    /// From now on this run gets the requests; at once, if there has been one.
     pub(crate) fn attach(&self, job: JobSender) {
         let mut state = self.lock();
         state.job = Some(job);
@@ -59,13 +60,13 @@ impl Stops {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Asked> {
         // Nothing can panic while it is held.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl Asked {
     fn tell(&self) {
         if let (Some(job), Some(request)) = (&self.job, self.strongest) {
             // A run that is over needs no stop.
@@ -89,7 +90,7 @@ pub(crate) fn schedule(stops: &Arc<Stops>, screen: &Arc<Screen>, times: &[StopAt
     }
 }
 
-/// Climbs the ladder with every Ctrl-C and SIGTERM. The signals are caught from the moment this returns.
+/// Climbs the ladder with every Ctrl-C and SIGTERM. The signals are caught as soon as this returns.
 ///
 /// # Errors
 /// When the operating system does not let signals be caught.

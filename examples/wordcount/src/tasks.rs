@@ -1,12 +1,14 @@
 //! The tasks of one worker: source → count → sink.
 //!
-//! Barriers travel in the channels between them, with the data. The source gives its position; `count` passes on everything that it
-//! has counted since the last barrier, so that it has no state left to give; the sink makes these counts durable, and names
-//! them in its snapshot for the commit. What is in the channels, or counted and not passed on, when a run ends in any other way than by a
-//! checkpoint is dropped: the next run reads it again.
+//! Barriers travel with the data in the channels between them. The source reports its position.
+//! `count` passes on everything that it has counted since the last barrier, so it has no state to
+//! report. The sink makes these counts durable, and names all parts of its output in its snapshot.
+//! If a run ends without a checkpoint, what is in the channels, or counted and not passed on, is
+//! dropped: the next run reads it again.
 //!
-//! Files are read and written inside the task (with [`blocking`]) and not on a thread of their own: a task that was aborted is over
-//! only when its last write is, and so a worker that is reported gone touches no file any more.
+//! Files are read and written inside the task (with [`blocking`]) and not on a separate thread: an
+//! aborted task ends only after its last write, so a worker that is reported gone changes no file
+//! any more.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -38,8 +40,8 @@ pub(crate) enum Text {
     Batch(Vec<u8>),
     /// What came before belongs to the checkpoint, what comes after does not.
     Barrier(winddown::Barrier),
-    /// A graceful stop: nothing comes any more. A channel that closes without it means that the task before has ended otherwise,
-    /// and whoever sees that waits to be told to stop.
+    /// A graceful stop: nothing follows. If the channel closes without it, the previous task has
+    /// ended in another way, and the receiver waits for its own stop order.
     End,
 }
 
@@ -51,7 +53,7 @@ pub(crate) enum Deltas {
     End,
 }
 
-/// Runs `work` that may block this thread. The other tasks of the runtime go on meanwhile.
+/// Runs `work`, which may block this thread. The other tasks of the runtime continue meanwhile.
 pub(crate) fn blocking<T>(work: impl FnOnce() -> T) -> T {
     let can_move = runtime::Handle::try_current()
         .is_ok_and(|handle| handle.runtime_flavor() == runtime::RuntimeFlavor::MultiThread);
@@ -127,7 +129,7 @@ impl Work {
 
 /// What is the same for every run of a job.
 #[derive(Clone, Debug)]
-pub(crate) struct Plan {
+pub(crate) struct Workload {
     /// The work of each worker.
     pub(crate) works: Vec<Work>,
 }
@@ -154,7 +156,7 @@ pub(crate) fn task_specs(worker: u32, manifest: Option<&Manifest>) -> Vec<winddo
     (0..).zip(OPERATORS).map(spec).collect()
 }
 
-impl Plan {
+impl Workload {
     /// The tasks of all workers for a run in this process.
     pub(crate) fn start(
         &self,

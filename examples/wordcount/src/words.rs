@@ -23,7 +23,8 @@ pub(crate) struct Counts {
 }
 
 impl Counts {
-    /// Adds every word of `text`, which is lower-cased in place on the way. Text ends words at both of its ends.
+    /// Adds every word of `text`, and lower-cases it in place. Both ends of the text are word
+    /// boundaries.
     pub(crate) fn add_text(&mut self, text: &mut [u8]) {
         let mut rest = text;
         loop {

@@ -6,6 +6,7 @@
 
 use tonic::{
     Status,
+    codegen::http::HeaderMap,
     metadata::{BinaryMetadataValue, MetadataMap, MetadataValue},
 };
 
@@ -32,6 +33,10 @@ pub(super) enum Dialect {
 impl Dialect {
     pub(super) fn of(metadata: &MetadataMap) -> Self {
         if metadata.contains_key(KIT) { Self::Kit } else { Self::Foreign }
+    }
+
+    pub(super) fn of_headers(headers: &HeaderMap) -> Self {
+        if headers.contains_key(KIT) { Self::Kit } else { Self::Foreign }
     }
 
     /// Says that our worker kit speaks.

@@ -27,9 +27,12 @@ use super::{
     },
     wire::{self, Effect},
 };
-use crate::contracts::{
-    Command, Epoch, JobId, OpenRun, Order, OrderError, OrderErrorKind, OtherRun, RunId, Topology, Transport, WorkerId,
-    WorkerStopMode,
+use crate::{
+    clock::{after, bearable},
+    contracts::{
+        Command, Epoch, JobId, OpenRun, Order, OrderError, OrderErrorKind, OtherRun, RunId, Topology, Transport,
+        WorkerId, WorkerStopMode,
+    },
 };
 
 /// Carries the orders of one run to its workers over gRPC.
@@ -165,11 +168,18 @@ impl GrpcTransport {
         Epoch::new(self.newest.load(Ordering::Acquire))
     }
 
-    /// A worker registers, and says what it is.
-    pub(super) fn set_dialect(&self, worker: WorkerId, dialect: Dialect) {
+    /// A worker registers: it says where it is, and what. A refused address changes neither.
+    pub(super) fn register(&self, worker: WorkerId, address: &str, dialect: Dialect) -> Result<(), AddressError> {
+        let before = self.address(worker);
+        self.set_address(worker, address)?;
         if let Some(peer) = self.workers.get(&worker) {
             peer.is_kit.store(dialect == Dialect::Kit, Ordering::Release);
         }
+        let now = self.address(worker);
+        if before.is_some() && before != now {
+            tracing::warn!(job = %self.job, run = %self.run, %worker, ?before, ?now, "a worker takes orders elsewhere now");
+        }
+        Ok(())
     }
 
     async fn channel(&self, line: &watch::Sender<Option<Line>>) -> Option<Channel> {
@@ -179,7 +189,7 @@ impl GrpcTransport {
 
     fn request<M>(&self, worker: WorkerId, message: M, deadline: Instant) -> Request<M> {
         let mut request = Request::new(message);
-        request.set_timeout(deadline.saturating_duration_since(Instant::now()));
+        request.set_timeout(bearable(deadline.saturating_duration_since(Instant::now())));
         Addressee { job: self.job.clone(), run: self.run, worker }.write(request.metadata_mut());
         request
     }
@@ -191,7 +201,9 @@ impl GrpcTransport {
         command: Command,
         deadline: Instant,
     ) -> Result<(), Status> {
-        let mut client = WorkerGrpcClient::new(channel);
+        /// What a worker answers holds nothing.
+        const ANSWER: usize = 4 << 10;
+        let mut client = WorkerGrpcClient::new(channel).max_decoding_message_size(ANSWER);
         match command {
             Command::Checkpoint { epoch, then_stop } => {
                 let message = CheckpointReq {
@@ -244,7 +256,7 @@ impl Transport for GrpcTransport {
         };
         self.note_epoch(&order.command);
         let limit = self.options.call;
-        let deadline = Instant::now() + limit;
+        let deadline = after(limit);
         let Ok(Some(channel)) = timeout_at(deadline, self.channel(&peer.line)).await else {
             let message = format!("it has not registered within {}", crate::text::rounded(limit));
             return Err(OrderError::new(OrderErrorKind::Unreachable, message));

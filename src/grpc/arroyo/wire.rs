@@ -15,7 +15,7 @@ use tonic::{Code, Status};
 
 use super::proto::arroyo_rpc::{
     CommitReq, GlobalKeyedTableConfig, GlobalKeyedTableSubtaskCheckpointMetadata, OperatorCommitData,
-    SubtaskCheckpointMetadata, TableCommitData, TableConfig, TableEnum, TableSubtaskCheckpointMetadata,
+    SubtaskCheckpointMetadata, TableCommitData, TableConfig, TableEnum, TableSubtaskCheckpointMetadata, WorkerContext,
 };
 use crate::contracts::{Epoch, OrderError, OrderErrorKind, TaskCommit, TaskId, Topology};
 
@@ -31,6 +31,25 @@ const TABLES: &[u8; 16] = b"arroyo-commit/1\n";
 pub(super) fn now() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// As much of somebody's words as is sent and kept: room for the trace of a stack.
+pub(super) fn said(words: &str) -> &str {
+    crate::text::beginning(words, 16 << 10)
+}
+
+/// Who speaks, by the beginning of a report: its first field.
+pub(super) fn context(beginning: &[u8]) -> Option<WorkerContext> {
+    /// Field 1, with a length before it.
+    const CONTEXT: u8 = 1 << 3 | 2;
+    let (tag, mut rest) = beginning.split_first()?;
+    let len = prost::decode_length_delimiter(&mut rest).ok().filter(|_| *tag == CONTEXT)?;
+    WorkerContext::decode(rest.get(..len)?).ok()
+}
+
+/// Bytes of a message that live longer than it does: a slice would keep the whole of what came in.
+fn kept(slice: &Bytes) -> Bytes {
+    Bytes::copy_from_slice(slice)
 }
 
 /// The state of a kit task.
@@ -89,11 +108,11 @@ pub(super) enum Commit {
 pub(super) fn state(metadata: &SubtaskCheckpointMetadata, needs_commit: bool) -> Result<(Bytes, Commit), String> {
     if let Some(table) = metadata.table_metadata.get(SNAPSHOT) {
         let commit = if needs_commit {
-            Commit::Own(commits_by_table(metadata)?.remove(COMMIT).unwrap_or_default())
+            Commit::Own(commits_by_table(metadata)?.remove(COMMIT).as_ref().map(kept).unwrap_or_default())
         } else {
             Commit::None
         };
-        return Ok((table.data.clone(), commit));
+        return Ok((kept(&table.data), commit));
     }
     let snapshot = metadata.encode_to_vec().into();
     // Arroyo's workers say it by the configuration of their tables, and never by the flag; theirs is the whole operator's word.
@@ -199,7 +218,7 @@ pub(super) fn commits(topology: &Topology, request: &CommitReq, is_here: impl Fn
         for (subtask, data) in &table.commit_data_by_subtask {
             let task = TaskId::new(index, *subtask);
             if is_here(task) {
-                commits.push(TaskCommit { task, data: data.clone() });
+                commits.push(TaskCommit { task, data: kept(data) });
             }
         }
     }
@@ -272,6 +291,23 @@ pub(super) fn refusal(error: OrderError) -> Status {
         OrderErrorKind::Rejected => Code::InvalidArgument,
     };
     Status::new(code, error.message)
+}
+
+/// Whether these bytes are a state or a commit, which are read as far as anything is.
+#[cfg(test)]
+pub(super) fn takes(bytes: &[u8]) -> bool {
+    use super::proto::arroyo_rpc::TaskCheckpointCompletedReq;
+    let topology = Topology::builder().operator("count", crate::contracts::Role::Source, [1.into()]).build().unwrap();
+    let _ = context(bytes);
+    if let Ok(order) = CommitReq::decode(bytes) {
+        commits(&topology, &order, |_| true);
+    }
+    let Ok(report) = TaskCheckpointCompletedReq::decode(bytes) else { return false };
+    let Some(metadata) = &report.metadata else { return true };
+    let Ok((_, Commit::Own(data) | Commit::Whole(data))) = state(metadata, report.needs_commit) else { return true };
+    let order = commit_req(&topology, Epoch::new(report.epoch), &[TaskCommit { task: TaskId::new(0, 0), data }]);
+    assert!(CommitReq::decode(&*order.encode_to_vec()).is_ok_and(|again| again == order));
+    true
 }
 
 #[cfg(test)]

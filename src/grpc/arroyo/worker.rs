@@ -1,36 +1,43 @@
 //! The worker kit in a process of its own.
 
+mod notice;
 mod reports;
 mod service;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{convert::Infallible, fmt, sync::Arc, time::Duration};
 
 use futures_core::Stream;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpListener,
     runtime::Handle,
-    sync::{oneshot, watch},
+    sync::{mpsc, oneshot, watch},
     time::timeout,
 };
-use tonic::transport::{
-    Endpoint,
-    server::{Connected, Router, TcpIncoming},
+use tonic::{
+    service::Routes,
+    transport::{
+        Endpoint,
+        server::{Connected, TcpIncoming},
+    },
 };
 
 use self::{
-    reports::{Notice, Reports, Silence},
-    service::Orders,
+    notice::Notice,
+    reports::{Ends, Reports, Silence},
+    service::{Gate, Orders},
 };
 use super::{
-    AddressError, Connect, GrpcWorkerOptions, ServeError,
+    AddressError, CallOptions, Connect, GrpcWorkerOptions, ServeError,
     controller::{serve, server, with_reflection},
+    door::admitted,
     endpoint,
     fence::Addressee,
+    guard::{Gauge, Guard},
     proto::arroyo_rpc::worker_grpc_server::WorkerGrpcServer,
 };
 use crate::{
-    contracts::{BoxFuture, JobId, TaskError, Topology},
+    contracts::{BoxFuture, JobId, TaskError, TaskId, Topology},
     worker::{TaskContext, Worker, WorkerOptions, WorkerSpec},
 };
 
@@ -41,6 +48,8 @@ use crate::{
 /// - Reports go out in their order, one at a time; one that fails is tried again with backoff and jitter. While the controller
 ///   is away tasks are held back, and no report is lost.
 /// - A repeated order is answered again, reports included.
+/// - A report that the controller says it will never take (a state larger than its `max_message`, say) fails its task: the task is aborted,
+///   and the run hears why.
 /// - When nothing was accepted by a controller for [`orphan`](GrpcWorkerOptions::orphan), the tasks are told to stop at once, are
 ///   aborted after [`grace`](GrpcWorkerOptions::grace), and the worker leaves: [`Departure::Orphaned`].
 /// - Orders for another run, worker or job are refused (invariant I11).
@@ -172,6 +181,7 @@ impl GrpcWorker {
         let controller = self::controller(&controller, &options)?;
         let addressee = Addressee { job, run: spec.run, worker: spec.worker };
         let (silence, fell_silent) = watch::channel(None);
+        let (refused, refusals) = mpsc::unbounded_channel();
         let here = spec.tasks.iter().map(|task| task.task).collect();
         let channel = connect.open(controller);
         let notice = Notice::new(&addressee, channel.clone(), options, notice);
@@ -186,21 +196,24 @@ impl GrpcWorker {
             Arc::clone(&topology),
             channel,
             options,
-            silence,
+            Ends { silence, refused },
         );
         let kit = WorkerOptions { heartbeat: Some(options.heartbeat), grace: options.grace };
         let worker = KillOnDrop(Worker::start(spec, kit, &Handle::current(), reports, factory));
         let orders = Orders { worker: worker.0.clone(), addressee, topology, here };
 
-        let router = router(orders, &options).await;
+        let CallOptions { call, keep_alive, .. } = options.calls;
+        let guarded = guarded(orders, &options).await;
+        let incoming = admitted(incoming, options.admission, keep_alive, || 0);
         let (left, has_left) = oneshot::channel::<()>();
         let shutdown = async { drop(has_left.await) };
-        let mut serving = std::pin::pin!(serve(router, incoming, shutdown, options.calls.call));
+        let mut serving = std::pin::pin!(serve(server(keep_alive, CALLS), guarded, incoming, shutdown, call));
         let departure = tokio::select! {
             ended = &mut serving => {
                 return Err(ended.err().unwrap_or_else(|| ServeError("no more connections come in".into())));
             }
             departure = depart(&worker.0, fell_silent, leave, &options) => departure,
+            never = fail_refused(&worker.0, refusals) => match never {},
         };
         // The answer to the last order is on its way.
         drop(left);
@@ -232,14 +245,25 @@ fn controller(address: &str, options: &GrpcWorkerOptions) -> Result<Endpoint, Se
     endpoint(address, &options.calls).map_err(|error: AddressError| ServeError(error.into()))
 }
 
-async fn router(orders: Orders, options: &GrpcWorkerOptions) -> Router {
-    /// A controller sends each kind of order once at a time.
-    const CALLS: u32 = 16;
+/// A controller sends each kind of order once at a time.
+const CALLS: u32 = 16;
+
+async fn guarded(orders: Orders, options: &GrpcWorkerOptions) -> Guard<Routes, Gate> {
+    let GrpcWorkerOptions { max_message, calls, .. } = *options;
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<WorkerGrpcServer<Orders>>().await;
-    let orders = WorkerGrpcServer::new(orders).max_decoding_message_size(options.max_message);
-    let router = server(options.calls.keep_alive, CALLS).add_service(health_service);
-    with_reflection(router).add_service(orders)
+    let gate = Gate(Arc::new(orders.addressee.clone()));
+    let orders = WorkerGrpcServer::new(orders).max_decoding_message_size(max_message);
+    let routes = with_reflection(Routes::new(health_service)).add_service(orders);
+    Guard::new(routes.prepare(), gate, Gauge::new(max_message, max_message.saturating_mul(2), calls.call))
+}
+
+/// A task whose report the controller will never take has failed: it is not told that all went well, and the run hears of it.
+async fn fail_refused(worker: &Worker, mut refusals: mpsc::UnboundedReceiver<(TaskId, TaskError)>) -> Infallible {
+    while let Some((task, error)) = refusals.recv().await {
+        worker.fail(task, error);
+    }
+    std::future::pending().await
 }
 
 /// Waits until the worker has left, or has nobody to work for.

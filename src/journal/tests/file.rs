@@ -107,16 +107,19 @@ fn i7_nothing_gets_its_name_before_it_is_synced_and_nothing_is_answered_before_i
 async fn a_leftover_is_removed_unless_it_is_being_written() {
     let folder = Folder::empty();
     let journal = folder.journal();
-    let names = ["job-dead.tmp", "job-live.tmp", "notes.tmp", "job-dead.record.old"];
+    let names = ["job-dead.record.tmp", "job-live.record.tmp", "notes.record.tmp", "job-dead.record.old"];
     for name in names {
         fs::write(folder.path().join(name), "winddown-journal 1 ").unwrap();
     }
     let lock = try_lock(&journal.folder, "job-live").unwrap().unwrap();
     folder.journal();
-    assert_eq!(folder.names(), ["job-dead.lock", "job-dead.record.old", "job-live.lock", "job-live.tmp", "notes.tmp"]);
+    assert_eq!(
+        folder.names(),
+        ["job-dead.lock", "job-dead.record.old", "job-live.lock", "job-live.record.tmp", "notes.record.tmp"]
+    );
     drop(lock);
     assert_eq!(folder.journal().load(&"live".into()).await.unwrap(), None);
-    assert!(!folder.names().contains(&"job-live.tmp".to_owned()));
+    assert!(!folder.names().contains(&"job-live.record.tmp".to_owned()));
 }
 
 #[tokio::test(start_paused = true)]

@@ -167,10 +167,14 @@ async fn leave<C: JobController, S: Scheduler>(
     deadline: Instant,
 ) -> Result<NothingAlive, NotLeft> {
     tell_workers(job, deadline).await?;
-    let JobContext { id, run, controller, scheduler, mailbox, limits, progress, .. } = job;
-    let asked = in_time("stop_workers", limits.release, deadline, scheduler.stop_workers(id, Some(*run), false));
-    attended(controller, mailbox, progress, pin!(asked)).await?;
+    let mut told = Told::default();
     loop {
+        if told.is_due() {
+            let JobContext { id, run, controller, scheduler, mailbox, limits, progress, .. } = job;
+            let asked =
+                in_time("stop_workers", limits.release, deadline, scheduler.stop_workers(id, Some(*run), false));
+            attended(controller, mailbox, progress, pin!(asked)).await?;
+        }
         let JobContext { id, run, controller, scheduler, mailbox, progress, .. } = job;
         let alive = attended(controller, mailbox, progress, pin!(alive_by(deadline, id, *run, scheduler))).await?;
         job.publish_alive(alive.len());
@@ -180,8 +184,34 @@ async fn leave<C: JobController, S: Scheduler>(
         if Instant::now() >= deadline {
             return Err(NotLeft::Late(alive));
         }
+        told.listed(&alive);
         let until = deadline.min(after(job.limits.verify_every.max(MOMENT)));
         pause(job, Some(StopRequest::Immediate), until).await;
+    }
+}
+
+/// Who was there when the last order was given. One that is listed and was not may have been entered after the order, by a start that was under way:
+/// it is told as well, and not only waited for.
+#[derive(Default)]
+struct Told {
+    listed: Vec<WorkerId>,
+    orders: u32,
+    is_due: bool,
+}
+
+impl Told {
+    /// Whether there is an order to be given, the first or one for a newcomer. It is given by this.
+    fn is_due(&mut self) -> bool {
+        let is_due = self.orders == 0 || std::mem::take(&mut self.is_due);
+        self.orders += u32::from(is_due);
+        is_due
+    }
+
+    /// These are alive after the last order.
+    fn listed(&mut self, alive: &[WorkerId]) {
+        // Whom the first order has found is known from here on; a scheduler may answer before they are gone.
+        self.is_due = alive.iter().any(|worker| !self.listed.contains(worker));
+        self.listed = alive.to_vec();
     }
 }
 
@@ -232,9 +262,12 @@ async fn kill<C, S: Scheduler>(job: &mut JobContext<C, S>) -> Result<NothingAliv
     let budget = job.limits.kill;
     let deadline = after(budget);
     job.publish_deadline(Some(deadline));
-    let JobContext { id, run, scheduler, .. } = job;
-    in_time("stop_workers", budget, deadline, scheduler.stop_workers(id, Some(*run), true)).await?;
+    let mut told = Told::default();
     loop {
+        if told.is_due() {
+            let JobContext { id, run, scheduler, .. } = job;
+            in_time("stop_workers", budget, deadline, scheduler.stop_workers(id, Some(*run), true)).await?;
+        }
         let alive = alive_by(deadline, &job.id, job.run, &job.scheduler).await?;
         job.publish_alive(alive.len());
         if alive.is_empty() {
@@ -243,6 +276,7 @@ async fn kill<C, S: Scheduler>(job: &mut JobContext<C, S>) -> Result<NothingAliv
         if Instant::now() >= deadline {
             return Err(StepError::StillAlive { workers: alive, after: budget });
         }
+        told.listed(&alive);
         sleep_until(deadline.min(after(job.limits.verify_every.max(MOMENT)))).await;
     }
 }

@@ -1,4 +1,4 @@
-//! A controller at work in a check: what a phase does with one, without the phases.
+//! Drives a controller in a check, as a phase does, but without the phases.
 
 use std::{
     pin::pin,
@@ -24,9 +24,9 @@ use crate::{
 };
 
 pub(super) const WORKERS: [WorkerId; 3] = [WorkerId::new(1), WorkerId::new(2), WorkerId::new(3)];
-/// How long a controller that does what it must not has to do it.
+/// How long to wait for a controller to do something forbidden.
 pub(super) const QUIET: Duration = Duration::from_millis(150);
-/// How often the world outside of the controller is looked at.
+/// How often the state outside of the controller is checked.
 const TICK: Duration = Duration::from_millis(5);
 
 /// A run with its controller; two tasks on each of three workers.
@@ -36,9 +36,9 @@ pub(super) struct Bench<C> {
     pub(super) vault: Arc<Vault>,
     pub(super) run: RunId,
     mailbox: Mailbox,
-    /// What `progress` has said went wrong.
+    /// The errors that `progress` has returned.
     pub(super) errors: Vec<ControllerError>,
-    /// For a condition that has to come true.
+    /// For a condition that must come true.
     patience: Duration,
 }
 
@@ -56,7 +56,7 @@ pub(super) fn topology() -> Result<Arc<Topology>, Finding> {
 }
 
 impl<C: JobController> Bench<C> {
-    /// Starts a run. `change` changes what differs from a run without disturbances.
+    /// Starts a run. `change` sets the differences from an undisturbed run.
     pub(super) async fn start<S>(
         subject: &S,
         run: u64,
@@ -68,7 +68,8 @@ impl<C: JobController> Bench<C> {
         let (run, topology) = (RunId::new(run), topology()?);
         let (mailbox, vault) = (Mailbox::new(4096), Arc::new(Vault::new(run)));
         let workers = Workers::new(run, Arc::clone(&topology), mailbox.sender());
-        // A worker that does not answer is waited for until the end of the check: so a controller that waits for it is found out.
+        // A worker that does not answer stays silent until the end of the check, so that a
+        // controller that waits for it is detected.
         let mut limits = Limits { checkpoint_every: None, order: S::LIMIT, order_retries: 0, ..Limits::default() };
         change(&mut limits, &mut workers.book(), &vault);
         let setup = RunSetup {
@@ -83,7 +84,8 @@ impl<C: JobController> Bench<C> {
         Ok(Self { controller, workers, vault, run, mailbox, errors: vec![], patience: S::LIMIT / 2 })
     }
 
-    /// Does what a phase does until it is so. Says what it waited for in vain.
+    /// Does what a phase does until the condition is true. The error says what it waited for in
+    /// vain.
     pub(super) async fn until(&mut self, what: &str, is_so: impl Fn(&RunStatus, &Book, &Vault) -> bool) -> Outcome {
         self.go_on(what, false, is_so).await
     }
@@ -126,7 +128,7 @@ impl<C: JobController> Bench<C> {
             let (event, error) = {
                 let mut progress = pin!(self.controller.progress());
                 loop {
-                    // A controller that always has something to say must not keep the clock from ticking.
+                    // A controller that always makes progress must not stop the clock.
                     tokio::task::yield_now().await;
                     tokio::select! {
                         result = &mut progress => break (None, result.err()),
@@ -147,17 +149,17 @@ impl<C: JobController> Bench<C> {
     }
 
     fn take(&mut self, event: WorkerEvent) {
-        // A rejected event is the controller's own business here.
+        // Rejected events do not matter here.
         let _ = self.controller.handle(event, Instant::now());
     }
 
-    /// Does what a phase does for a while, in which nothing that is forbidden may happen.
+    /// Does what a phase does for a while, in which nothing forbidden may happen.
     pub(super) async fn quiet(&mut self) {
-        // It never is so.
+        // The condition never becomes true.
         let _ = timeout(QUIET, self.work(false, |_, _, _| false)).await;
     }
 
-    /// Starts the final checkpoint, and gives its epoch.
+    /// Starts the final checkpoint, and returns its epoch.
     pub(super) async fn begin_final(&mut self) -> Result<Epoch, Finding> {
         loop {
             match self.controller.begin_checkpoint(true) {
@@ -168,12 +170,12 @@ impl<C: JobController> Bench<C> {
         }
     }
 
-    /// A worker of this run says it, now.
+    /// An event of a worker of this run, now.
     pub(super) fn says(&self, subtask: u32, event: Event) -> WorkerEvent {
         WorkerEvent::new(self.run, worker_of(subtask), event)
     }
 
-    /// The event has to be rejected, and nothing may have changed.
+    /// The event must be rejected, and nothing may have changed.
     pub(super) fn rejects(&mut self, event: &WorkerEvent, is: impl Fn(Rejection) -> bool) -> Outcome {
         let before = self.controller.status();
         match self.controller.handle(event.clone(), Instant::now()) {
@@ -182,7 +184,7 @@ impl<C: JobController> Bench<C> {
         }
     }
 
-    /// The status is the one before the event, and the event is no failure.
+    /// The status is the same as before the event, and the event is not a failure.
     pub(super) fn unchanged(&self, before: RunStatus, event: &WorkerEvent) -> Outcome {
         same(&format!("after {event:?}"), &self.controller.status(), &before)?;
         match self.controller.failure() {

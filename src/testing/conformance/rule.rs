@@ -145,10 +145,10 @@ rules! {
     }
     Transport {
         TransportTakesIn "transport.takes-in" "contracts::Transport", "an order whose sending was `Ok` has been taken in by its worker, which carries it out";
-        TransportAnswersAgain "transport.answers-again" "Order", "a repeated order for a checkpoint that is done is answered again, events included";
-        TransportForeignRun "transport.foreign-run" "Order", "an order of another run is rejected, and changes nothing";
+        TransportAnswersAgain "transport.answers-again" "contracts::Order", "a repeated order for a checkpoint that is done is answered again, events included";
+        TransportForeignRun "transport.foreign-run" "contracts::Order", "an order of another run is rejected, and changes nothing";
         TransportUnknownWorker "transport.unknown-worker" "contracts::Transport::send", "an order to a worker that the run does not have is an error, and reaches nobody";
-        TransportEnded "transport.ended" "Command", "a worker whose tasks have all ended answers a stop as if it had just stopped them, or says `NotRunning`";
+        TransportEnded "transport.ended" "contracts::Command", "a worker whose tasks have all ended answers a stop as if it had just stopped them, or says `NotRunning`";
         TransportIndependence "transport.independence" "contracts::Transport", "a worker that does not answer delays no other";
         TransportCancelSafe "transport.cancel-safe" "contracts::Transport::send", "a sending may be dropped at any point, and the order sent again";
     }

@@ -1,4 +1,4 @@
-//! The rules of a [`Transport`], and of the workers that it reaches.
+//! The rules of a [`Transport`] and its workers.
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
@@ -19,7 +19,7 @@ use crate::{
     mailbox::{Incoming, JobSender, Mailbox},
 };
 
-/// A run whose workers are to be reached. There are six tasks on three workers.
+/// A run with its workers: six tasks on three workers.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct TransportRun {
@@ -27,14 +27,15 @@ pub struct TransportRun {
     pub open: OpenRun,
     /// Its tasks and workers.
     pub topology: Arc<Topology>,
-    /// How the tasks behave: let `Workers::task` (feature `worker`) be their code, or pass orders that have arrived at a worker on to
-    /// [`Workers`]' own `send`.
+    /// The behaviour of the tasks: use `Workers::task` (feature `worker`) as their code, or pass
+    /// the orders that arrive at a worker to the `send` of [`Workers`].
     pub workers: Workers,
-    /// Where the workers' events go.
+    /// The destination of the workers' events.
     pub events: JobSender,
 }
 
-/// A maker of transports and workers, on which a [`Transport`] is checked. Dropping it may end what it has started.
+/// Creates the transports and workers on which a [`Transport`] is checked. Dropping it may end what
+/// it has started.
 pub trait TransportSubject: 'static {
     /// The transport.
     type Transport: Transport;
@@ -42,17 +43,17 @@ pub trait TransportSubject: 'static {
     /// The time limit of one rule. A check that takes longer has found a call that does not answer.
     const LIMIT: Duration = LIMIT;
 
-    /// Starts the workers of this run, and gives the transport once they are up.
+    /// Starts the workers of this run, and returns the transport once they are running.
     fn start(&self, run: TransportRun) -> impl Future<Output = Self::Transport>;
 
-    /// Makes the worker one that does not answer, though it is alive.
+    /// Makes the worker unresponsive, although it is alive.
     fn freeze(&self, worker: WorkerId) -> impl Future<Output = Hook> {
         let _ = worker;
         async { Hook::Unsupported }
     }
 }
 
-/// Checks a [`Transport`]. `make` makes a maker of transports; it is called once for each rule.
+/// Checks a [`Transport`]. `make` creates a subject; it is called once for each rule.
 ///
 /// # Cancel safety
 /// The current check continues to its end or its limit, on its own thread.
@@ -69,7 +70,8 @@ pub async fn transport<S: TransportSubject>(make: impl AsyncFn() -> S + Send + S
 }
 
 const RUN: RunId = RunId::new(7);
-/// The worker that is spoken to, and its tasks: one with nothing to commit, and one with something.
+/// The worker that gets the orders, and its tasks: one with nothing to commit, and one with commit
+/// data.
 const FIRST: WorkerId = WORKERS[0];
 const MINE: [u32; 2] = [0, 3];
 
@@ -99,7 +101,7 @@ impl<S: TransportSubject> Line<S> {
         ok(&what, self.try_send(RUN, FIRST, command).await)
     }
 
-    /// Listens until each of these has been said once more.
+    /// Waits until each of these has been reported again.
     async fn hears(&mut self, what: &str, mut expected: Vec<Event>) -> Outcome {
         let listen = async {
             while !expected.is_empty() {
@@ -135,7 +137,8 @@ impl<S: TransportSubject> Line<S> {
     }
 }
 
-/// The same kind of event, of the same task and checkpoint. What a snapshot holds is the controller's rules' concern.
+/// The same kind of event, of the same task and checkpoint. The content of a snapshot is covered by
+/// the rules of controllers.
 fn is_like(expected: &Event, said: &Event) -> bool {
     match (expected, said) {
         (Event::CheckpointCompleted { task, epoch, .. }, Event::CheckpointCompleted { task: said, epoch: of, .. }) => {
@@ -244,7 +247,7 @@ async fn independence<S: TransportSubject>(subject: S) -> Outcome {
             let mut sending = pin!(line.try_send(RUN, next, checkpoint(Epoch::new(1))));
             tokio::select! {
                 biased;
-                // It may be told in time that the frozen one does not answer.
+                // It may find out in time that the frozen one does not answer.
                 _ = &mut waiting => sending.await,
                 sent = &mut sending => sent,
             }

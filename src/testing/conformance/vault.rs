@@ -1,4 +1,4 @@
-//! The checkpoint store of a controller's check: in memory, and as slow as the check says.
+//! The checkpoint store of a controller's check: in memory, and as slow as the check wants.
 
 use std::sync::{
     Mutex, MutexGuard, PoisonError,
@@ -12,7 +12,7 @@ use crate::contracts::{CheckpointStore, JobId, Manifest, OpenRun, RunId, StoreEr
 #[derive(Debug)]
 pub(super) struct Vault {
     run: RunId,
-    /// Manifests that somebody began to publish, and those that are durable.
+    /// Manifests whose publication has started, and those that are durable.
     manifests: Mutex<(Vec<Manifest>, Vec<Manifest>)>,
     is_open: watch::Sender<bool>,
     is_fenced: AtomicBool,

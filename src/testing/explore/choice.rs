@@ -1,8 +1,9 @@
-//! Choices: a schedule is the list of those that differ from the default, so that it can be replayed, and shortened.
+//! Choices. A schedule is the list of the choices that differ from the default, so that it can be
+//! replayed and shortened.
 
 use std::fmt::{self, Debug};
 
-/// At the choice point of this number, this option instead of option 0.
+/// At the choice point with this number, this option instead of option 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Deviation {
     pub(super) at: u32,
@@ -24,19 +25,19 @@ pub(super) struct Point {
     pub(super) digest: u64,
 }
 
-/// Answers every question that a schedule leaves open: by plan, or at random.
+/// Makes every choice of a schedule, according to a plan or at random.
 #[derive(Debug, Default)]
 pub(super) struct Chooser {
     plan: Vec<Deviation>,
-    /// How much of the plan has been used.
+    /// The used part of the plan.
     used: usize,
     at: u32,
     random: Option<Walk>,
-    /// What has differed from the default.
+    /// The deviations from the default.
     pub(super) taken: Vec<Deviation>,
-    /// The points after the last deviation of the plan: what else there was to choose.
+    /// The points after the last deviation of the plan, with their other options.
     pub(super) points: Vec<Point>,
-    /// What was chosen, in words, where somebody wants to read it.
+    /// The choices in words, if requested.
     pub(super) story: Option<Vec<String>>,
 }
 
@@ -49,7 +50,7 @@ pub(super) struct Walk {
 }
 
 impl Chooser {
-    /// Makes it ready for another schedule, keeping its memory.
+    /// Resets it for another schedule, and keeps its allocations.
     pub(super) fn start(&mut self, plan: &[Deviation], random: Option<Walk>, tell: bool) {
         self.plan.clear();
         self.plan.extend_from_slice(plan);
@@ -59,12 +60,12 @@ impl Chooser {
         self.story = tell.then(Vec::new);
     }
 
-    /// Whether points are still of interest: the plan is used up.
+    /// Whether points are recorded: the plan is used up.
     pub(super) fn is_beyond_plan(&self) -> bool {
         self.used == self.plan.len()
     }
 
-    /// One of `options`; `digest` is of the state, and is looked at beyond the plan alone.
+    /// One of `options`. `digest` is the digest of the state; it is needed only beyond the plan.
     pub(super) fn choose<O: Copy + Debug>(&mut self, options: &[O], digest: u64) -> O {
         let at = self.at;
         self.at += 1;
@@ -104,7 +105,7 @@ pub(super) struct Random(u64);
 
 impl Random {
     pub(super) fn new(seed: u64) -> Self {
-        // A few rounds, so that neighbouring seeds part ways.
+        // A few rounds, so that neighbouring seeds diverge.
         let mut random = Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
         for _ in 0..4 {
             random.next();

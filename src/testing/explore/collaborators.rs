@@ -1,4 +1,5 @@
-//! What the code under test talks to: a transport, a store, a scheduler and a journal, all of one simulated world. Every call is a choice.
+//! The collaborators of the code under test: a transport, a store, a scheduler and a journal of one
+//! simulated world. Every call is a choice.
 
 use std::{future::pending, time::Duration};
 
@@ -6,6 +7,7 @@ use tokio::time::sleep;
 
 use super::{
     digest::digest,
+    late::{LATE_WORKER, Late},
     report::CanHappen,
     state::digest_of_command,
     world::{Effect, JOB, RUN, Refusal, Shared, Signal, World, lock},
@@ -21,35 +23,37 @@ use crate::{
 /// How a call ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Fate {
-    /// It is done, and answered.
+    /// It takes effect, and is answered.
     Done,
-    /// It is not done, and the answer is an error that is worth a retry.
+    /// It has no effect, and the answer is a retryable error.
     Error,
-    /// It is done, and the answer is an error all the same.
+    /// It takes effect, but the answer is an error.
     DoneAndError,
-    /// It is not done, and never will be.
+    /// It has no effect, and the error is permanent.
     Refused,
-    /// It is not done, and never answered.
+    /// It has no effect, and is never answered.
     Silence,
-    /// It is done, and never answered.
+    /// It takes effect, but is never answered.
     DoneAndSilence,
-    /// It is done, and answered late, but in time.
+    /// It takes effect, and is answered late, but in time.
     LateAnswer,
-    /// It is done when nobody waits for it any more.
+    /// It takes effect when the caller no longer waits.
     DoneTooLate,
-    /// It is answered as if it were done.
+    /// It is answered as if it had taken effect.
     Ignored,
-    /// The controller dies before it is done.
+    /// The controller dies before it takes effect.
     CrashBefore,
-    /// The controller dies before it hears the answer.
+    /// The controller dies before it gets the answer.
     CrashAfter,
-    /// The controller dies, and then it is done.
+    /// The controller dies, and then it takes effect.
     CrashAndDone,
+    /// It can't look, and so says of nobody that it is gone.
+    Blind,
 }
 
 use Fate::{
-    CrashAfter, CrashAndDone, CrashBefore, Done, DoneAndError, DoneAndSilence, DoneTooLate, Error, Ignored, LateAnswer,
-    Refused, Silence,
+    Blind, CrashAfter, CrashAndDone, CrashBefore, Done, DoneAndError, DoneAndSilence, DoneTooLate, Error, Ignored,
+    LateAnswer, Refused, Silence,
 };
 
 const OF_ORDERS: &[Fate] =
@@ -71,13 +75,14 @@ const OF_WRITES: &[Fate] = &[
 const OF_STOPS: &[Fate] =
     &[Done, Error, DoneAndError, Refused, Silence, LateAnswer, DoneTooLate, Ignored, CrashBefore, CrashAfter];
 const OF_READS: &[Fate] = &[Done, Error, Refused, Silence, LateAnswer, CrashBefore];
+const OF_LISTS: &[Fate] = &[Done, Error, Refused, Silence, LateAnswer, CrashBefore, Blind];
 
 /// How long a late answer takes: less than every limit. Virtual milliseconds, as everywhere here.
 const LATE: u64 = 3;
-/// When what a crashed controller had sent is done.
+/// When the calls of a crashed controller take effect.
 const AFTER_CRASH: u64 = 2;
 
-/// When a call that is done too late is done: after the call's limit.
+/// When a late call takes effect: after the call's limit.
 const fn too_late(effect: &Effect) -> u64 {
     match effect {
         Effect::Order(..) | Effect::Write(_) => 7,
@@ -90,7 +95,7 @@ const fn too_late(effect: &Effect) -> u64 {
 #[derive(Clone, Debug)]
 pub struct Simulated(pub(super) Shared);
 
-/// A call that is under way: part of the state for as long as it is.
+/// A call in progress, which is part of the state meanwhile.
 struct UnderWay<'a>(&'a Shared, (u8, u64));
 
 impl Drop for UnderWay<'_> {
@@ -103,14 +108,14 @@ impl Drop for UnderWay<'_> {
 }
 
 enum Failed {
-    /// The world can't.
+    /// A temporary failure of the whole world.
     World(Refusal),
-    /// This call can't: for now, or for ever.
+    /// A temporary or permanent failure of this call.
     Call { for_ever: bool },
 }
 
 impl Simulated {
-    /// Whether the job has a checkpoint store: this one.
+    /// Whether the job has this checkpoint store.
     pub fn has_store(&self) -> bool {
         lock(&self.0).scenario.has_store
     }
@@ -147,7 +152,7 @@ impl Simulated {
                 self.put_off(effect, wait);
                 pending().await
             }
-            Ignored => Ok(()),
+            Ignored | Blind => Ok(()),
             CrashBefore => self.crash().await,
             CrashAfter => {
                 let _ = apply(&effect);
@@ -161,7 +166,13 @@ impl Simulated {
     }
 
     async fn read<T>(&self, what: u8, read: impl FnOnce(&mut World) -> T) -> Result<T, Failed> {
-        let (fate, _under_way) = self.choose(what, OF_READS);
+        self.look(what, OF_READS, |world, _| read(world)).await
+    }
+
+    /// As [`read`](Self::read), which is told whether it can't look.
+    async fn look<T>(&self, what: u8, fates: &[Fate], read: impl FnOnce(&mut World, bool) -> T) -> Result<T, Failed> {
+        let (fate, _under_way) = self.choose(what, fates);
+        let read = |world: &mut World| read(world, fate == Blind);
         self.note_crash(fate);
         match fate {
             Error => Err(Failed::Call { for_ever: false }),
@@ -175,6 +186,39 @@ impl Simulated {
             }
             _ => Ok(read(&mut lock(&self.0))),
         }
+    }
+
+    /// The workers whose start is in flight. The scheduler lists them.
+    pub fn starts_in_flight(&self) -> Vec<WorkerId> {
+        let is_in_flight = lock(&self.0).late_worker == Late::InFlight;
+        is_in_flight.then_some(LATE_WORKER).into_iter().collect()
+    }
+
+    /// Whether the last list of workers could not look, and so named them all.
+    pub fn could_not_look(&self) -> bool {
+        lock(&self.0).was_blind
+    }
+
+    /// Stops the workers that are there as [`Scheduler::stop_workers`] does, and lets starts that are in flight go on, which it does not.
+    ///
+    /// # Errors
+    /// As [`Scheduler::stop_workers`].
+    ///
+    /// # Cancel safety
+    /// As [`Scheduler::stop_workers`].
+    pub async fn stop_those_that_are_there(
+        &self,
+        job: &JobId,
+        run: Option<RunId>,
+        force: bool,
+    ) -> Result<(), SchedulerError> {
+        {
+            let mut world = lock(&self.0);
+            if !world.check_stop(job, run, force) && run != Some(RUN) {
+                world.neighbour_is_alive = false;
+            }
+        }
+        self.act(5, OF_STOPS, Effect::StopWorkers { force }).await.map_err(scheduler_error)
     }
 
     fn put_off(&self, effect: Effect, wait: u64) {
@@ -202,7 +246,7 @@ impl Transport for Simulated {
         let is_reachable = {
             let mut world = lock(&self.0);
             world.check_order(at, order.run, &order.command);
-            // How often it was tried is part of the state.
+            // The number of attempts is part of the state.
             world.sent = world.sent.wrapping_add(digest(&(at, digest_of_command(&order.command))));
             !(world.workers[at].is_dead || world.workers[at].is_frozen)
         };
@@ -245,17 +289,22 @@ impl CheckpointStore for Simulated {
 
 impl Scheduler for Simulated {
     async fn stop_workers(&self, job: &JobId, run: Option<RunId>, force: bool) -> Result<(), SchedulerError> {
-        {
-            let mut world = lock(&self.0);
-            if !world.check_stop(job, run, force) && run != Some(RUN) {
-                world.neighbour_is_alive = false;
-            }
+        if force {
+            lock(&self.0).fence();
         }
-        self.act(5, OF_STOPS, Effect::StopWorkers { force }).await.map_err(scheduler_error)
+        self.stop_those_that_are_there(job, run, force).await
     }
 
     async fn workers_for_job(&self, _: &JobId, _: Option<RunId>) -> Result<Vec<WorkerId>, SchedulerError> {
-        self.read(6, |world| world.alive()).await.map_err(scheduler_error)
+        let look = |world: &mut World, is_blind| {
+            world.was_blind = is_blind;
+            if is_blind {
+                world.note(CanHappen::BlindList);
+            }
+            world.late_was_listed |= world.late_worker != Late::NotCalled;
+            if is_blind { vec![World::worker_id(0), World::worker_id(1)] } else { world.alive() }
+        };
+        self.look(6, OF_LISTS, look).await.map_err(scheduler_error)
     }
 }
 

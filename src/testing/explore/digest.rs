@@ -1,4 +1,4 @@
-//! A cheap hash of a state. Two states with one digest are taken for the same.
+//! A cheap hash of a state. Two states with the same digest count as equal.
 
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 

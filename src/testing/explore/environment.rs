@@ -1,4 +1,5 @@
-//! Everything that happens to a job from outside: workers speak, requests come, things break. At every step it is a choice which.
+//! Everything that happens to a job from outside: reports of workers, requests, and failures. Every
+//! step is a choice.
 
 use std::{
     future::poll_fn,
@@ -10,6 +11,7 @@ use std::{
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::{
+    late::Late,
     report::CanHappen,
     scenario::Opening,
     state::digest_of_event,
@@ -25,17 +27,18 @@ use crate::{
 /// Virtual milliseconds.
 const HEARTBEAT_EVERY: u64 = 5;
 const OPENING_AFTER: u64 = 2;
-/// In a world in which nothing changes, there are choices this long after the last change.
+/// If nothing changes, choices continue for this long after the last change.
 const QUIET_CHOICES: [u64; 4] = [1, 4, 9, 24];
 const DELAY: u64 = 15;
-/// A job that nothing stops is told to stop after this, and by force after twice that.
+/// A job that is not stopped gets a stop request after this time, and a force request after twice
+/// that.
 const RESCUE_AFTER: u64 = 150;
 /// No schedule takes longer than this, whatever goes wrong in it.
 const TOO_LONG: u64 = 4000;
 
-/// What is planned, and what of it is done. Part of the state.
+/// What the environment will do by itself, and what it has done. Part of the state.
 #[derive(Clone, Copy, Debug, Default, Hash)]
-pub(super) struct Plan {
+pub(super) struct Agenda {
     last_step: u64,
     next_heartbeat: u64,
     opening_at: Option<u64>,
@@ -50,15 +53,15 @@ pub(super) struct Plan {
     pub(super) appeared_at: Option<u64>,
 }
 
-/// What the environment can do next. The first that is possible is what happens if nothing goes wrong.
+/// The next possible actions of the environment. The first possible one is the default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
-    /// What is `n`th on its way arrives.
+    /// The `n`th message in flight arrives.
     Arrive(usize),
     Nothing,
-    /// What is first on its way arrives, and will arrive again.
+    /// The first message in flight arrives, and will arrive again.
     ArriveTwice,
-    /// What is first on its way takes longer.
+    /// The first message in flight takes longer.
     Delay,
     Ask(StopRequest),
     Crash,
@@ -66,10 +69,12 @@ enum Step {
     Die(usize),
     Freeze(usize),
     Fail(usize),
-    /// A worker appears after the last one had gone: one that was started late, say.
+    /// A worker appears after the last one had gone, for example one that was started late.
     Appear,
     Strangers,
     Exhaust,
+    /// A worker's start is called.
+    Start,
 }
 
 pub(super) enum Stepped {
@@ -107,8 +112,8 @@ impl<'a> Environment<'a> {
             if now > TOO_LONG {
                 return Poll::Ready(Stepped::TooLong);
             }
-            if world.plan.seen_version != world.version {
-                (world.plan.seen_version, world.plan.changed_at) = (world.version, now);
+            if world.agenda.seen_version != world.version {
+                (world.agenda.seen_version, world.agenda.changed_at) = (world.version, now);
             }
             let wake = world.next_wake();
             if wake <= now {
@@ -128,7 +133,7 @@ impl<'a> Environment<'a> {
 }
 
 impl World {
-    /// A controller starts, the first or one that follows a crash.
+    /// A controller starts, either the first one or one after a crash.
     pub(super) fn begin_attempt(&mut self) {
         let now = self.now();
         self.attempt += 1;
@@ -137,11 +142,11 @@ impl World {
         self.failure_told_at = None;
         self.asked = self.record.as_ref().and_then(|record| record.requested);
         self.last_asked_at = now;
-        self.plan.rescue_at = Some(now + RESCUE_AFTER);
-        self.plan.rescues = 0;
+        self.agenda.rescue_at = Some(now + RESCUE_AFTER);
+        self.agenda.rescues = 0;
         let is_request = matches!(self.scenario.opening, Opening::Request(_));
-        let opens = if is_request { self.asked.is_none() } else { !self.plan.has_opened };
-        self.plan.opening_at = opens.then_some(now + OPENING_AFTER);
+        let opens = if is_request { self.asked.is_none() } else { !self.agenda.has_opened };
+        self.agenda.opening_at = opens.then_some(now + OPENING_AFTER);
     }
 
     /// The controller is gone.
@@ -158,19 +163,19 @@ impl World {
 
     fn quiet_choice_at(&self) -> Option<u64> {
         self.sender.as_ref()?;
-        QUIET_CHOICES.get(self.plan.quiet_choices).map(|after| self.plan.changed_at + after)
+        QUIET_CHOICES.get(self.agenda.quiet_choices).map(|after| self.agenda.changed_at + after)
     }
 
     fn next_wake(&self) -> u64 {
         let arrivals = self.queue.iter().filter(|pending| self.is_ready(pending)).map(|pending| pending.not_before);
-        let arrival = arrivals.min().map(|at| at.max(self.plan.last_step + 1));
+        let arrival = arrivals.min().map(|at| at.max(self.agenda.last_step + 1));
         let late = self.late.iter().map(|(due, _)| *due).min();
-        let opening = self.plan.opening_at.filter(|_| self.sender.is_some());
-        let quiet = self.quiet_choice_at().map(|at| at.max(self.plan.last_step + 1));
-        [arrival, late, opening, self.plan.rescue_at, quiet]
+        let opening = self.agenda.opening_at.filter(|_| self.sender.is_some());
+        let quiet = self.quiet_choice_at().map(|at| at.max(self.agenda.last_step + 1));
+        [arrival, late, opening, self.agenda.rescue_at, quiet]
             .into_iter()
             .flatten()
-            .fold(self.plan.next_heartbeat, u64::min)
+            .fold(self.agenda.next_heartbeat, u64::min)
     }
 
     fn tick(&mut self, now: u64, ask: Ask<'_>) {
@@ -178,22 +183,22 @@ impl World {
             let (_, effect) = self.late.remove(position);
             let _ = self.apply(&effect);
         }
-        if self.plan.next_heartbeat <= now {
-            self.plan.next_heartbeat = now + HEARTBEAT_EVERY;
+        if self.agenda.next_heartbeat <= now {
+            self.agenda.next_heartbeat = now + HEARTBEAT_EVERY;
             self.beat();
             self.check_noticed(now);
         }
-        if self.sender.is_some() && self.plan.opening_at.take_if(|at| *at <= now).is_some() {
+        if self.sender.is_some() && self.agenda.opening_at.take_if(|at| *at <= now).is_some() {
             self.open(ask);
         }
-        if self.plan.rescue_at.is_some_and(|at| at <= now) {
+        if self.agenda.rescue_at.is_some_and(|at| at <= now) {
             self.rescue(now, ask);
         }
         let arrives = self.queue.iter().any(|pending| self.is_ready(pending) && pending.not_before <= now);
         let quiet = self.quiet_choice_at().is_some_and(|at| at <= now);
-        if self.plan.last_step < now && (arrives || quiet) {
-            self.plan.last_step = now;
-            self.plan.quiet_choices += usize::from(!arrives);
+        if self.agenda.last_step < now && (arrives || quiet) {
+            self.agenda.last_step = now;
+            self.agenda.quiet_choices += usize::from(!arrives);
             self.take_step(now, ask);
         }
     }
@@ -203,14 +208,14 @@ impl World {
         for at in 0..2 {
             let worker = &self.workers[at];
             if !worker.is_dead && !worker.is_frozen {
-                // A full mailbox means that heartbeats wait in it already.
+                // If the mailbox is full, it already contains heartbeats.
                 let _ = sender.try_event(WorkerEvent::new(RUN, Self::worker_id(at), Event::Heartbeat));
             }
         }
     }
 
     fn open(&mut self, ask: Ask<'_>) {
-        self.plan.has_opened = true;
+        self.agenda.has_opened = true;
         match self.scenario.opening {
             Opening::Request(request) => self.ask_for(request, ask),
             Opening::SourcesComplete => self.exhaust(),
@@ -220,22 +225,22 @@ impl World {
         }
     }
 
-    /// Nothing in the world stops this job: somebody does.
+    /// Nothing else stops this job, so a request does.
     fn rescue(&mut self, now: u64, ask: Ask<'_>) {
         let phase = self.progress.as_ref().map(|progress| progress.borrow().phase);
-        if self.plan.rescues == 0 && phase == Some(PhaseKind::Running) {
+        if self.agenda.rescues == 0 && phase == Some(PhaseKind::Running) {
             self.ask_for(StopRequest::Immediate, ask);
-        } else if self.plan.rescues > 0 && self.scenario.spent == OnSpentCheckpoint::KeepTrying {
+        } else if self.agenda.rescues > 0 && self.scenario.spent == OnSpentCheckpoint::KeepTrying {
             self.ask_for(StopRequest::Force, ask);
         }
-        self.plan.rescues += 1;
-        self.plan.rescue_at = (self.plan.rescues < 2).then_some(now + RESCUE_AFTER);
+        self.agenda.rescues += 1;
+        self.agenda.rescue_at = (self.agenda.rescues < 2).then_some(now + RESCUE_AFTER);
     }
 
-    /// A failure that the job was told of does not leave it running.
+    /// After a reported failure the job does not keep running.
     fn check_noticed(&mut self, now: u64) {
         let phase = self.progress.as_ref().map(|progress| progress.borrow().phase);
-        // Two attempts at the journal may stand between.
+        // Two attempts to write to the journal may be in between.
         if phase == Some(PhaseKind::Running) && self.failure_told_at.is_some_and(|at| now > at + 25) {
             self.violated("I5", "a task's failure was told, and the job still runs");
         }
@@ -277,12 +282,15 @@ impl World {
                 add(Step::Fail(at));
             }
         }
-        if self.alive().is_empty() && self.plan.appeared_at.is_none() {
+        if self.alive().is_empty() && self.agenda.appeared_at.is_none() {
             add(Step::Appear);
         }
         add(Step::Strangers);
         if self.can_exhaust() {
             add(Step::Exhaust);
+        }
+        if self.late_worker == Late::NotCalled {
+            add(Step::Start);
         }
         options
     }
@@ -328,12 +336,13 @@ impl World {
             (Step::Appear, _) => {
                 self.note(CanHappen::WorkerAppeared);
                 self.touch();
-                self.plan.appeared_at = Some(now);
-                // It takes no orders: nobody knows of it.
+                self.agenda.appeared_at = Some(now);
+                // It accepts no orders, because it is unknown.
                 (self.workers[1].is_dead, self.workers[1].is_frozen) = (false, true);
             }
             (Step::Strangers, _) => self.strangers_speak(),
             (Step::Exhaust, _) => self.exhaust(),
+            (Step::Start, _) => self.call_start(now),
             (Step::Nothing | Step::ArriveTwice | Step::Delay, _) => {}
         }
     }
@@ -341,6 +350,7 @@ impl World {
     fn arrive(&mut self, pending: Pending, now: u64) {
         match pending.item {
             Item::Exit(at) | Item::Kill(at) => self.die(at),
+            Item::Enter => self.enter(),
             Item::Event(event) => {
                 let Some(sender) = &self.sender else { return };
                 let is_failure = matches!(event.event, Event::TaskFailed { .. });
@@ -383,7 +393,7 @@ impl World {
         self.touch();
     }
 
-    /// Workers of other runs, workers and tasks that nobody knows, checkpoints that nobody started.
+    /// Workers of other runs, unknown workers and tasks, and checkpoints that were never started.
     fn strangers_speak(&mut self) {
         self.note(CanHappen::StrangersSpeak);
         self.told = self.told.wrapping_add(1);

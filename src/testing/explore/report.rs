@@ -109,6 +109,12 @@ can_happen! {
     StrongerRequest,
     /// A worker appeared after the last one had gone.
     WorkerAppeared,
+    /// A start was called, and its worker was not there yet.
+    StartInFlight,
+    /// A forced stop ended a start that was in flight.
+    StartRefused,
+    /// A list of workers could not look, and said of nobody that it is gone.
+    BlindList,
     /// A worker died.
     WorkerDied,
     /// A worker stopped answering, but was alive.

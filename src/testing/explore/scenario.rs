@@ -1,4 +1,4 @@
-//! Where a schedule starts from: what is wanted of the job by default, and under which policy. Everything else is a choice.
+//! The start of a schedule: the default request and the policy. Everything else is a choice.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,7 +18,7 @@ pub(super) enum Opening {
     TimeIsOver,
 }
 
-/// One place to start from.
+/// One scenario.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(clippy::struct_excessive_bools, reason = "each may hold with each other")]
 pub(super) struct Scenario {
@@ -27,7 +27,7 @@ pub(super) struct Scenario {
     pub(super) spent: OnSpentCheckpoint,
     /// Whether a task has something to commit.
     pub(super) commits: bool,
-    /// Whether it says so for its whole operator, whose other subtask has nothing to say.
+    /// Whether it pre-commits for its whole operator, whose other subtask does not.
     pub(super) as_whole: bool,
     /// Whether periodic checkpoints are taken.
     pub(super) periodic: bool,
@@ -45,7 +45,7 @@ const fn scenario(name: &'static str, opening: Opening, spent: OnSpentCheckpoint
     Scenario { name, opening, spent, commits: true, as_whole: false, periodic: false, detached: false, has_store: true }
 }
 
-/// Every place that schedules start from.
+/// All scenarios.
 pub(super) const SCENARIOS: &[Scenario] = &[
     scenario("checkpoint", Request(Checkpoint), Escalate),
     scenario("graceful", Request(Graceful), Escalate),

@@ -1,4 +1,4 @@
-//! One schedule: a job from its start to its end, through every crash on the way.
+//! One schedule: a job from its start to its end, with every crash on the way.
 
 use std::{future::poll_fn, pin::pin, sync::Arc, task::Poll};
 
@@ -19,21 +19,21 @@ use crate::{
     machine::{AnyPhase, JobContext, JournalError, Phase, PhaseKind, PhaseRecord, Running, StepError, Visit},
 };
 
-/// More controllers than that follow one another in no schedule that ends.
+/// A schedule with more consecutive controllers than this does not end.
 const MOST_ATTEMPTS: u32 = 12;
-/// A drive that has given up is tried again in a world in which nothing goes wrong any more.
+/// A drive that has given up is retried in a world without further failures.
 const MOST_DRIVES: u32 = 5;
 const MOMENT: std::time::Duration = std::time::Duration::from_millis(1);
 
 /// How a controller's life ended.
 enum Life {
-    /// The job has stopped, or a violation was noted.
+    /// The job has stopped, or a violation was recorded.
     Over,
     /// Another controller has written since: start over from the journal.
     TakenOver,
 }
 
-/// Runs the schedule that the world's chooser makes. `edges` counts the edges taken.
+/// Runs the schedule that the world's chooser produces. `edges` counts the taken edges.
 pub(super) async fn run<S: Subject>(subject: &S, world: &Shared, edges: &mut [u64]) {
     let scenario = lock(world).scenario;
     let limits = Arc::new(scenario.limits());
@@ -93,7 +93,7 @@ fn note_crash(world: &mut World) {
     }
 }
 
-/// A controller: takes up what the one before it has written, and drives the job.
+/// One controller: continues from the record of the previous one, and drives the job.
 async fn live<S: Subject>(subject: &S, world: &Shared, limits: &Arc<Limits>, edges: &mut [u64]) -> Life {
     let simulated = Simulated(Arc::clone(world));
     let driver = Driver { world, limits, edges };
@@ -136,7 +136,7 @@ async fn resume<S: Subject>(
     }
 }
 
-/// The world was asked once more, and did not answer: the next controller takes the record up.
+/// A further query was not answered: the next controller continues from the record.
 fn not_built(world: &Shared, unfit: &Unfit) -> Life {
     if matches!(unfit, Unfit::Scheduler(_) | Unfit::StillAlive { .. }) {
         return Life::TakenOver;
@@ -167,12 +167,12 @@ async fn take_up<S: Subject>(
                 Ok(rehydrated) => return Ok(rehydrated.map(Rehydrated::simulated)),
                 Err(error) => error,
             };
-        // A person has read what the error advises.
+        // A person has followed the advice of the error.
         if matches!(error.unfit(), Unfit::StillAlive { .. }) {
             lock(&world.0).bury();
             continue;
         }
-        // What refuses once need not refuse for ever: a person has looked at it.
+        // A refusal need not be permanent: a person has fixed the cause.
         if !matches!(error.unfit(), Unfit::Journal(_) | Unfit::Scheduler(_) | Unfit::Store(_)) {
             lock(&world.0).violated("I7", format!("what was written down can't be taken up: {error}"));
             return Err(());
@@ -241,7 +241,8 @@ impl Driver<'_> {
         Life::Over
     }
 
-    /// I5, counted from where this drive left `Running`, or from the last request that was stronger than what was in force.
+    /// I5, counted from where this drive left `Running`, or from the last request that was stronger
+    /// than the one in effect.
     fn check_time(
         &self,
         world: &mut World,

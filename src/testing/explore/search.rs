@@ -1,5 +1,5 @@
-//! Which schedules are run, and in which order: all with one deviation from the default, then all with two, and so on; beyond that, at
-//! random.
+//! The selection and order of schedules: all with one deviation from the default, then all with
+//! two, and so on; beyond that, random ones.
 
 use std::{
     collections::HashSet,
@@ -24,13 +24,13 @@ use super::{
 };
 use crate::machine::EDGES;
 
-/// Counting states ends here, so that memory does.
+/// Counting states ends here, to bound the memory.
 const MOST_STATES: u64 = 20_000_000;
-/// A runtime's clock only goes forward, and a timer wheel has an end.
+/// A runtime's clock only moves forward, and a timer wheel has an end.
 const SCHEDULES_PER_RUNTIME: u32 = 1000;
 const MOST_FINDINGS: usize = 16;
 
-/// What one schedule has shown.
+/// The result of one schedule.
 #[derive(Debug, Default)]
 pub(super) struct Shown {
     pub(super) taken: Vec<Deviation>,
@@ -146,7 +146,7 @@ impl Digests {
     }
 }
 
-/// Explores, and says what was found; violations come with their schedules as they were met.
+/// Explores, and reports the result; violations contain their original schedules.
 pub(super) fn search<S: Subject>(subject: &S, bounds: Bounds) -> (Report, Vec<Found>) {
     let began = Instant::now();
     let search = Search {
@@ -183,7 +183,7 @@ pub(super) fn search<S: Subject>(subject: &S, bounds: Bounds) -> (Report, Vec<Fo
 }
 
 impl<S: Subject> Search<'_, S> {
-    /// The default schedule of each scenario, and what else there was to choose in it.
+    /// The default schedule of each scenario, with its other options.
     fn defaults(&self) -> Vec<(&'static Scenario, Deviation)> {
         let mut runner = Runner::new(self.subject);
         let mut roots = Vec::new();
@@ -192,7 +192,8 @@ impl<S: Subject> Search<'_, S> {
             roots.extend(deviations(&shown.points).map(|deviation| (scenario, deviation)));
         }
         self.collect(&runner);
-        // In an order of the seed, so that a search that ends early has been everywhere.
+        // In an order that depends on the seed, so that a search that ends early has covered all
+        // areas.
         let mut random = Random::new(self.bounds.seed);
         for last in (1..roots.len()).rev() {
             roots.swap(last, random.below(last + 1));
@@ -226,7 +227,7 @@ impl<S: Subject> Search<'_, S> {
             return;
         }
         let mut shown = runner.run(scenario, plan, None, false);
-        // A state that was met with as many deviations to come leads nowhere new.
+        // A state that was seen with as many deviations left leads to nothing new.
         shown.points.retain(|point| known.add(digest(&(point.digest, more))));
         for deviation in deviations(&shown.points) {
             plan.push(deviation);
@@ -235,7 +236,7 @@ impl<S: Subject> Search<'_, S> {
         }
     }
 
-    /// Random schedules with more deviations than were tried one after the other.
+    /// Random schedules with more deviations than were tried systematically.
     fn walk_at_random(&self) {
         let (next, walked) = (AtomicU64::new(0), Digests::new());
         self.on_every_thread(|runner| {
@@ -277,7 +278,7 @@ impl<S: Subject> Search<'_, S> {
         if let Some(violation) = shown.violations.first() {
             self.violations.fetch_add(1, Ordering::Relaxed);
             let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-            // One of each kind tells more than many of one.
+            // One of each kind is more useful than many of one.
             let kind =
                 |it: &Violation| (it.invariant, it.what.chars().filter(|c| !c.is_ascii_digit()).collect::<String>());
             if found.len() < MOST_FINDINGS && !found.iter().any(|(.., known)| kind(known) == kind(violation)) {
@@ -319,7 +320,7 @@ fn deviations(points: &[Point]) -> impl Iterator<Item = Deviation> + '_ {
     points.iter().flat_map(|point| (1..point.options).map(|option| Deviation { at: point.at, option }))
 }
 
-/// Leaves out of a schedule what is not needed for the violation.
+/// Removes the deviations that the violation does not need from a schedule.
 pub(super) fn minimize<S: Subject>(runner: &mut Runner<'_, S>, (scenario, plan, violation): &Found) -> Vec<Deviation> {
     let mut plan = plan.clone();
     let mut fails = |plan: &[Deviation]| {

@@ -12,13 +12,22 @@ use crate::{
 };
 
 impl World {
-    /// Everything that decides what happens from here on, as far as it can be seen from outside of the futures.
+    /// Everything that determines the future, as far as it is visible outside of the futures.
     pub(super) fn digest(&self) -> u64 {
         let mut hasher = Folding::default();
         let now = self.now();
         (now, self.attempt, self.scenario.name.len(), self.scenario.opening, self.scenario.spent).hash(&mut hasher);
         (self.scenario.commits, self.scenario.periodic, self.scenario.detached).hash(&mut hasher);
-        (&self.tasks, &self.workers, self.neighbour_is_alive, self.asked, self.final_epoch).hash(&mut hasher);
+        (
+            &self.tasks,
+            &self.workers,
+            self.late_worker,
+            self.late_was_listed,
+            self.neighbour_is_alive,
+            self.asked,
+            self.final_epoch,
+        )
+            .hash(&mut hasher);
         for pending in &self.queue {
             (digest_of_item(&pending.item), pending.not_before).hash(&mut hasher);
         }
@@ -31,11 +40,11 @@ impl World {
         if let Some(record) = &self.record {
             digest_of_record(record).hash(&mut hasher);
         }
-        (&self.calls, self.told, self.sent, &self.plan, self.sender.is_some()).hash(&mut hasher);
+        (&self.calls, self.told, self.sent, &self.agenda, self.sender.is_some()).hash(&mut hasher);
         if let Some(progress) = &self.progress {
             let progress = progress.borrow();
             (progress.phase, progress.status, progress.requested, progress.alive, progress.retries).hash(&mut hasher);
-            // The clocks agree, so instants are as good as what has gone by since.
+            // The clocks agree, so instants are as good as elapsed times.
             (progress.since - self.began, progress.deadline.map(|at| at.saturating_duration_since(self.began)))
                 .hash(&mut hasher);
         }
@@ -48,6 +57,7 @@ fn digest_of_item(item: &Item) -> u64 {
         Item::Event(event) => digest_of_event(event),
         Item::Exit(at) => 1 + *at as u64,
         Item::Kill(at) => 11 + *at as u64,
+        Item::Enter => 21,
     }
 }
 

@@ -1,8 +1,10 @@
-//! What must be true of every effect at the moment it happens, and of every claim at the end: the invariants, measured against the world.
+//! The invariants, checked against the world: for every effect when it happens, and for every claim
+//! at the end.
 
 use std::time::Duration;
 
 use super::{
+    late::LATE_WORKER,
     report::CanHappen,
     state::digest_of_command,
     world::{End, JOB, RUN, World},
@@ -16,7 +18,8 @@ use crate::{
     },
 };
 
-/// How old the scheduler's last word may be, as the scenario's limits say. Virtual milliseconds.
+/// How old the scheduler's last answer may be, according to the scenario's limits. Virtual
+/// milliseconds.
 const VERIFY_EVERY: u64 = 2;
 
 /// Phases that release workers once their evidence is proven.
@@ -43,10 +46,10 @@ impl World {
                 if RELEASING.contains(&phase) && late {
                     self.violated("I5", format!("a {} order was sent after the deadline of {phase}", command.name()));
                 }
-                if self.plan.strongest_sent > Some(*mode as u8) {
+                if self.agenda.strongest_sent > Some(*mode as u8) {
                     self.violated("I4", format!("a {} order was sent after a stronger one", command.name()));
                 }
-                self.plan.strongest_sent = self.plan.strongest_sent.max(Some(*mode as u8));
+                self.agenda.strongest_sent = self.agenda.strongest_sent.max(Some(*mode as u8));
             }
             _ => {}
         }
@@ -60,7 +63,7 @@ impl World {
         (progress.phase, progress.deadline.map(|at| ms(at.saturating_duration_since(self.at(0)))))
     }
 
-    /// I7: what is done is what the record says, and the record is durable.
+    /// I7: every action matches the record, and the record is durable.
     fn check_is_written_down(&mut self, command: &Command) {
         let phase = self.phase_on_record();
         let is = |phases: &[PhaseKind]| phase.is_some_and(|phase| phases.contains(&phase));
@@ -69,7 +72,7 @@ impl World {
                 is(&CHECKPOINTING) && self.record.as_ref().is_some_and(|record| record.final_epoch == Some(*epoch))
             }
             Command::Checkpoint { .. } => is(&CHECKPOINTING) || is(&[PhaseKind::Running]),
-            // A durable checkpoint collects its commits to the end, whatever has been asked for since.
+            // A durable checkpoint collects its commits to the end, whatever was requested since.
             Command::Commit { .. } => phase.is_some(),
             Command::Stop(crate::contracts::WorkerStopMode::Graceful) => is(&[PhaseKind::StoppingGraceful]),
             Command::Stop(crate::contracts::WorkerStopMode::Immediate) => is(&[PhaseKind::StoppingImmediate]),
@@ -158,7 +161,8 @@ impl World {
         let epoch = manifest.epoch;
         for task in self.tasks {
             let entry = manifest.tasks.iter().find(|entry| entry.task == task.id);
-            // What a task has to commit is in it, or neither this run nor the next would ask for it.
+            // It contains the commit data of each task; otherwise neither this run nor the next
+            // would commit it.
             let is_whole = |commit: bool| task.acked >= Some(epoch) && commit == task.has_commits;
             let is_true =
                 entry.is_some_and(|it| if it.finished { task.end.is_some() } else { is_whole(it.commit.is_some()) });
@@ -198,11 +202,14 @@ impl World {
         }
     }
 
-    /// The end: what it claims is true of the world.
+    /// The end: its claims are true in the world.
     pub(super) fn check_end(&mut self, stopped: &AnyStopped, before_crash: Option<&PhaseRecord>) {
-        let alive = self.alive();
-        // The scheduler was asked at most so long ago; who has appeared since is not seen.
-        let unseen = self.plan.appeared_at.is_some_and(|at| self.now() - at < VERIFY_EVERY);
+        let mut alive = self.alive();
+        // A worker that starts after the scheduler's last answer starts after the proof.
+        alive.retain(|worker| *worker != LATE_WORKER || self.late_was_listed);
+        // The scheduler's last answer is at most this old; workers that have appeared since are not
+        // seen.
+        let unseen = self.agenda.appeared_at.is_some_and(|at| self.now() - at < VERIFY_EVERY);
         if !alive.is_empty() && !unseen {
             self.violated("I2", format!("{} was said with {alive:?} alive", stopped.kind()));
         }
@@ -270,7 +277,7 @@ impl World {
         }
     }
 
-    /// I8 and I6: what was asked for is in force at the end, and nobody may restart.
+    /// I8 and I6: the request is in effect at the end, and the job may not be restarted.
     pub(super) fn check_requests(&mut self, in_force: Option<StopRequest>, may_restart: bool) {
         if in_force < self.asked {
             self.violated("I6", format!("{:?} was asked for, {in_force:?} is in force", self.asked));
@@ -284,7 +291,7 @@ impl World {
     /// time on top of it.
     pub(super) fn check_time(&mut self, limits: &Limits, from: u64, phase: PhaseKind, records: u32) {
         let Some(most) = limits.worst_case(phase, self.scenario.spent) else { return };
-        // The scheduler is asked once more where writing the end down took long.
+        // The scheduler is asked again if recording the end took long.
         let most = most + limits.worst_record() * records + limits.kill * 2;
         let (took, most) = (self.now().saturating_sub(from), u64::try_from(most.as_millis()).unwrap_or(u64::MAX));
         if took > most {

@@ -1,4 +1,5 @@
-//! What simulated workers do: they take orders, speak, end and leave, as the worker kit does, without any code of it.
+//! Simulated workers: they accept orders, report, end and leave like the worker kit, without any of
+//! its code.
 
 use bytes::Bytes;
 
@@ -99,7 +100,7 @@ impl World {
         let (id, snapshot, commit) = (task.id, Bytes::from_static(b"state"), Bytes::from_static(b"commit"));
         match (self.scenario.as_whole, id == COMMITTING_SINK) {
             (true, true) => Event::OperatorPreCommitted { task: id, epoch, snapshot, commit },
-            // The other sink has to commit too, and does not know it.
+            // The other sink has to commit too, but does not know it.
             (true, false) => Event::CheckpointCompleted { task: id, epoch, snapshot, commit: None },
             (false, _) => {
                 Event::CheckpointCompleted { task: id, epoch, snapshot, commit: task.has_commits.then_some(commit) }
@@ -184,7 +185,7 @@ impl World {
         !self.tasks[0].exhausted && self.tasks[0].end.is_none() && !self.workers[0].is_frozen
     }
 
-    /// A worker says again what it has said, as the worker kit does.
+    /// A worker repeats its reports, as the worker kit does.
     fn repeat(&mut self, at: usize) {
         for task in self.tasks.into_iter().filter(|task| task.worker == at) {
             if task.exhausted {
@@ -214,13 +215,16 @@ impl World {
     }
 
     fn push(&mut self, item: Item) {
-        // What waits already need not wait twice.
+        // A message that is already waiting is not queued twice.
         if !self.queue.iter().any(|pending| pending.item == item) {
             self.queue.push_back(Pending { item, not_before: 0 });
         }
     }
 
     fn stop_workers(&mut self, force: bool) {
+        if force {
+            self.kill_late();
+        }
         for at in 0..2 {
             let worker = self.workers[at];
             if worker.is_dead {
@@ -235,14 +239,14 @@ impl World {
         }
     }
 
-    /// Somebody ends what is left.
+    /// The remaining workers are ended from outside.
     pub(super) fn bury(&mut self) {
         for at in 0..2 {
             self.die(at);
         }
     }
 
-    /// The worker runs no code any more.
+    /// The worker is running no code any more.
     pub(super) fn die(&mut self, at: usize) {
         self.touch();
         self.workers[at].is_dead = true;
@@ -251,7 +255,7 @@ impl World {
                 self.tasks[task].end = Some(End::Killed);
             }
         }
-        // What the kernel had taken in from it still arrives; it ends only once.
+        // Data that the kernel has already accepted still arrives; the worker ends only once.
         self.queue.retain(|pending| !matches!(pending.item, Item::Exit(it) | Item::Kill(it) if it == at));
     }
 }

@@ -1,5 +1,5 @@
-//! The simulated world: workers, their tasks, the store, the journal. It survives crashes of the controller, and is the truth that claims
-//! are measured against.
+//! The simulated world: workers, their tasks, the store, the journal. It survives crashes of the
+//! controller, and claims are checked against it.
 
 use std::{collections::VecDeque, hash::Hash, sync::Arc, time::Duration};
 
@@ -7,6 +7,7 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{
     choice::Chooser,
+    late::{LATE_WORKER, Late},
     report::{CanHappen, Violation},
     scenario::Scenario,
 };
@@ -17,7 +18,7 @@ use crate::{
 };
 
 pub(super) const JOB: &str = "job";
-/// The run that is explored; the runs before and after it are strangers.
+/// The explored run; the runs before and after it are foreign.
 pub(super) const RUN: RunId = RunId::new(7);
 pub(super) const SOURCE: TaskId = TaskId::new(0, 0);
 const SINK: TaskId = TaskId::new(1, 0);
@@ -26,7 +27,7 @@ pub(super) const COMMITTING_SINK: TaskId = TaskId::new(1, 1);
 /// How a task ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum End {
-    /// It was told to, or had nothing left to do.
+    /// It was ordered to, or had nothing left to do.
     Finished,
     /// It was stopped where it was.
     Halted,
@@ -51,16 +52,16 @@ pub(super) struct Task {
 #[allow(clippy::struct_excessive_bools, reason = "each may hold with each other")]
 pub(super) struct Worker {
     pub(super) is_dead: bool,
-    /// Alive, but deaf and mute.
+    /// Alive, but unresponsive.
     pub(super) is_frozen: bool,
     pub(super) newest: Option<(Epoch, bool)>,
     pub(super) stop: Option<u8>,
     pub(super) is_leaving: bool,
-    /// It has said that it leaves.
+    /// It has reported that it leaves.
     pub(super) has_left: bool,
 }
 
-/// What is on its way in the world.
+/// The messages and effects in flight.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Item {
     Event(WorkerEvent),
@@ -68,6 +69,8 @@ pub(super) enum Item {
     Exit(usize),
     /// The kill of the worker takes effect.
     Kill(usize),
+    /// The start that is in flight ends with a worker.
+    Enter,
 }
 
 #[derive(Clone, Debug)]
@@ -76,7 +79,7 @@ pub(super) struct Pending {
     pub(super) not_before: u64,
 }
 
-/// What a call of a collaborator does to the world.
+/// The effect of a collaborator's call on the world.
 #[derive(Clone, Debug)]
 pub(super) enum Effect {
     Order(usize, Command),
@@ -85,7 +88,7 @@ pub(super) enum Effect {
     StopWorkers { force: bool },
 }
 
-/// Why an effect was refused by the world itself.
+/// Why the world itself refused an effect.
 #[derive(Debug)]
 pub(super) enum Refusal {
     Order(OrderErrorKind),
@@ -93,7 +96,7 @@ pub(super) enum Refusal {
     Journal(crate::machine::JournalError),
 }
 
-/// What the schedule's runner is to do.
+/// What the schedule's runner should do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Signal {
     /// The controller's process dies.
@@ -103,41 +106,47 @@ pub(super) enum Signal {
 }
 
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each may hold with each other")]
 pub(super) struct World {
     pub(super) chooser: Chooser,
     pub(super) scenario: &'static Scenario,
     pub(super) began: Instant,
     pub(super) tasks: [Task; 3],
     pub(super) workers: [Worker; 2],
+    pub(super) late_worker: Late,
+    /// A list was read since its start was called.
+    pub(super) late_was_listed: bool,
+    /// The last list of workers could not look, and said of nobody that it is gone.
+    pub(super) was_blind: bool,
     pub(super) queue: VecDeque<Pending>,
     pub(super) late: Vec<(u64, Effect)>,
     pub(super) manifests: Vec<Manifest>,
     pub(super) record: Option<PhaseRecord>,
-    /// A worker of the next run, which nobody may touch.
+    /// A worker of the next run, which must not be touched.
     pub(super) neighbour_is_alive: bool,
-    /// How many controllers there have been.
+    /// The number of controllers so far.
     pub(super) attempt: u32,
     pub(super) sender: Option<JobSender>,
     pub(super) progress: Option<watch::Receiver<Progress>>,
     pub(super) signal: Option<Signal>,
-    /// Nothing goes wrong any more: a drive has given up, and the next must succeed.
+    /// There are no further failures: a drive has given up, and the next one must succeed.
     pub(super) is_healed: bool,
     pub(super) asked: Option<StopRequest>,
     pub(super) last_asked_at: u64,
-    /// Grows with every change, so that a quiet world is known.
+    /// Increases with every change, to detect a quiet world.
     pub(super) version: u64,
     pub(super) calls: Vec<(u8, u64)>,
-    /// What the present controller has been told, whatever the order.
+    /// A digest of the events that the current controller has received, independent of their order.
     pub(super) told: u64,
-    /// Every order's first sending: what, to whom, when.
+    /// The first sending of every order: command, target and time.
     pub(super) first_sent: Vec<(u64, usize, u64)>,
     pub(super) sent: u64,
     pub(super) final_epoch: Option<Epoch>,
     pub(super) failure_told_at: Option<u64>,
     pub(super) violations: Vec<Violation>,
     pub(super) happened: [u32; CanHappen::COUNT],
-    /// What the environment has planned; see there.
-    pub(super) plan: super::environment::Plan,
+    /// The environment's agenda; see there.
+    pub(super) agenda: super::environment::Agenda,
 }
 
 impl World {
@@ -162,6 +171,9 @@ impl World {
                 task(COMMITTING_SINK, 1, scenario.commits),
             ],
             workers: [Worker::default(); 2],
+            late_worker: Late::default(),
+            late_was_listed: false,
+            was_blind: false,
             queue: VecDeque::new(),
             late: Vec::new(),
             manifests: Vec::new(),
@@ -183,11 +195,11 @@ impl World {
             failure_told_at: None,
             violations: Vec::new(),
             happened: [0; CanHappen::COUNT],
-            plan: super::environment::Plan::default(),
+            agenda: super::environment::Agenda::default(),
         }
     }
 
-    /// Virtual milliseconds since the schedule began.
+    /// Virtual milliseconds since the start of the schedule.
     pub(super) fn now(&self) -> u64 {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
@@ -221,7 +233,7 @@ impl World {
 
     pub(super) fn touch(&mut self) {
         self.version += 1;
-        self.plan.quiet_choices = 0;
+        self.agenda.quiet_choices = 0;
     }
 
     pub(super) fn index_of(worker: WorkerId) -> usize {
@@ -233,7 +245,8 @@ impl World {
     }
 
     pub(super) fn alive(&self) -> Vec<WorkerId> {
-        (0..2).filter(|at| !self.workers[*at].is_dead).map(Self::worker_id).collect()
+        let late = matches!(self.late_worker, Late::InFlight | Late::There).then_some(LATE_WORKER);
+        (0..2).filter(|at| !self.workers[*at].is_dead).map(Self::worker_id).chain(late).collect()
     }
 
     pub(super) fn has_manifest(&self, epoch: Epoch) -> bool {

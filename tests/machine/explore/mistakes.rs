@@ -60,6 +60,10 @@ pub(crate) enum Mistake {
     AnswersFromMemory,
     /// The scheduler is told to kill every run of the job.
     KillsEveryRun,
+    /// A start enters its worker when it is done: a stop before that does not see it, and does not refuse it.
+    StartEntersAtItsEnd,
+    /// Of those that can't be looked at it is said that they are gone.
+    UnknownIsGone,
 }
 
 #[derive(Debug)]
@@ -255,7 +259,10 @@ pub(crate) struct Workers {
 impl Scheduler for Workers {
     async fn stop_workers(&self, job: &JobId, run: Option<RunId>, force: bool) -> Result<(), SchedulerError> {
         let run = run.filter(|_| self.mistake != Mistake::KillsEveryRun);
-        self.world.stop_workers(job, run, force).await?;
+        match self.mistake {
+            Mistake::StartEntersAtItsEnd => self.world.stop_those_that_are_there(job, run, force).await?,
+            _ => self.world.stop_workers(job, run, force).await?,
+        }
         let believes = match self.mistake {
             Mistake::StoppedBeforeTheReap => force,
             Mistake::ReleaseBelievesOk => !force,
@@ -266,7 +273,12 @@ impl Scheduler for Workers {
     }
 
     async fn workers_for_job(&self, job: &JobId, run: Option<RunId>) -> Result<Vec<WorkerId>, SchedulerError> {
-        let listed = self.world.workers_for_job(job, run).await?;
+        let mut listed = self.world.workers_for_job(job, run).await?;
+        match self.mistake {
+            Mistake::StartEntersAtItsEnd => listed.retain(|worker| !self.world.starts_in_flight().contains(worker)),
+            Mistake::UnknownIsGone if self.world.could_not_look() => listed.clear(),
+            _ => {}
+        }
         if self.mistake == Mistake::AnswersFromMemory && listed.is_empty() {
             self.believes.store(true, Ordering::Relaxed);
         }

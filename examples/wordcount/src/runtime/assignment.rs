@@ -1,4 +1,5 @@
-//! What a worker process is told, in a file of its own: the state of its tasks may be larger than a command line.
+//! What a worker process is told, in a separate file, because the state of its tasks may be too
+//! large for a command line.
 
 use std::{fs, io, path::Path};
 

@@ -25,7 +25,7 @@ impl Runtime for Embedded {
     type Hold = ();
 
     async fn start(&self, new: NewRun<'_>) -> Result<(Arc<EmbeddedRun>, ()), JobError> {
-        let tasks = new.plan.start(new.open.manifest().map(|manifest| manifest.epoch), &self.meter);
+        let tasks = new.workload.start(new.open.manifest().map(|manifest| manifest.epoch), &self.meter);
         let hosted = self.cluster.start(new.open, &new.topology, new.mailbox, tasks)?;
         Ok((Arc::new(hosted), ()))
     }

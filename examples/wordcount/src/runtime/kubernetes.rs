@@ -1,5 +1,5 @@
-//! Workers as pods, which report over gRPC. They share the state directory and the input with the controller, by a volume that is mounted at the same
-//! paths everywhere.
+//! Workers as pods, which report over gRPC. They share the state directory and the input with the
+//! controller, by a volume that is mounted at the same paths everywhere.
 //!
 //! Below the state directory's `processes/`, beside what `remote` keeps there:
 //!
@@ -47,7 +47,7 @@ struct Record {
 impl Record {
     fn read(folder: &Path) -> io::Result<Option<Self>> {
         match fs::read(folder.join(RECORD)) {
-            // Nothing was ever written there. That a file is in the way is told by whoever wants to write.
+            // Nothing was ever written there. If a file is in the way, the first write reports it.
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
             text => Ok(Some(serde_json::from_slice(&text?)?)),
         }
@@ -101,7 +101,7 @@ impl Kubernetes {
 
     async fn start_workers(&self, new: &NewRun<'_>) -> Result<(), JobError> {
         let controller = format!("http://{}:{}", self.advertise, self.remote.address.port());
-        for (work, path) in new.plan.works.iter().zip(self.remote.assign(new)?) {
+        for (work, path) in new.workload.works.iter().zip(self.remote.assign(new)?) {
             let mut template = self.template.clone();
             let path =
                 path.into_os_string().into_string().map_err(|_| system("the state directory's name is no UTF-8"))?;
@@ -168,7 +168,8 @@ async fn tell_ends(mut follower: Follower, mailbox: JobSender, screen: Arc<Scree
     }
 }
 
-/// A worker whose pod is evicted gives notice: the job stops with a checkpoint while there is time, and the next call goes on from it.
+/// A worker whose pod is evicted gives notice: the job stops with a checkpoint while there is time,
+/// and the next call continues from it.
 async fn stop_on_notice(registration: Registration, mailbox: JobSender, screen: Arc<Screen>) {
     let mut leaving = registration.leaving();
     if leaving.wait_for(|leaving| !leaving.is_empty()).await.is_ok() && mailbox.requested().is_none() {

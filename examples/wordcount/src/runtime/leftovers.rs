@@ -1,4 +1,5 @@
-//! What an earlier call may have left: worker processes or pods, if it was run with them. Workers in the process of the call have died with it.
+//! Worker processes or pods that an earlier call may have left. Embedded workers have died with
+//! their call.
 
 use std::path::Path;
 
@@ -47,8 +48,9 @@ impl Leftovers {
         Ok(Self {})
     }
 
-    /// Ends them all, and verifies that none is alive: a controller that was killed has its workers ended by the watchdog, but that takes
-    /// some seconds, and both may have been killed. Whoever is about to use or wipe the output has to wait for this first.
+    /// Ends them all, and verifies that none is alive. The watchdog of a killed controller ends the
+    /// workers, but that takes some seconds, and the watchdog may have been killed too. Call this
+    /// before the output is used or wiped.
     pub(crate) async fn end(self) -> Result<(), JobError> {
         kill(&self, &JobId::from(JOB), None).await.map_err(JobError::Leftovers)?;
         #[cfg(target_os = "linux")]
@@ -97,7 +99,8 @@ impl Scheduler for Leftovers {
     }
 }
 
-/// [`Leftovers::end`] for those whose processes are recorded in `folder`, to be called outside of a runtime.
+/// [`Leftovers::end`] for workers whose processes are recorded in `folder`, for callers outside of
+/// a runtime.
 pub(crate) fn end_leftovers(folder: &Path) -> Result<(), JobError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async { Leftovers::find(folder).await?.end().await })

@@ -29,13 +29,13 @@ pub(crate) use self::{
     embedded::Embedded,
     leftovers::{Leftovers, end_leftovers},
 };
-use crate::{meter::Meter, run_loop::JobError, tasks::Plan};
+use crate::{meter::Meter, run_loop::JobError, tasks::Workload};
 
 /// Starts the workers of a job's runs.
 pub(crate) trait Runtime: Sized {
     /// How orders reach the workers.
     type Transport: Transport;
-    /// Who ends the workers.
+    /// The scheduler, which ends the workers.
     type Scheduler: Scheduler + Clone;
     /// What lives as long as a run.
     type Hold;
@@ -43,7 +43,7 @@ pub(crate) trait Runtime: Sized {
     /// Starts the workers of a run. After an error none of them is alive.
     async fn start(&self, run: NewRun<'_>) -> Result<(Arc<Self::Transport>, Self::Hold), JobError>;
 
-    /// Who ends the workers.
+    /// The scheduler, which ends the workers.
     fn scheduler(&self) -> &Self::Scheduler;
 
     /// How far the sources are.
@@ -58,13 +58,14 @@ pub(crate) struct NewRun<'a> {
     /// Its names, and the checkpoint that it starts from.
     pub(crate) open: &'a OpenRun,
     pub(crate) topology: Arc<Topology>,
-    pub(crate) plan: &'a Plan,
+    pub(crate) workload: &'a Workload,
     pub(crate) limits: &'a Limits,
     /// Where workers report.
     pub(crate) mailbox: JobSender,
 }
 
-/// How long it may take until workers that were killed are gone. The kernel has no bound of its own.
+/// How long it may take until workers that were killed are gone. The kernel has no bound of its
+/// own.
 const KILL: Duration = Duration::from_secs(30);
 
 /// Kills workers, and verifies that none of them is alive.

@@ -63,7 +63,7 @@ impl Process {
 
     async fn start_workers(&self, new: &NewRun<'_>, watches: &mut JoinSet<()>) -> Result<(), JobError> {
         let told_of_one = Arc::new(AtomicBool::new(false));
-        for (work, path) in new.plan.works.iter().zip(self.remote.assign(new)?) {
+        for (work, path) in new.workload.works.iter().zip(self.remote.assign(new)?) {
             let env = WorkerEnv::new(new.open, work.id(), format!("http://{}", self.remote.address));
             let process = self.start_process(env, &path).await?;
             let watch = Watch { process, mailbox: new.mailbox.clone(), told_of_one: Arc::clone(&told_of_one) };
@@ -122,7 +122,8 @@ impl Runtime for Process {
     }
 }
 
-/// Waits for the end of one worker process, to tell the person before the screen; the run hears of it from the scheduler.
+/// Waits for the end of one worker process, to show it to the user; the scheduler reports it to the
+/// run.
 struct Watch {
     process: WorkerProcess,
     mailbox: JobSender,

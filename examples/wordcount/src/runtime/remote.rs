@@ -1,4 +1,5 @@
-//! What worker processes and worker pods have in common: a port of the controller, and files that say what each worker is to do.
+//! What worker processes and worker pods have in common: a port of the controller, and files that
+//! tell each worker what to do.
 
 use std::{
     fs, io,
@@ -49,7 +50,8 @@ impl Remote {
         Ok(Self { server, address, shutdown, serving, folder, meter })
     }
 
-    /// Listens to the workers of a run. To be called before the first of them is started, which may be fast.
+    /// Listens to the workers of a run. Call it before the first of them is started, because it may
+    /// report at once.
     pub(super) fn register(&self, new: &NewRun<'_>) -> Result<(Arc<GrpcTransport>, Registration), JobError> {
         let options = CallOptions { call: new.limits.order, ..CallOptions::default() };
         let transport = GrpcTransport::new(new.open, Arc::clone(&new.topology)).options(options);
@@ -66,12 +68,12 @@ impl Remote {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
             _ => fs::create_dir_all(&assignments)?,
         }
-        let workers = u32::try_from(new.plan.works.len()).unwrap_or(u32::MAX);
+        let workers = u32::try_from(new.workload.works.len()).unwrap_or(u32::MAX);
         let write = |work: &crate::tasks::Work| {
             let path = assignments.join(format!("{}.json", work.id().get()));
             Assignment::new(workers, work, new.open.manifest()).write(&path).map(|()| path)
         };
-        Ok(new.plan.works.iter().map(write).collect::<Result<_, _>>()?)
+        Ok(new.workload.works.iter().map(write).collect::<Result<_, _>>()?)
     }
 
     pub(super) async fn close(self) {

@@ -1,8 +1,9 @@
 //! A worker process: the tasks of one worker, served over gRPC.
 //!
-//! It leaves (its tasks stop where they are, what it has to say is said, then it exits) when the controller releases it, on SIGTERM, when
-//! the scheduler that started it is gone, and when no controller accepts anything from it any more. Ctrl-C does not reach it:
-//! it is in a process group of its own.
+//! It leaves when the controller releases it, on SIGTERM, when the scheduler that started it is
+//! gone, and when no controller accepts its reports any more: its tasks stop where they are, it
+//! delivers its last reports, then it exits. Ctrl-C does not reach it: it is in a process group of
+//! its own.
 
 use std::{
     net::{IpAddr, Ipv4Addr},

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::durable::crash;
+use winddown::durable::crash;
 
 /// A folder with an input in it.
 fn setting(text: &str) -> (tempfile::TempDir, Input) {
@@ -101,6 +101,20 @@ fn a_second_run_is_refused_while_the_first_is_there() {
     StateDir::open(&path, &input, 1, false).unwrap();
 }
 
+/// As after a kill: the last copy of the lock is closed a moment later.
+#[test]
+fn a_lock_that_is_freed_in_a_moment_is_waited_for() {
+    let (dir, input) = setting("a");
+    let path = dir.path().join("state");
+    let first = StateDir::open(&path, &input, 1, false).unwrap();
+    let freed = std::thread::spawn(move || {
+        sleep(Duration::from_millis(50));
+        drop(first);
+    });
+    StateDir::open(&path, &input, 1, false).unwrap();
+    freed.join().unwrap();
+}
+
 #[test]
 fn somebody_elses_folder_is_refused_even_with_fresh() {
     let (dir, input) = setting("a");
@@ -136,7 +150,7 @@ fn fresh_repairs_an_identity_that_cannot_be_understood() {
     StateDir::open(&path, &input, 1, false).unwrap();
     fs::write(path.join(IDENTITY), r#"{ "format": 9, "workers": 1, "files": [] }"#).unwrap();
     let error = StateDir::open(&path, &input, 1, false).unwrap_err().to_string();
-    assert!(error.contains("expected format 1, got 9"), "{error}");
+    assert!(error.contains("expected format 2, got 9"), "{error}");
     StateDir::open(&path, &input, 1, true).unwrap();
 }
 
@@ -146,7 +160,7 @@ fn a_first_start_that_was_interrupted_is_no_obstacle() {
     let mut steps = 0;
     loop {
         let path = dir.path().join(format!("state-{steps}"));
-        let crashed = crash::after(steps, || StateDir::open(&path, &input, 1, false).map(drop)).is_err();
+        let crashed = crash::after(steps, || StateDir::open(&path, &input, 1, false).map(drop)).0.is_err();
         StateDir::open(&path, &input, 1, false).unwrap();
         if !crashed {
             break;
@@ -164,7 +178,7 @@ fn an_interrupted_fresh_start_leaves_no_mixture() {
         let path = dir.path().join(format!("state-{steps}"));
         fill(&StateDir::open(&path, &input, 1, false).unwrap());
         fs::write(path.join("notes"), "mine").unwrap();
-        let crashed = crash::after(steps, || StateDir::open(&path, &input, 4, true).map(drop)).is_err();
+        let crashed = crash::after(steps, || StateDir::open(&path, &input, 4, true).map(drop)).0.is_err();
         // Whoever comes next finds the old job, whole, or the new one, empty.
         match StateDir::open(&path, &input, 1, false) {
             Ok(state) if state.counts().exists() => {

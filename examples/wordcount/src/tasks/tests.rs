@@ -11,7 +11,7 @@ use winddown::{
 use super::*;
 use crate::{
     input::Input,
-    output::{Output, Transaction},
+    output::{Output, Part},
 };
 
 const WORKERS: u32 = 2;
@@ -28,7 +28,7 @@ impl EventSink for Events {
 
 struct Job {
     dir: tempfile::TempDir,
-    plan: Plan,
+    workload: Workload,
     meter: Arc<Meter>,
     cluster: EmbeddedCluster,
     manifest: Option<Manifest>,
@@ -60,9 +60,9 @@ impl Job {
             fault: None,
             stall: None,
         };
-        let plan = Plan { works: (0..).zip(input.shares(WORKERS).unwrap()).map(work).collect() };
+        let workload = Workload { works: (0..).zip(input.shares(WORKERS).unwrap()).map(work).collect() };
         let cluster = EmbeddedCluster::new(WorkerOptions { heartbeat: None, ..WorkerOptions::default() });
-        Self { dir, plan, meter: Meter::new(WORKERS), cluster, manifest: None, runs: 0 }
+        Self { dir, workload, meter: Meter::new(WORKERS), cluster, manifest: None, runs: 0 }
     }
 
     fn start(&mut self) -> Run {
@@ -74,7 +74,7 @@ impl Job {
             &OpenRun::new("words", RunId::new(self.runs), self.manifest.clone()).unwrap(),
             &topology,
             Events(sink),
-            self.plan.start(from, &self.meter),
+            self.workload.start(from, &self.meter),
         );
         Run {
             hosted: hosted.unwrap(),
@@ -99,13 +99,10 @@ impl Job {
     /// The committed output of all workers, as it stands.
     fn committed(&self) -> BTreeMap<String, u64> {
         let mut all = BTreeMap::new();
-        for Work { worker, output: folder, .. } in &self.plan.works {
-            let commit = self.manifest.iter().flat_map(|manifest| &manifest.tasks);
-            let commit = commit.filter(|snapshot| snapshot.task == TaskId::new(2, *worker));
-            let transactions: Vec<_> = commit
-                .filter_map(|snapshot| snapshot.commit.as_deref())
-                .flat_map(|commit| Transaction::decode(commit).unwrap())
-                .collect();
+        for Work { worker, output: folder, .. } in &self.workload.works {
+            let snapshots = self.manifest.iter().flat_map(|manifest| &manifest.tasks);
+            let sink = snapshots.filter(|snapshot| snapshot.task == TaskId::new(2, *worker));
+            let parts: Vec<_> = sink.flat_map(|sink| Part::decode(&sink.snapshot).unwrap()).collect();
             // As the next run would see it; on a copy, so that nothing is changed.
             let copy = self.dir.path().join("copy");
             fs::create_dir_all(&copy).unwrap();
@@ -114,7 +111,8 @@ impl Job {
                 fs::copy(&path, copy.join(path.file_name().unwrap())).unwrap();
             }
             let from = self.manifest.as_ref().map(|manifest| manifest.epoch);
-            for (word, count) in Output::open(copy.clone(), from, &transactions).unwrap().totals().unwrap().iter() {
+            let output = Output::open(&copy, RunId::new(self.runs), from, &parts).unwrap();
+            for (word, count) in output.totals().unwrap().iter() {
                 *all.entry(String::from_utf8(word.to_vec()).unwrap()).or_default() += count;
             }
             fs::remove_dir_all(&copy).unwrap();
@@ -189,7 +187,7 @@ async fn finish(job: &mut Job, epoch: u64) {
     run.commit(epoch).await;
     run.all_finished().await;
     assert_eq!(run.finished, run.tasks, "{:?}", run.failed);
-    assert!(job.plan.done(job.manifest.as_ref()).unwrap().all);
+    assert!(job.workload.done(job.manifest.as_ref()).unwrap().all);
 }
 
 #[tokio::test(start_paused = true)]
@@ -197,7 +195,7 @@ async fn all_input_is_counted_once() {
     let mut job = Job::new(TEXT, None);
     finish(&mut job, 1).await;
     assert_eq!(job.committed(), naive(TEXT));
-    assert_eq!(job.plan.done(job.manifest.as_ref()).unwrap(), Done { lines: 7, all: true });
+    assert_eq!(job.workload.done(job.manifest.as_ref()).unwrap(), Done { lines: 7, all: true });
     assert_eq!(job.meter.lines(), 7);
     // A run that starts at the end has nothing to add.
     finish(&mut job, 2).await;
@@ -212,7 +210,7 @@ async fn nothing_counts_before_its_checkpoint_and_all_of_it_after() {
     run.checkpoint(1, false).await;
     assert_eq!(job.committed(), BTreeMap::new());
     job.publish(&run, 1);
-    assert_eq!(job.plan.done(job.manifest.as_ref()).unwrap(), Done { lines: 4, all: false });
+    assert_eq!(job.workload.done(job.manifest.as_ref()).unwrap(), Done { lines: 4, all: false });
     // The commit order never comes: the next run commits.
     tokio::time::sleep(Duration::from_secs(1)).await; // one more line each, which is lost
     run.order(Command::Stop(WorkerStopMode::Immediate)).await;
@@ -264,8 +262,8 @@ async fn what_is_committed_is_not_named_again() {
         run.commit(epoch).await;
     }
     let commits = run.acks[&Epoch::new(2)].iter().filter_map(|snapshot| snapshot.commit.as_deref());
-    let named: Vec<_> = commits.flat_map(|commit| Transaction::decode(commit).unwrap()).collect();
-    assert_eq!(named.iter().map(|transaction| transaction.epoch.get()).collect::<Vec<_>>(), [2, 2]);
+    let named: Vec<_> = commits.flat_map(|commit| Part::decode(commit).unwrap()).collect();
+    assert_eq!(named.iter().map(|part| part.epoch.get()).collect::<Vec<_>>(), [2, 2]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -283,7 +281,7 @@ async fn orders_are_seen_at_once_at_the_slowest_rate() {
 #[tokio::test(start_paused = true)]
 async fn the_injected_failure_comes_once() {
     let mut job = Job::new(TEXT, Some(1));
-    job.plan.works[0].fault = Some(Fault { at_line: 2 });
+    job.workload.works[0].fault = Some(Fault { at_line: 2 });
     let mut run = job.start();
     run.until(|run| !run.failed.is_empty()).await;
     assert_eq!((&*run.failed[0].message, run.failed[0].retryable), ("injected failure at line 2", true));
@@ -292,9 +290,9 @@ async fn the_injected_failure_comes_once() {
     run.order(Command::Stop(WorkerStopMode::Immediate)).await;
     run.all_finished().await;
     let failed = |error| RunFailure::TaskFailed { task: TaskId::new(0, 0), worker: WorkerId::new(1), error };
-    job.plan.note(Some(&failed(TaskError::retryable("another failure"))));
-    assert!(job.plan.works[0].fault.is_some());
-    job.plan.note(Some(&failed(run.failed[0].clone())));
+    job.workload.note(Some(&failed(TaskError::retryable("another failure"))));
+    assert!(job.workload.works[0].fault.is_some());
+    job.workload.note(Some(&failed(run.failed[0].clone())));
     finish(&mut job, 1).await;
     assert_eq!(job.committed(), naive(TEXT));
 }

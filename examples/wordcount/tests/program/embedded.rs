@@ -156,7 +156,7 @@ fn what_is_wrong_with_a_call_is_said_before_anything_starts() {
 #[test]
 fn the_second_run_on_a_state_directory_is_refused_and_the_first_goes_on() {
     let case = Case::new(100);
-    let first = case.start("--rate 30 --report json");
+    let first = case.start("--rate 5 --report json");
     case.await_checkpoint();
     let second = case.run("");
     assert!(second.code == Some(2) && second.stderr.contains("in use"), "{second:?}");

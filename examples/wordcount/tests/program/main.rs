@@ -4,6 +4,7 @@
 
 mod embedded;
 mod harness;
+mod output;
 #[cfg(target_os = "linux")]
 mod process;
 #[path = "../../../../tests/support/records.rs"]

@@ -110,7 +110,7 @@ fn output_that_can_not_be_merged() {
     for name in contents(&folder).into_keys() {
         fs::write(folder.join(name), "nonsense").unwrap();
     }
-    let report = assert_failed(&case.run("--report json"), "is damaged");
+    let report = assert_failed(&case.run("--report json"), "is not the part of the output that the checkpoint names");
     assert_eq!(report["input_done"], true);
 }
 

@@ -8,15 +8,16 @@ use std::{
 };
 
 use tokio::{
-    sync::{Semaphore, SemaphorePermit, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, watch},
     time::{Instant, timeout_at},
 };
 use tonic::Status;
 
 use super::validate::Refusal;
 use crate::{
+    clock::after,
     contracts::{Event, JobId, RunId, WorkerEvent, WorkerId},
-    grpc::GrpcTransport,
+    grpc::{GrpcTransport, guard::permits},
     mailbox::{JobGone, JobSender, TryEventError},
 };
 
@@ -59,6 +60,8 @@ pub(super) struct Hosted {
     sender: JobSender,
     /// One permit for each call that waits for room in the mailbox.
     waiting: Semaphore,
+    /// One permit for each byte of large messages that are not answered yet.
+    room: (Arc<Semaphore>, u32),
     leaving: watch::Sender<BTreeSet<WorkerId>>,
 }
 
@@ -88,9 +91,11 @@ impl Registry {
         transport: Arc<GrpcTransport>,
         sender: JobSender,
         waiting: u32,
+        room: usize,
     ) -> Result<Registration, RegisterError> {
         let waiting = Semaphore::new((waiting as usize).clamp(1, Semaphore::MAX_PERMITS));
-        let hosted = Arc::new(Hosted { transport, sender, waiting, leaving: watch::Sender::default() });
+        let room = (Arc::new(Semaphore::new(permits(room) as usize)), permits(room));
+        let hosted = Arc::new(Hosted { transport, sender, waiting, room, leaving: watch::Sender::default() });
         let (job, got) = (hosted.transport.job(), hosted.transport.run());
         let mut jobs = self.jobs.write().unwrap_or_else(PoisonError::into_inner);
         match jobs.hosted.entry(job.as_str().to_owned()) {
@@ -113,14 +118,7 @@ impl Registry {
 
     /// For a call that waits for `job` to be registered, for at most `wait`.
     pub(super) fn patience<'a>(&'a self, job: &'a str, wait: Duration) -> Patience<'a> {
-        Patience {
-            registry: self,
-            job,
-            wait,
-            deadline: Instant::now() + wait,
-            changes: self.changes.subscribe(),
-            permit: None,
-        }
+        Patience { registry: self, job, wait, deadline: after(wait), changes: self.changes.subscribe(), permit: None }
     }
 
     /// Whether the job was here, or may have been at a server before this one, not long ago.
@@ -129,6 +127,12 @@ impl Registry {
         // One that is registered still is one whose context has gone: its registration is about to.
         let gone = jobs.gone.get(job).is_some_and(|gone| gone.elapsed() < within);
         gone || jobs.hosted.contains_key(job) || self.began.elapsed() < within
+    }
+
+    /// How many workers the runs have that are registered.
+    pub(super) fn workers(&self) -> usize {
+        let jobs = self.jobs.read().unwrap_or_else(PoisonError::into_inner);
+        jobs.hosted.values().map(|hosted| hosted.transport.topology().workers().len()).sum()
     }
 
     pub(super) fn jobs(&self) -> Vec<String> {
@@ -200,6 +204,13 @@ impl fmt::Debug for Registration {
 }
 
 impl Hosted {
+    /// Room for a large message, until it is answered.
+    pub(super) async fn room(&self, len: usize) -> Option<OwnedSemaphorePermit> {
+        let (room, most) = &self.room;
+        // It is never closed.
+        Arc::clone(room).acquire_many_owned(permits(len).min(*most)).await.ok()
+    }
+
     /// Passes an event on; waits for room for as long as it takes.
     pub(super) async fn deliver_at_length(&self, worker: WorkerId, event: Event) -> Result<(), Refusal> {
         let event = WorkerEvent::new(self.transport.run(), worker, event);
@@ -279,10 +290,10 @@ mod tests {
         assert_eq!(again(&registry, "anything", wait).await, (false, wait), "the server is new");
         assert_eq!(again(&registry, "anything", wait).await, (false, Duration::ZERO), "it is not any more");
 
-        drop(registry.register(transport(1), mailbox.sender(), 1).unwrap());
+        drop(registry.register(transport(1), mailbox.sender(), 1, 1).unwrap());
         let come = async {
             tokio::time::sleep(Duration::from_secs(3)).await;
-            registry.register(transport(1), mailbox.sender(), 1).unwrap()
+            registry.register(transport(1), mailbox.sender(), 1, 1).unwrap()
         };
         let (registration, outcome) = tokio::join!(come, again(&registry, "words", wait));
         assert_eq!(outcome, (true, Duration::from_secs(3)));
@@ -308,7 +319,7 @@ mod tests {
         let topology =
             crate::contracts::Topology::builder().operator("source", Role::Source, [worker]).build().unwrap();
         let transport = Arc::new(GrpcTransport::new(&OpenRun::without_store("words", RunId::new(1)), topology));
-        let registration = Arc::<Registry>::default().register(transport, mailbox.sender(), 1).unwrap();
+        let registration = Arc::<Registry>::default().register(transport, mailbox.sender(), 1, 1).unwrap();
         let hosted = &registration.hosted;
         let say = || hosted.deliver(worker, Event::Heartbeat, wait);
         say().await.unwrap();

@@ -2,7 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tonic::{Request, Response, Status};
+use tokio::sync::OwnedSemaphorePermit;
+use tonic::{Request, Response, Status, codegen::http::HeaderMap};
 
 use super::{
     registry::Registry,
@@ -11,10 +12,13 @@ use super::{
 use crate::{
     contracts::{Event, TaskError},
     grpc::{
+        AddressError, WorkerAddresses, address,
         arroyo::{
             fence::Dialect,
             wire::{self, Commit},
         },
+        door::Guest,
+        guard::{Fate, Porter, SMALL},
         proto::{
             arroyo_rpc::{
                 self, HeartbeatReq, HeartbeatResp, NonfatalErrorReq, RegisterWorkerReq, RegisterWorkerResp, RetryHint,
@@ -40,6 +44,35 @@ pub(super) struct Service {
     pub(super) wait: Duration,
     /// How long any other worker waits for its job to be registered.
     pub(super) registration_wait: Duration,
+    pub(super) addresses: WorkerAddresses,
+}
+
+/// A preview is shown by whoever drives the job, and is no matter of its end: nothing of it is kept.
+const PREVIEW: &str = "/arroyo_rpc.ControllerGrpc/SendSinkData";
+const SERVICES: [&str; 3] =
+    ["/arroyo_rpc.JobControllerGrpc/", "/arroyo_rpc.ControllerGrpc/", "/winddown.WinddownControllerGrpc/"];
+
+impl Porter for Service {
+    fn fate(&self, path: &str) -> Fate {
+        match path {
+            PREVIEW => Fate::Dropped,
+            path if SERVICES.iter().any(|service| path.starts_with(service)) => Fate::Read,
+            _ => Fate::Scant,
+        }
+    }
+
+    /// A worker of a registered run may send what is large. All reports begin with who speaks.
+    async fn admit(
+        &self,
+        headers: &HeaderMap,
+        beginning: &[u8],
+        len: usize,
+    ) -> Result<Option<OwnedSemaphorePermit>, Status> {
+        let expected = format_args!("a worker_context in the first {SMALL} bytes of a message of {len}").to_string();
+        let context = wire::context(beginning).ok_or_else(|| invalid(expected, "none"))?;
+        let speaker = self.speaker(Dialect::of_headers(headers), Some(&context)).await?;
+        Ok(speaker.hosted.room(len).await)
+    }
 }
 
 /// A message, and how its sender takes an answer.
@@ -47,9 +80,9 @@ fn open<M>(request: Request<M>) -> (Dialect, M) {
     (Dialect::of(request.metadata()), request.into_inner())
 }
 
-fn task_error(error: arroyo_rpc::TaskError) -> TaskError {
+fn task_error(error: &arroyo_rpc::TaskError) -> TaskError {
     let retryable = error.retry_hint() == RetryHint::WithBackoff;
-    TaskError { message: error.error.into(), retryable }
+    TaskError { message: wire::said(&error.error).into(), retryable }
 }
 
 impl Service {
@@ -154,7 +187,7 @@ impl JobControllerGrpc for Service {
         self.take(dialect, message.worker_context, |speaker| {
             let failure = message.error.ok_or_else(|| invalid("an error", "none"))?;
             let Subject { task, is_chain } = speaker.subject_of_error(&failure)?;
-            let error = task_error(failure);
+            let error = task_error(&failure);
             Ok(if is_chain { Event::ChainFailed { task, error } } else { Event::TaskFailed { task, error } })
         })
         .await?;
@@ -167,7 +200,7 @@ impl JobControllerGrpc for Service {
         self.take(dialect, message.worker_context, |speaker| {
             let error = message.error.unwrap_or_default();
             let task = speaker.subject_of_error(&error).ok().map(|subject| subject.task);
-            Ok(Event::NonfatalError { task, error: task_error(error) })
+            Ok(Event::NonfatalError { task, error: task_error(&error) })
         })
         .await?;
         Ok(Response::new(WorkerErrorRes {}))
@@ -180,11 +213,12 @@ impl ControllerGrpc for Service {
         &self,
         request: Request<RegisterWorkerReq>,
     ) -> Result<Response<RegisterWorkerResp>, Status> {
+        let peer = request.extensions().get::<Guest>().and_then(|guest| guest.peer);
         let (dialect, message) = open(request);
         let speaker = self.speaker(dialect, message.worker_context.as_ref()).await?;
-        speaker.hosted.transport.set_dialect(speaker.worker, dialect);
-        let set = speaker.hosted.transport.set_address(speaker.worker, &message.rpc_address);
-        set.map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let refused = |error: AddressError| Status::invalid_argument(error.to_string());
+        address::check(&message.rpc_address, self.addresses, peer).map_err(refused)?;
+        speaker.hosted.transport.register(speaker.worker, &message.rpc_address, dialect).map_err(refused)?;
         match (speaker.hosted.hint(speaker.worker), dialect) {
             // Its next report waits for the job; this one has no more to say.
             (Ok(()), _) | (Err(_), Dialect::Foreign) => {}
@@ -208,15 +242,14 @@ impl ControllerGrpc for Service {
     ) -> Result<Response<WorkerInitializationCompleteResp>, Status> {
         let (dialect, message) = open(request);
         self.take(dialect, message.worker_context, |_| {
-            let why =
-                || message.error_message.filter(|why| !why.is_empty()).unwrap_or_else(|| "it does not say why".into());
-            Ok(if message.success { Event::Heartbeat } else { Event::WorkerFailed { error: TaskError::fatal(why()) } })
+            let why = message.error_message.as_deref().filter(|why| !why.is_empty()).unwrap_or("it does not say why");
+            let error = || TaskError::fatal(wire::said(why));
+            Ok(if message.success { Event::Heartbeat } else { Event::WorkerFailed { error: error() } })
         })
         .await?;
         Ok(Response::new(WorkerInitializationCompleteResp {}))
     }
 
-    /// A preview is shown by whoever drives the job, and is no matter of its end.
     async fn send_sink_data(&self, _: Request<SinkDataReq>) -> Result<Response<SinkDataResp>, Status> {
         Ok(Response::new(SinkDataResp {}))
     }

@@ -1,42 +1,44 @@
 //! Reports to the controller, in their order, until each has been accepted.
 
-use std::{
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::sync::{Arc, Mutex};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use tokio::{
-    sync::watch,
+    sync::{mpsc, watch},
     time::{Instant, sleep, timeout, timeout_at},
 };
-use tonic::{Code, IntoRequest, Request, Status, transport::Channel};
+use tonic::{
+    Code, IntoRequest, Request, Status,
+    metadata::{MetadataMap, MetadataValue},
+    transport::Channel,
+};
 
 use crate::{
-    contracts::{Event, TaskId, Topology, WorkerEvent},
+    clock::{MOMENT, after, bearable, later},
+    contracts::{Event, TaskError, TaskId, Topology, WorkerEvent},
     grpc::{
         GrpcWorkerOptions,
         arroyo::{
             fence::{Addressee, Dialect},
             wire,
         },
+        guard::MARK,
         proto::{
             arroyo_rpc::{
-                ErrorDomain, HeartbeatReq, NonfatalErrorReq, RegisterWorkerReq, RetryHint, TaskCheckpointCompletedReq,
-                TaskCheckpointEventReq, TaskCheckpointEventType, TaskError, TaskFailedReq, TaskFinishedReq,
-                WorkerContext, WorkerFinishedReq, WorkerInitializationCompleteReq, WorkerResources,
+                self, ErrorDomain, HeartbeatReq, NonfatalErrorReq, RegisterWorkerReq, RetryHint,
+                TaskCheckpointCompletedReq, TaskCheckpointEventReq, TaskCheckpointEventType, TaskFailedReq,
+                TaskFinishedReq, WorkerContext, WorkerFinishedReq, WorkerInitializationCompleteReq, WorkerResources,
                 controller_grpc_client::ControllerGrpcClient, job_controller_grpc_client::JobControllerGrpcClient,
             },
-            winddown::{
-                SourceExhaustedReq, WorkerLeavingReq, winddown_controller_grpc_client::WinddownControllerGrpcClient,
-            },
+            winddown::{SourceExhaustedReq, winddown_controller_grpc_client::WinddownControllerGrpcClient},
         },
     },
+    text::{Printable, beginning},
     worker::{EventSink, SinkClosed, lock},
 };
+
+/// What a controller answers holds nothing.
+const ANSWER: usize = 4 << 10;
 
 /// Why nothing is reported any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,15 +58,31 @@ pub(super) struct Reports {
     options: GrpcWorkerOptions,
     /// As many as tasks: it takes no others.
     slots: u64,
-    /// Whether the controller at the other end of the connection knows this worker's address.
-    registered: AtomicBool,
+    /// The controller at the other end of the connection, if it knows this worker's address.
+    registered: Mutex<Option<Controller>>,
     accepted: Mutex<Instant>,
-    silence: watch::Sender<Option<Silence>>,
+    ends: Ends,
+}
+
+/// Whom the worker tells that something has come to its end.
+pub(super) struct Ends {
+    pub(super) silence: watch::Sender<Option<Silence>>,
+    /// Tasks whose reports will never be taken.
+    pub(super) refused: mpsc::UnboundedSender<(TaskId, TaskError)>,
+}
+
+/// Who took the registration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Controller {
+    /// One of ours: its answers say so.
+    Ours,
+    /// One of the Arroyo family, which does not know what is ours alone.
+    Another,
 }
 
 /// What an answer means for a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Answer {
+pub(super) enum Answer {
     /// It is in.
     Accepted,
     /// The controller is there, but has no room now.
@@ -76,14 +94,25 @@ enum Answer {
 }
 
 impl Answer {
-    fn of(status: &Status) -> Self {
+    pub(super) fn of(status: &Status) -> Self {
+        // Somebody else may be at the controller's address for a moment, whose words mean nothing.
+        let is_ours = is_ours(status.metadata());
         match status.code() {
-            Code::ResourceExhausted => Self::Full,
-            Code::InvalidArgument | Code::OutOfRange | Code::Unimplemented => Self::Never,
+            Code::ResourceExhausted if is_ours => Self::Full,
+            Code::InvalidArgument | Code::OutOfRange | Code::Unimplemented if is_ours => Self::Never,
             // Another generation, too: who fences whom is not known here, and the orphan limit ends a stale worker.
             _ => Self::Away,
         }
     }
+}
+
+/// Whether it is a call that only our controllers have, and was answered as one that is not there.
+fn is_ours_alone(event: &Event, status: &Status) -> bool {
+    matches!(event, Event::SourceExhausted { .. }) && status.code() == Code::Unimplemented
+}
+
+fn is_ours(metadata: &MetadataMap) -> bool {
+    metadata.contains_key(MARK)
 }
 
 impl EventSink for Reports {
@@ -101,13 +130,13 @@ impl EventSink for Reports {
             }
             if matches!(answer, Answer::Accepted | Answer::Never) {
                 if event.event == Event::WorkerFinished {
-                    self.silence.send_replace(Some(Silence::Said));
+                    self.ends.silence.send_replace(Some(Silence::Said));
                 }
                 // A controller that accepts nothing is none.
                 return if self.is_orphaned() { self.orphaned() } else { Ok(()) };
             }
             let wait = waits.next().unwrap_or(self.options.backoff_max);
-            if Instant::now() + wait >= self.deadline(begun) {
+            if after(wait) >= self.deadline(begun) {
                 tokio::time::sleep_until(self.deadline(begun)).await;
                 return self.orphaned();
             }
@@ -117,61 +146,16 @@ impl EventSink for Reports {
 }
 
 impl GrpcWorkerOptions {
-    fn backoff(&self) -> ExponentialBuilder {
+    pub(super) fn backoff(&self) -> ExponentialBuilder {
         ExponentialBuilder::new()
-            .with_min_delay(self.backoff_min)
-            .with_max_delay(self.backoff_max)
+            .with_min_delay(bearable(self.backoff_min).max(MOMENT))
+            .with_max_delay(bearable(self.backoff_max).max(MOMENT))
             .without_max_times()
             .with_jitter()
     }
 }
 
-/// What a worker says when it is asked to leave, beside its reports: a backlog of those must not delay it.
-pub(super) struct Notice {
-    context: WorkerContext,
-    channel: Channel,
-    options: GrpcWorkerOptions,
-    /// How long the worker works on.
-    time: Duration,
-}
-
-impl Notice {
-    pub(super) fn new(addressee: &Addressee, channel: Channel, options: GrpcWorkerOptions, time: Duration) -> Self {
-        Self { context: context(addressee), channel, options, time }
-    }
-
-    /// Tells the controller, and returns when the time is over.
-    pub(super) async fn give(&self) {
-        if self.time.is_zero() {
-            return;
-        }
-        let told = async {
-            self.tell().await;
-            std::future::pending::<()>().await;
-        };
-        // Told or not, the time is the same.
-        let _ = timeout(self.time, told).await;
-    }
-
-    async fn tell(&self) {
-        let mut waits = self.options.backoff().build();
-        loop {
-            let mut client = WinddownControllerGrpcClient::new(self.channel.clone());
-            let message = WorkerLeavingReq { worker_context: Some(self.context.clone()), time: wire::now() };
-            let mut request = message.into_request();
-            request.set_timeout(self.options.calls.call);
-            Dialect::say_kit(request.metadata_mut());
-            match timeout(self.options.calls.call, client.worker_leaving(request)).await {
-                Ok(Ok(_)) => return,
-                // A controller that does not know the call (of the Arroyo family, or an older one) hears of it by the worker's end.
-                Ok(Err(status)) if Answer::of(&status) == Answer::Never => return,
-                _ => sleep(waits.next().unwrap_or(self.options.backoff_max)).await,
-            }
-        }
-    }
-}
-
-fn context(addressee: &Addressee) -> WorkerContext {
+pub(super) fn context(addressee: &Addressee) -> WorkerContext {
     WorkerContext {
         machine_id: String::new(),
         worker_id: addressee.worker.get(),
@@ -189,7 +173,7 @@ impl Reports {
         topology: Arc<Topology>,
         channel: Channel,
         options: GrpcWorkerOptions,
-        silence: watch::Sender<Option<Silence>>,
+        ends: Ends,
     ) -> Self {
         Self {
             context: context(addressee),
@@ -199,15 +183,15 @@ impl Reports {
             channel,
             options,
             slots: tasks as u64,
-            registered: AtomicBool::new(false),
+            registered: Mutex::new(None),
             accepted: Mutex::new(Instant::now()),
-            silence,
+            ends,
         }
     }
 
     /// When a report that was begun then is given up. It has the time of one call even where nothing was tried for long.
     fn deadline(&self, begun: Instant) -> Instant {
-        (*lock(&self.accepted) + self.options.orphan).max(begun + self.options.calls.call)
+        later(*lock(&self.accepted), self.options.orphan).max(later(begun, self.options.calls.call))
     }
 
     fn is_orphaned(&self) -> bool {
@@ -223,26 +207,31 @@ impl Reports {
             ?since,
             "no controller accepts anything; stopping"
         );
-        self.silence.send_replace(Some(Silence::Orphaned));
+        self.ends.silence.send_replace(Some(Silence::Orphaned));
         Err(SinkClosed)
     }
 
     fn heed(&self, event: &Event, status: &Status) -> Answer {
         let answer = Answer::of(status);
         if answer == Answer::Away {
-            self.registered.store(false, Ordering::Relaxed);
+            *lock(&self.registered) = None;
         }
-        let (worker, code) = (self.context.worker_id, status.code());
-        if answer == Answer::Never {
-            tracing::warn!(
-                worker,
-                ?code,
-                why = status.message(),
-                ?event,
-                "the controller will never accept this report"
-            );
-        } else {
-            tracing::debug!(worker, ?code, why = status.message(), "report not accepted, will be tried again");
+        let (worker, code, why) = (self.context.worker_id, status.code(), Printable(status.message()));
+        if answer != Answer::Never {
+            tracing::debug!(worker, ?code, %why, "report not accepted, will be tried again");
+            return answer;
+        }
+        // What it is, which task's, and how large; nothing of a user's data.
+        let report = format!("{event:?}");
+        let report = beginning(&report, 512);
+        tracing::warn!(worker, ?code, %why, report, "the controller will never accept this report");
+        if let Event::SourceExhausted { task }
+        | Event::CheckpointCompleted { task, .. }
+        | Event::CommitCompleted { task, .. } = event
+        {
+            let error = TaskError::fatal(format!("the controller will never accept its report ({report}): {why}"));
+            // Nobody listens any more when the worker leaves.
+            let _ = self.ends.refused.send((*task, error));
         }
         answer
     }
@@ -250,17 +239,23 @@ impl Reports {
     async fn attempt(&self, event: &Event) -> Result<(), Status> {
         let limit = self.options.calls.call;
         let calls = async {
-            if !self.registered.load(Ordering::Relaxed) {
-                self.register().await?;
-                self.registered.store(true, Ordering::Relaxed);
+            let registered = *lock(&self.registered);
+            let controller = match registered {
+                Some(controller) => controller,
+                None => self.register().await?,
+            };
+            *lock(&self.registered) = Some(controller);
+            match self.report(event).await {
+                // It has no such call. A source that stays is in its next checkpoint like any other.
+                Err(status) if controller == Controller::Another && is_ours_alone(event, &status) => Ok(()),
+                answer => answer,
             }
-            self.report(event).await
         };
         let late = |_| Status::deadline_exceeded(format!("no answer within {}", crate::text::rounded(limit)));
         timeout(limit, calls).await.map_err(late)?
     }
 
-    async fn register(&self) -> Result<(), Status> {
+    async fn register(&self) -> Result<Controller, Status> {
         let message = RegisterWorkerReq {
             worker_context: Some(self.context.clone()),
             time: wire::now(),
@@ -269,11 +264,13 @@ impl Reports {
             resources: Some(WorkerResources { slots: self.slots }),
             slots: self.slots,
         };
-        ControllerGrpcClient::new(self.channel.clone()).register_worker(self.request(message)).await.map(drop)
+        let mut client = ControllerGrpcClient::new(self.channel.clone()).max_decoding_message_size(ANSWER);
+        let answer = client.register_worker(self.request(message)).await?;
+        Ok(if is_ours(answer.metadata()) { Controller::Ours } else { Controller::Another })
     }
 
     async fn report(&self, event: &Event) -> Result<(), Status> {
-        let mut client = JobControllerGrpcClient::new(self.channel.clone());
+        let mut client = JobControllerGrpcClient::new(self.channel.clone()).max_decoding_message_size(ANSWER);
         let (worker_context, time) = (Some(self.context.clone()), wire::now());
         match event {
             Event::Heartbeat => client.heartbeat(self.request(HeartbeatReq { worker_context, time })).await.map(drop),
@@ -296,7 +293,10 @@ impl Reports {
             }
             // The kit says none of these: its tasks commit and end each for itself.
             Event::OperatorPreCommitted { .. } | Event::ChainFinished { .. } | Event::ChainFailed { .. } => {
-                Err(Status::unimplemented("expected an event of the worker kit, got one of another engine's"))
+                let mut status =
+                    Status::invalid_argument("expected an event of the worker kit, got one of another engine's");
+                status.metadata_mut().insert(MARK, MetadataValue::from_static("1"));
+                Err(status)
             }
             Event::NonfatalError { task, error } => {
                 let task = task.unwrap_or(TaskId::new(u32::MAX, u32::MAX));
@@ -304,7 +304,7 @@ impl Reports {
                 client.nonfatal_error(self.request(NonfatalErrorReq { worker_context, time, error })).await.map(drop)
             }
             Event::WorkerFailed { error } => {
-                let error_message = Some(error.message.to_string());
+                let error_message = Some(wire::said(&error.message).to_owned());
                 let message = WorkerInitializationCompleteReq { worker_context, time, success: false, error_message };
                 let mut client = ControllerGrpcClient::new(self.channel.clone());
                 client.worker_initialization_complete(self.request(message)).await.map(drop)
@@ -336,13 +336,13 @@ impl Reports {
         }
     }
 
-    fn task_error(&self, task: TaskId, error: &crate::contracts::TaskError) -> TaskError {
+    fn task_error(&self, task: TaskId, error: &TaskError) -> arroyo_rpc::TaskError {
         let retry_hint = if error.retryable { RetryHint::WithBackoff } else { RetryHint::NoRetry };
-        TaskError {
+        arroyo_rpc::TaskError {
             operator_id: self.operator_id(task),
             task_id: task.operator,
             subtask_idx: task.subtask,
-            error: error.message.to_string(),
+            error: wire::said(&error.message).to_owned(),
             error_domain: ErrorDomain::User.into(),
             retry_hint: retry_hint.into(),
             details: String::new(),
@@ -351,7 +351,7 @@ impl Reports {
 
     fn request<M>(&self, message: M) -> Request<M> {
         let mut request = message.into_request();
-        request.set_timeout(self.options.calls.call);
+        request.set_timeout(bearable(self.options.calls.call));
         Dialect::say_kit(request.metadata_mut());
         request
     }

@@ -2,11 +2,13 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use tonic::{Request, Response, Status};
+use tokio::sync::OwnedSemaphorePermit;
+use tonic::{Request, Response, Status, codegen::http::HeaderMap, metadata::MetadataMap};
 
 use crate::{
     contracts::{Command, Epoch, Order, TaskId, Topology, WorkerStopMode},
     grpc::arroyo::{fence::Addressee, wire},
+    grpc::guard::{Fate, Porter},
     grpc::proto::arroyo_rpc::{
         CheckpointReq, CheckpointResp, CommitReq, CommitResp, JobFinishedReq, JobFinishedResp, StopExecutionReq,
         StopExecutionResp, StopMode, worker_grpc_server::WorkerGrpc,
@@ -20,6 +22,20 @@ pub(super) struct Orders {
     pub(super) topology: Arc<Topology>,
     /// The tasks of this worker. A controller of the Arroyo family sends every worker the commits of all.
     pub(super) here: HashSet<TaskId>,
+}
+
+/// Turns large orders for others away before they are read.
+#[derive(Clone)]
+pub(super) struct Gate(pub(super) Arc<Addressee>);
+
+impl Porter for Gate {
+    fn fate(&self, path: &str) -> Fate {
+        if path.starts_with("/arroyo_rpc.WorkerGrpc/") { Fate::Read } else { Fate::Scant }
+    }
+
+    async fn admit(&self, headers: &HeaderMap, _: &[u8], _: usize) -> Result<Option<OwnedSemaphorePermit>, Status> {
+        self.0.check(&MetadataMap::from_headers(headers.clone())).map(|()| None)
+    }
 }
 
 impl Orders {

@@ -1,4 +1,4 @@
-//! What makes a checkpoint complete, and when none is taken.
+//! The completion of checkpoints, and when none is taken.
 
 use std::time::Duration;
 
@@ -85,7 +85,8 @@ pub(super) async fn needs_durable<S: ControllerSubject>(subject: S) -> Outcome {
     completes(&mut bench).await
 }
 
-/// The store says that a newer run has taken the job over: the controller has to know it, and to pass it on.
+/// The store reports that a newer run has taken the job over: the controller must notice that, and
+/// report it.
 pub(super) async fn tells_store<S: ControllerSubject>(subject: S) -> Outcome {
     takes_checkpoints(&subject)?;
     let mut bench = Bench::start(&subject, 1, |_, _, vault| vault.fence()).await?;
@@ -112,7 +113,7 @@ pub(super) async fn needs_commits<S: ControllerSubject>(subject: S) -> Outcome {
     completes(&mut bench).await
 }
 
-/// None is started now, and none by the clock either.
+/// None is started now, and none later by the timer.
 async fn none_is_started<C: JobController>(bench: &mut Bench<C>, then_stop: bool, after: &str) -> Outcome {
     let before = bench.workers.book().begun.len();
     let started = bench.controller.begin_checkpoint(then_stop);

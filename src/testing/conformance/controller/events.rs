@@ -1,4 +1,4 @@
-//! What workers say, and what it changes.
+//! Events of workers, and their effects.
 
 use std::time::{Duration, Instant};
 
@@ -23,7 +23,8 @@ fn failed(subtask: u32) -> Event {
     Event::TaskFailed { task: task(subtask), error: TaskError::retryable(format!("failure of {subtask}")) }
 }
 
-/// A run in whose final checkpoint no task has given its state yet; without checkpoints, one that just runs.
+/// A run in whose final checkpoint no task has reported its state yet; without checkpoints, one
+/// that just runs.
 async fn collecting<S: ControllerSubject>(subject: &S) -> Result<(Bench<S::Controller>, Epoch), Finding> {
     let mut bench = Bench::start(subject, 1, |_, book, _| book.keep_snapshot.extend((0..6).map(task))).await?;
     if !subject.takes_checkpoints() {
@@ -74,7 +75,7 @@ pub(super) async fn unknown<S: ControllerSubject>(subject: S) -> Outcome {
     Ok(())
 }
 
-/// The event comes in, and then twice more: whatever is answered, the status stays.
+/// The event arrives, and then twice more: whatever the answer, the status stays the same.
 fn thrice<C: JobController>(bench: &mut Bench<C>, event: &WorkerEvent) -> Outcome {
     let first = bench.controller.handle(event.clone(), Instant::now());
     first.map_err(|rejection| broken(format_args!("{event:?} to be taken in"), rejection))?;
@@ -84,7 +85,7 @@ fn thrice<C: JobController>(bench: &mut Bench<C>, event: &WorkerEvent) -> Outcom
 fn again<C: JobController>(bench: &mut Bench<C>, event: &WorkerEvent) -> Outcome {
     let before = bench.controller.status();
     for _ in 0..2 {
-        // `Duplicate` or a rejection: both say that nothing has changed.
+        // `Duplicate` or a rejection: both mean that nothing has changed.
         let _ = bench.controller.handle(event.clone(), Instant::now());
         bench.unchanged(before, event)?;
     }
@@ -133,7 +134,7 @@ pub(super) async fn first_failure<S: ControllerSubject>(subject: S) -> Outcome {
     let mut bench = Bench::start(&subject, 1, |_, _, _| {}).await?;
     for (subtask, count) in [(0, 1), (1, 2)] {
         let event = bench.says(subtask, failed(subtask));
-        // A controller may have ended the run's books by then.
+        // A controller may have closed the run's state by then.
         let _ = bench.controller.handle(event, Instant::now());
         let status = bench.controller.status();
         same("failures and failed tasks", &(status.failures, status.tasks_failed), &(count, count))?;
@@ -149,7 +150,7 @@ pub(super) async fn lost_worker<S: ControllerSubject>(subject: S) -> Outcome {
     if !subject.watches_heartbeats() {
         return Err(Finding::NotApplicable("this controller watches no heartbeats, and says so"));
     }
-    // Longer than the real workers' heartbeats, which come by the real clock.
+    // Longer than the heartbeat interval of the real workers, which use the real clock.
     let limit = Duration::from_secs(3600);
     let mut bench = Bench::start(&subject, 1, |limits, _, _| limits.heartbeat = limit).await?;
     let start = Instant::now();

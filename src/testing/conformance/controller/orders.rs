@@ -1,4 +1,4 @@
-//! Commands, and the orders that come of them.
+//! Commands, and the resulting orders.
 
 use std::{
     pin::pin,
@@ -39,13 +39,13 @@ pub(super) async fn begins_quietly<S: ControllerSubject>(subject: S) -> Outcome 
     }
     bench.controller.begin_stop(WorkerStopMode::Graceful);
     bench.controller.begin_release();
-    // Nobody polls `progress` meanwhile.
+    // `progress` is not polled meanwhile.
     sleep(QUIET).await;
     let begun = bench.workers.book().begun.clone();
     same("sent before `progress` was polled:", &begun, &vec![])
 }
 
-/// No worker has been sent an order again that it had taken. One whose answer was lost is another matter.
+/// No worker got an order again that it had accepted. Orders with a lost answer are different.
 fn nothing_repeated<C>(bench: &Bench<C>) -> Outcome {
     match bench.workers.book().repeated.first() {
         None => Ok(()),
@@ -158,7 +158,7 @@ pub(super) async fn cancel_safe<S: ControllerSubject>(subject: S) -> Outcome {
     Ok(())
 }
 
-/// `progress` may say now and then that something has changed where nothing has; it may not do so all the time.
+/// `progress` may sometimes report a change when there is none, but not all the time.
 pub(super) async fn idle<S: ControllerSubject>(subject: S) -> Outcome {
     const AT_MOST: usize = 100;
     let mut bench = Bench::start(&subject, 1, |_, _, _| {}).await?;

@@ -13,7 +13,7 @@ use std::{
 use serde_json::Value;
 
 use crate::{
-    plan::{Hit, Kill, Plan},
+    plan::{CallPlan, Hit, Kill},
     processes::{self, Pid, Signal},
     tally::Hits,
 };
@@ -74,7 +74,7 @@ impl Job<'_> {
     ///
     /// # Errors
     /// When it can't be made, has not ended after a long time, or has ended as no call should.
-    pub(crate) fn call(&self, plan: &Plan, committed: u64, random: &mut fastrand::Rng) -> Result<Outcome, String> {
+    pub(crate) fn call(&self, plan: &CallPlan, committed: u64, random: &mut fastrand::Rng) -> Result<Outcome, String> {
         let mut command = self.command().map_err(|error| error.to_string())?;
         for (request, after) in &plan.stops {
             command.arg("--stop").arg(format!("{request}@{}", duration(*after)));
@@ -89,7 +89,8 @@ impl Job<'_> {
         watch.until_end(child, random)
     }
 
-    /// A task that fails or stalls, where workers can't be killed and frozen from outside. It is one of the first worker's.
+    /// A task of the first worker that fails or stalls, for runtimes whose workers can't be killed
+    /// or frozen from outside.
     fn injection(&self, hit: Hit, committed: u64) -> Vec<String> {
         let line = |after: Duration| {
             let read = after.as_millis() * u128::from(self.rate) / 1000;
@@ -121,7 +122,7 @@ enum Act {
 /// A call under way.
 struct Watch<'a> {
     job: &'a Job<'a>,
-    plan: &'a Plan,
+    plan: &'a CallPlan,
     started: Instant,
     agenda: Vec<(Instant, Act)>,
     hits: Hits,

@@ -1,15 +1,17 @@
-//! Stops, kills and freezes real `wordcount` jobs at random until the time is over, and compares every result with a plain count.
+//! Stops, kills and freezes real `wordcount` jobs at random until the time is up, and compares
+//! every result with a plain count.
 //!
 //! ```text
 //! cargo run --release -p wordcount --bin soak -- --minutes 10 --runtime process --seed 7
 //! ```
 //!
-//! One round is one job: an input made for it, and calls of the word count one after the other on the same state directory, each with
-//! something that happens to it, until all input is consumed. The word count is this program itself, started with `wordcount` as the
-//! first argument, so there is nothing else to build.
+//! One round is one job: it generates an input, and calls the word count repeatedly on the same
+//! state directory, each time with some disturbance, until all input is consumed. The word count is
+//! this program itself, started with `wordcount` as the first argument, so there is nothing else to
+//! build.
 //!
-//! Where to look: `round.rs` plays one round, `plan.rs` chooses what happens to a call, `call.rs` makes it happen, `truth.rs` is the plain
-//! count, `tally.rs` the summary.
+//! Where to look: `round.rs` plays one round, `plan.rs` chooses the disturbance of a call,
+//! `call.rs` carries it out, `truth.rs` is the plain count, and `tally.rs` the summary.
 
 mod call;
 mod options;
@@ -36,7 +38,7 @@ fn main() -> ExitCode {
     soak(&Options::parse())
 }
 
-/// Rounds until the time is over, or until the first difference.
+/// Runs rounds until the time is up, or until the first difference.
 fn soak(options: &Options) -> ExitCode {
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(1..1_000_000));
     let end = Instant::now().checked_add(options.time());

@@ -1,4 +1,5 @@
-//! What happens to one call: chosen at random, so that each phase is hit in each mode sooner or later.
+//! The disturbance of one call, chosen at random, so that each phase is hit in each mode sooner or
+//! later.
 
 use std::time::Duration;
 
@@ -6,8 +7,8 @@ use winddown::{PhaseKind, StopRequest};
 
 /// What happens to one call.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Plan {
-    /// The stops that the call is asked for, with `--stop`; a second one escalates.
+pub(crate) struct CallPlan {
+    /// The stop requests of the call, for `--stop`; a second one escalates.
     pub(crate) stops: Vec<(StopRequest, Duration)>,
     /// When its controller is killed, if it is.
     pub(crate) kill: Option<Kill>,
@@ -18,13 +19,13 @@ pub(crate) struct Plan {
 /// When a controller is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kill {
-    /// So long after its start.
+    /// This long after its start.
     AnyTime(Duration),
-    /// So long after it has said that a stop was asked for.
+    /// This long after it has reported a stop request.
     AfterStop(Duration),
-    /// So long after it has said that it is in this phase.
+    /// This long after it has reported this phase.
     InPhase(PhaseKind, Duration),
-    /// So long after it has said that it finishes an earlier call's shutdown.
+    /// This long after it has reported that it finishes an earlier call's shutdown.
     Resuming(Duration),
 }
 
@@ -59,25 +60,26 @@ impl Kill {
 /// What happens to a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Hit {
-    /// Killed, or its task fails, so long after the start.
+    /// Killed, or its task fails, this long after the start.
     Kill(Duration),
-    /// Told to leave (SIGTERM), or its task fails, so long after the start.
+    /// Asked to leave (SIGTERM), or its task fails, this long after the start.
     Terminate(Duration),
-    /// Frozen, or its task stalls, so long after the start and for so long.
+    /// Frozen, or its task stalls, this long after the start, and for this long.
     Freeze(Duration, Duration),
 }
 
 /// Where a round is.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Situation {
-    /// Whether the call before was killed in a shutdown.
+    /// Whether the previous call was killed during a shutdown.
     pub(crate) unfinished: bool,
-    /// Whether the rest of the input is to be consumed now.
+    /// Whether to consume the rest of the input now.
     pub(crate) ending: bool,
 }
 
-impl Plan {
-    /// A plan for the next call. `processes`: workers can be killed and frozen, and take longer to start.
+impl CallPlan {
+    /// A plan for the next call. With `processes`, workers can be killed and frozen, and take
+    /// longer to start.
     pub(crate) fn choose(situation: Situation, processes: bool, random: &mut fastrand::Rng) -> Self {
         let mut chance = Chance { random, processes };
         if situation.unfinished && chance.percent(20) {
@@ -112,7 +114,7 @@ impl Chance<'_> {
         most.mul_f64(self.random.f64())
     }
 
-    /// How long a call is left alone at most.
+    /// The longest time without a disturbance of a call.
     fn life(&self) -> Duration {
         Duration::from_millis(if self.processes { 700 } else { 300 })
     }
@@ -137,7 +139,7 @@ impl Chance<'_> {
         (self.mode(), self.up_to(self.life()))
     }
 
-    fn killed_in_a_stop(&mut self) -> Plan {
+    fn killed_in_a_stop(&mut self) -> CallPlan {
         let stop @ (mode, _) = self.stop();
         let kill = if self.percent(60) {
             Kill::AfterStop(self.moment())
@@ -151,10 +153,10 @@ impl Chance<'_> {
             let phase = if self.percent(50) { phase } else { end };
             self.in_phase(phase)
         };
-        Plan { stops: vec![stop], kill: Some(kill), worker: None }
+        CallPlan { stops: vec![stop], kill: Some(kill), worker: None }
     }
 
-    fn escalated(&mut self) -> Plan {
+    fn escalated(&mut self) -> CallPlan {
         let first @ (mode, at) = self.stop();
         let stronger: Vec<_> = StopRequest::ALL.into_iter().filter(|&other| other > mode).collect();
         let stops = match stronger.get(self.random.usize(..stronger.len().max(1))) {
@@ -162,11 +164,11 @@ impl Chance<'_> {
             None => vec![first],
         };
         let kill = self.percent(50).then(|| Kill::AfterStop(self.moment()));
-        Plan { stops, kill, worker: None }
+        CallPlan { stops, kill, worker: None }
     }
 
     /// The job recovers, by itself or not.
-    fn with_a_lost_worker(&mut self) -> Plan {
+    fn with_a_lost_worker(&mut self) -> CallPlan {
         let hit = self.up_to(self.life());
         let stop = (self.mode(), hit + self.up_to(self.life()));
         let kill = match self.random.u32(..3) {
@@ -175,11 +177,11 @@ impl Chance<'_> {
             _ => None,
         };
         let worker = if self.percent(40) { Hit::Terminate(hit) } else { Hit::Kill(hit) };
-        Plan { stops: vec![stop], kill, worker: Some(worker) }
+        CallPlan { stops: vec![stop], kill, worker: Some(worker) }
     }
 
     /// The stop has to wait for it, unless it is an escalation.
-    fn with_a_frozen_worker(&mut self) -> Plan {
+    fn with_a_frozen_worker(&mut self) -> CallPlan {
         let at = self.up_to(self.life());
         let time = self.up_to(Duration::from_millis(1500));
         let (mode, after) = (self.mode(), at + self.up_to(time));
@@ -188,14 +190,14 @@ impl Chance<'_> {
             stops.push((StopRequest::Force, after + self.up_to(time)));
         }
         let kill = self.percent(40).then(|| Kill::AfterStop(self.up_to(time)));
-        Plan { stops, kill, worker: Some(Hit::Freeze(at, time)) }
+        CallPlan { stops, kill, worker: Some(Hit::Freeze(at, time)) }
     }
 
-    /// Nobody asks for a stop, so the job comes to its own end.
-    fn at_the_end(&mut self) -> Plan {
+    /// Without a stop request the job ends by itself.
+    fn at_the_end(&mut self) -> CallPlan {
         let phases = [PhaseKind::Finishing, PhaseKind::StoppingGraceful, PhaseKind::StoppedDrained];
         let phase = phases[self.random.usize(..phases.len())];
         let kill = self.percent(60).then(|| self.in_phase(phase));
-        Plan { kill, ..Plan::default() }
+        CallPlan { kill, ..CallPlan::default() }
     }
 }

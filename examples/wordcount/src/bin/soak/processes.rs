@@ -1,4 +1,5 @@
-//! The processes of a round, found by its folder: what a soak kills and freezes, and what must not be left.
+//! The processes of a round, found by its folder: those that a soak kills and freezes, and those
+//! that must not be left over.
 
 use std::{
     collections::BTreeMap,
@@ -11,8 +12,9 @@ use std::{
 /// The number of a process.
 pub(crate) type Pid = u32;
 
-/// A frozen worker stays frozen when its controller dies, since this process becomes its parent: otherwise its group would be an orphaned
-/// one, which the kernel wakes up with a SIGHUP. That would be the easier case.
+/// A frozen worker stays frozen when its controller dies, since this process becomes its parent:
+/// otherwise its group would be an orphaned one, which the kernel wakes up with a SIGHUP. That
+/// would be the easier case.
 #[cfg(target_os = "linux")]
 pub(crate) fn adopt_orphans() -> std::io::Result<()> {
     nix::sys::prctl::set_child_subreaper(true).map_err(Into::into)
@@ -25,7 +27,8 @@ pub(crate) fn adopt_orphans() -> std::io::Result<()> {
     Ok(())
 }
 
-/// The live processes that have `folder` in their command line or environment, or work in it. The dead have neither.
+/// The live processes that have `folder` in their command line or environment, or work in it. The
+/// dead have neither.
 pub(crate) fn of(folder: &Path) -> Vec<Pid> {
     let is_ours = |pid: &Pid| {
         let named = ["cmdline", "environ"].iter().any(|file| text(*pid, file).contains(&*folder.to_string_lossy()));
@@ -34,7 +37,8 @@ pub(crate) fn of(folder: &Path) -> Vec<Pid> {
     all().filter(is_ours).collect()
 }
 
-/// The worker processes of `folder`, by worker: each names its assignment, `…/processes/assignments/WORKER.json`.
+/// The worker processes of `folder`, by worker: each names its assignment,
+/// `…/processes/assignments/WORKER.json`.
 pub(crate) fn workers(folder: &Path) -> BTreeMap<u64, Pid> {
     let worker = |pid: Pid| {
         let line = text(pid, "cmdline");
@@ -101,7 +105,7 @@ pub(crate) fn send(_: Pid, _: &Path, _: Signal) -> bool {
     false
 }
 
-/// Reaps what this process has adopted and has ended since. To be called while no child of its own runs.
+/// Reaps adopted processes that have ended. Call it while no child of this process runs.
 #[cfg(target_os = "linux")]
 pub(crate) fn reap() {
     use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};

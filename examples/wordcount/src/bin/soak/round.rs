@@ -17,13 +17,14 @@ use wordcount::JOB;
 use crate::{
     call::{End, Job, WORDCOUNT},
     options::Options,
-    plan::{Kill, Plan, Situation},
+    plan::{CallPlan, Kill, Situation},
     processes,
     tally::Tally,
     truth::{self, Difference, Words},
 };
 
-/// How long after its end a round may have processes: the watchdogs of killed controllers need six seconds.
+/// How long after its end a round may have processes: the watchdogs of killed controllers need six
+/// seconds.
 const LEFTOVERS: Duration = Duration::from_secs(20);
 
 /// How often a job may be killed at its own end, so that every round has one.
@@ -114,9 +115,9 @@ impl Round {
             let situation =
                 Situation { unfinished: progress.record.as_ref().is_some_and(was_stopping), ending: call > self.calls };
             let plan = if call > self.calls + ENDINGS {
-                Plan::default()
+                CallPlan::default()
             } else {
-                Plan::choose(situation, self.processes, &mut self.random)
+                CallPlan::choose(situation, self.processes, &mut self.random)
             };
             let folder = self.folder.path().to_owned();
             let job = Job {
@@ -148,7 +149,8 @@ impl Round {
         Ok(())
     }
 
-    /// In which phase it was, says the journal: what was written down before the phase's first effect.
+    /// The journal says in which phase it was, because the phase is recorded before its first
+    /// effect.
     fn note_kill(
         &mut self,
         kill: Kill,

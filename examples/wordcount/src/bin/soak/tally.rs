@@ -1,4 +1,4 @@
-//! What was done, and what came of it.
+//! What was done, and the results.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -7,10 +7,10 @@ use winddown::{PhaseKind, StopRequest, journal::PhaseRecord};
 
 use crate::{plan::Kill, truth::Difference};
 
-/// The stop that was in force when the controller was killed.
+/// The stop request in effect when the controller was killed.
 const MODES: [&str; 5] = ["none", "checkpoint", "graceful", "immediate", "force"];
 
-/// What has happened to workers.
+/// What happened to workers.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Hits {
     /// Killed, or tasks failed.
@@ -94,7 +94,7 @@ impl Tally {
         PhaseKind::ALL.iter().filter(|&&phase| self.in_phase(phase) == 0).map(|phase| phase.name()).collect()
     }
 
-    /// How far the soak is.
+    /// The progress of the soak.
     pub(crate) fn line(&self) -> String {
         let resumed: u64 = self.resumed.values().sum();
         let (calls, kills) = (self.calls, self.kills());

@@ -1,11 +1,11 @@
-//! What the result has to be: a plain count of the input, which shares nothing with the word count's own.
+//! The expected result: a plain count of the input, which shares no code with the word count.
 
 use std::collections::BTreeMap;
 
 /// How often each word occurs.
 pub(crate) type Words = BTreeMap<String, u64>;
 
-/// Counts the words of a text: maximal runs of ASCII letters, lower-cased.
+/// Counts the words of a text: maximal sequences of ASCII letters, in lower case.
 pub(crate) fn count(text: &[u8], words: &mut Words) {
     for word in text.split(|byte| !byte.is_ascii_alphabetic()).filter(|word| !word.is_empty()) {
         *words.entry(String::from_utf8_lossy(word).to_ascii_lowercase()).or_default() += 1;
@@ -17,11 +17,11 @@ pub(crate) fn count(text: &[u8], words: &mut Words) {
 pub(crate) struct Difference {
     /// Occurrences of words that were not counted.
     pub(crate) lost: u64,
-    /// Occurrences of words that were counted and are not there.
+    /// Occurrences of words that were counted but do not exist.
     pub(crate) duplicated: u64,
 }
 
-/// Compares the contents of a `counts.tsv`, to the byte: order and form are part of the result.
+/// Compares the contents of a `counts.tsv` byte by byte: order and format are part of the result.
 ///
 /// # Errors
 /// When it is no table of words and counts.
@@ -52,8 +52,9 @@ pub(crate) fn text(words: &Words) -> String {
     words.iter().map(line).collect()
 }
 
-/// A text of so many lines: words in both cases, and what separates them: blanks, digits, other alphabets, broken UTF-8. One line in
-/// `sparse` has words; where that is few, many a checkpoint has nothing to commit.
+/// A text of this many lines: words in both cases, separated by blanks, digits, other alphabets and
+/// broken UTF-8. One line in `sparse` has words; with few words, many checkpoints have nothing to
+/// commit.
 pub(crate) fn write(lines: u32, sparse: u32, random: &mut fastrand::Rng) -> Vec<u8> {
     const SEPARATORS: [&[u8]; 7] = [b" ", b" ", b", ", b"-", b"7", b"\xff\xfe", "\u{df}".as_bytes()];
     let mut text = Vec::new();
