@@ -124,7 +124,7 @@ impl Books {
                 if may_succeed {
                     return Err(ControllerError::Other(said.into()));
                 }
-                self.give_up(said, false)
+                self.give_up(&said, false)
             }
         }
     }
@@ -133,14 +133,14 @@ impl Books {
         match triggered {
             Ok(Triggered::InProgress) => Ok(()),
             Ok(Triggered::Done { location }) => {
-                self.view.savepoint = Some(location);
+                (self.view.savepoint, self.view.failed_order) = (Some(location), None);
                 Ok(())
             }
             // The job's end decides what that means.
             Ok(Triggered::Failed { .. }) if self.ended.is_some() => Ok(()),
             Ok(Triggered::Failed { trace }) => {
                 let may_succeed = is_passing(&trace);
-                self.give_up(sentence(&trace), may_succeed)
+                self.give_up(&sentence(&trace), may_succeed)
             }
             Err(error) if error.is_not_found() => {
                 // A JobManager that was restarted has forgotten it: the same order again.
@@ -156,9 +156,10 @@ impl Books {
     }
 
     /// The order has failed. The next one of its kind is another one.
-    fn give_up(&mut self, said: String, may_succeed: bool) -> Result<(), ControllerError> {
+    fn give_up(&mut self, said: &str, may_succeed: bool) -> Result<(), ControllerError> {
+        self.view.failed_order = Some(said.to_owned());
         if self.hold_failed_drain && self.want == (Want::Savepoint { drain: true }) {
-            (self.view.failed_drain, self.given) = (Some(said), true);
+            self.given = true;
             return Ok(());
         }
         self.refused = true;

@@ -85,7 +85,7 @@ impl FlinkControllerBuilder {
         self
     }
 
-    /// Tells of a drain that fails in [`View::failed_drain`] alone, and goes on waiting. Without it, the phase kills the
+    /// Tells of a drain that fails in [`View::failed_order`] alone, and goes on waiting. Without it, the phase kills the
     /// job: a graceful stop has no way back to a running one.
     pub fn hold_failed_drain(mut self) -> Self {
         self.hold_failed_drain = true;
@@ -117,8 +117,8 @@ pub struct View {
     pub savepoint: Option<String>,
     /// Whether its `_metadata` was read from here, after the job had finished.
     pub is_savepoint_read: bool,
-    /// Why a drain failed, if [`hold_failed_drain`](FlinkControllerBuilder::hold_failed_drain) is set.
-    pub failed_drain: Option<String>,
+    /// Why the last stop with a savepoint, or with a drain, failed.
+    pub failed_order: Option<String>,
     /// What was wrong with the last round of questions.
     pub trouble: Option<Trouble>,
     /// Rounds in a row in which nobody could say how the job is.

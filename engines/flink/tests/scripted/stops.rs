@@ -233,7 +233,7 @@ async fn a_drain_is_a_drain_and_its_failure_can_be_held() {
     let policy = Policy::give_back();
     tokio::select! {
         driven = drive(running, &mut job, &policy) => panic!("{driven:?}"),
-        view = view.wait_for(|view| view.failed_drain.is_some()) => drop(view.unwrap()),
+        view = view.wait_for(|view| view.failed_order.is_some()) => drop(view.unwrap()),
     }
     assert!(server.asked("PATCH").is_empty(), "the job was not cancelled");
 }

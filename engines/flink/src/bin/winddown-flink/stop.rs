@@ -124,8 +124,8 @@ async fn given_up(
 ) -> String {
     let late = Instant::now() + if options.on_spent == OnSpent::Keep { NEVER } else { options.deadline.min(NEVER) };
     let failed = async {
-        match view.wait_for(|view| view.failed_drain.is_some()).await {
-            Ok(view) => view.failed_drain.clone().unwrap_or_default(),
+        match view.wait_for(|view| view.failed_order.is_some()).await {
+            Ok(view) => view.failed_order.clone().unwrap_or_default(),
             Err(_) => std::future::pending().await,
         }
     };
@@ -158,6 +158,10 @@ async fn tell(
         }
     };
     let mut view = view.borrow().clone();
+    let error = error.map(|error| match &view.failed_order {
+        Some(why) if !error.contains(why.as_str()) => format!("{error}; the last order failed: {why}"),
+        _ => error,
+    });
     if let Ok(state) = flink.state().await {
         view.state = Some(state);
     }
