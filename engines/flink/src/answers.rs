@@ -1,4 +1,5 @@
-//! What Flink's REST API answers, as far as a stop needs it. Fields that are not read are not named.
+//! What Flink's REST API answers, as far as a stop needs it. Fields that are not read are not
+//! named.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -141,7 +142,8 @@ impl Subtask {
         is_terminal(&self.status)
     }
 
-    /// Only its `TaskManager` says this. The other ends may be declared by the `JobManager`, of one that is lost.
+    /// Only its `TaskManager` says this. The other ends may be declared by the `JobManager`, of one
+    /// that is lost.
     pub(crate) fn has_finished(&self) -> bool {
         self.status == "FINISHED"
     }
@@ -170,7 +172,8 @@ pub(crate) struct Checkpoint {
     pub(crate) status: String,
     /// When the last task had sent its state, in milliseconds of the `JobManager`'s clock.
     pub(crate) latest_ack_timestamp: u64,
-    /// `CHECKPOINT`, `UNALIGNED_CHECKPOINT`, `SAVEPOINT`, or `SYNC_SAVEPOINT` for the one that a job stops with.
+    /// `CHECKPOINT`, `UNALIGNED_CHECKPOINT`, `SAVEPOINT`, or `SYNC_SAVEPOINT` for the one that a
+    /// job stops with.
     #[serde(rename = "checkpoint_type", default)]
     pub(crate) kind: String,
     pub(crate) external_path: Option<String>,
@@ -266,7 +269,8 @@ pub(crate) struct TaskManagersAnswer {
 #[derive(Debug, Deserialize)]
 pub(crate) struct TaskManager {
     pub(crate) id: String,
-    /// When it was heard last, in milliseconds of the `JobManager`'s clock: Flink's name says otherwise.
+    /// When it was heard last, in milliseconds of the `JobManager`'s clock: Flink's name says
+    /// otherwise.
     #[serde(rename = "timeSinceLastHeartbeat")]
     pub(crate) last_heartbeat: u64,
 }

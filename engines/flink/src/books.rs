@@ -1,4 +1,5 @@
-//! What is known of a job that is being stopped. No I/O and no clock: answers come in, a status goes out.
+//! What is known of a job that is being stopped. No I/O and no clock: answers come in, a status
+//! goes out.
 
 use std::time::Duration;
 
@@ -96,7 +97,8 @@ impl Books {
             }
         });
         self.status.orders_outstanding = u32::from(!self.given && self.ended.is_none());
-        // The order of the answers: the end of the job explains a failed trigger, not the other way round.
+        // The order of the answers: the end of the job explains a failed trigger, not the other way
+        // round.
         detail.and(triggered).and(order)?;
         Ok(before.0 != self.status || before.1 != self.view)
     }
@@ -186,8 +188,8 @@ impl Books {
             })
             .collect();
         self.status.last_complete = last_complete(checkpoints).map(Epoch::new);
-        // The last task is held back until the job itself has ended: between two attempts, every task of a job that
-        // restarts may have ended.
+        // The last task is held back until the job itself has ended: between two attempts, every
+        // task of a job that restarts may have ended.
         let are_over = is_over && graph.vertices.iter().all(crate::answers::Vertex::has_ended);
         self.status.tasks = Count::new(if are_over { finished } else { finished.min(total - 1) }, total);
         self.status.tasks_failed = if are_over { total - self.status.tasks.done } else { 0 };

@@ -22,15 +22,18 @@ use crate::{
 
 /// Stops one Flink job: with a savepoint, with a drain, or by cancelling it.
 ///
-/// - `begin_checkpoint(true)` is a stop with a savepoint. Its trigger has an id that follows from the job, so an order
-///   whose answer was lost is not given twice, and two programs that stop one job at once share one savepoint. A trigger
-///   that fails is followed by another one when the command is repeated.
-/// - `begin_stop(Graceful)` is the same with `drain`: sources end, windows fire, then the job finishes.
+/// - `begin_checkpoint(true)` is a stop with a savepoint. Its trigger has an id that follows from
+///   the job, so an order whose answer was lost is not given twice, and two programs that stop one
+///   job at once share one savepoint. A trigger that fails is followed by another one when the
+///   command is repeated.
+/// - `begin_stop(Graceful)` is the same with `drain`: sources end, windows fire, then the job
+///   finishes.
 /// - `begin_stop(Immediate)` cancels the job.
 ///
-/// The final checkpoint is complete when the job is `FINISHED`, every subtask has ended, its last checkpoint is the one
-/// that it stopped with, and the savepoint's `_metadata` can be read from here. Its epoch is Flink's number of the
-/// checkpoint; [`View::savepoint`] is its path. A trigger that says `COMPLETED` proves none of that.
+/// The final checkpoint is complete when the job is `FINISHED`, every subtask has ended, its last
+/// checkpoint is the one that it stopped with, and the savepoint's `_metadata` can be read from
+/// here. Its epoch is Flink's number of the checkpoint; [`View::savepoint`] is its path. A trigger
+/// that says `COMPLETED` proves none of that.
 pub struct FlinkController {
     job: FlinkJob,
     settings: Settings,
@@ -66,8 +69,8 @@ impl FlinkControllerBuilder {
         self
     }
 
-    /// Where Flink writes the savepoint, as it calls it. The cluster's own `execution.checkpointing.savepoint-dir`, if it is
-    /// not called.
+    /// Where Flink writes the savepoint, as it calls it. The cluster's own
+    /// `execution.checkpointing.savepoint-dir`, if it is not called.
     pub fn savepoints(mut self, folder: impl Into<Arc<str>>) -> Self {
         self.savepoints = Some(folder.into());
         self
@@ -85,8 +88,8 @@ impl FlinkControllerBuilder {
         self
     }
 
-    /// Tells of a drain that fails in [`View::failed_order`] alone, and goes on waiting. Without it, the phase kills the
-    /// job: a graceful stop has no way back to a running one.
+    /// Tells of a drain that fails in [`View::failed_order`] alone, and goes on waiting. Without
+    /// it, the phase kills the job: a graceful stop has no way back to a running one.
     pub fn hold_failed_drain(mut self) -> Self {
         self.hold_failed_drain = true;
         self

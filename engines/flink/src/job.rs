@@ -90,8 +90,8 @@ impl FlinkJob {
         &self.inner.name
     }
 
-    /// The run for [`JobContext::builder`](winddown::JobContext::builder): Flink's id of the job, and for the run's number
-    /// the time at which its `JobMaster` started, in milliseconds.
+    /// The run for [`JobContext::builder`](winddown::JobContext::builder): Flink's id of the job,
+    /// and for the run's number the time at which its `JobMaster` started, in milliseconds.
     pub fn open(&self) -> OpenRun {
         OpenRun::without_store(JobId::new(self.id()), self.inner.run)
     }
@@ -179,8 +179,9 @@ impl FlinkJob {
     }
 }
 
-/// The trigger of the `nth` order of this kind to a job. Everyone who computes it gets the same one, so an order that is
-/// repeated, by this program or another, after a lost answer or a crash, is the same order.
+/// The trigger of the `nth` order of this kind to a job. Everyone who computes it gets the same
+/// one, so an order that is repeated, by this program or another, after a lost answer or a crash,
+/// is the same order.
 pub(crate) fn trigger(job: &str, drain: bool, nth: u32) -> String {
     let kind = if drain { "drain" } else { "savepoint" };
     // FNV-1a with 128 bits: it must be the same in every version of this program.
@@ -191,7 +192,8 @@ pub(crate) fn trigger(job: &str, drain: bool, nth: u32) -> String {
     format!("{hash:032x}")
 }
 
-/// Lengthens a wait by up to a half, so that many who wait for one `JobManager` do not come back together.
+/// Lengthens a wait by up to a half, so that many who wait for one `JobManager` do not come back
+/// together.
 pub(crate) fn jittered(wait: Duration) -> Duration {
     use std::hash::{BuildHasher, Hasher};
     let random = u32::try_from(RandomState::new().build_hasher().finish() & 0xff).unwrap_or(0);

@@ -1,8 +1,8 @@
 //! Stops Apache Flink jobs with evidence, over Flink's REST API.
 //!
-//! A savepoint that is complete is not a job that has stopped, and a job that Flink's records call ended may have a frozen
-//! `TaskManager` that wakes up. [`FlinkController`] and [`FlinkScheduler`] connect a job of a session cluster to
-//! winddown's machine, whose `Stopped` says what is proven:
+//! A savepoint that is complete is not a job that has stopped, and a job that Flink's records call
+//! ended may have a frozen `TaskManager` that wakes up. [`FlinkController`] and [`FlinkScheduler`]
+//! connect a job of a session cluster to winddown's machine, whose `Stopped` says what is proven:
 //!
 //! ```no_run
 //! use winddown::prelude::*;

@@ -1,5 +1,6 @@
-//! A client of Flink's REST API. It tells apart what a caller must treat differently: a `JobManager` that
-//! is away, one that can't answer now, a job that is not there, a refused request, and an answer that makes no sense.
+//! A client of Flink's REST API. It tells apart what a caller must treat differently: a
+//! `JobManager` that is away, one that can't answer now, a job that is not there, a refused
+//! request, and an answer that makes no sense.
 
 mod settings;
 
@@ -49,7 +50,8 @@ pub enum RestError {
         /// How long it was given.
         after: Duration,
     },
-    /// It can't answer now: an election of a leader, a start, an error of its own, or a redirect to another leader.
+    /// It can't answer now: an election of a leader, a start, an error of its own, or a redirect to
+    /// another leader.
     #[error("the JobManager can't answer {what} now ({status}): {why}")]
     Unavailable {
         /// The request.
@@ -59,8 +61,8 @@ pub enum RestError {
         /// What it said.
         why: String,
     },
-    /// There is no such job, trigger or vertex. After a failover this may change: a job that is recovered is
-    /// unknown for a while, and triggers are forgotten.
+    /// There is no such job, trigger or vertex. After a failover this may change: a job that is
+    /// recovered is unknown for a while, and triggers are forgotten.
     #[error("the JobManager does not know {what}: {why}")]
     NotFound {
         /// The request.
@@ -128,7 +130,8 @@ impl RestClient {
     /// Posts JSON.
     ///
     /// # Errors
-    /// [`RestError`]. After [`RestError::TimedOut`] and [`RestError::Unreachable`] it may have been carried out.
+    /// [`RestError`]. After [`RestError::TimedOut`] and [`RestError::Unreachable`] it may have been
+    /// carried out.
     ///
     /// # Cancel safety
     /// If it is dropped, it may have been carried out.

@@ -11,7 +11,8 @@ use crate::answers::{Checkpoint, CheckpointsAnswer};
 /// The first four bytes of a `_metadata` file.
 const MAGIC: [u8; 4] = 0x4960_672d_u32.to_be_bytes();
 
-/// Where a folder that Flink calls by a URI is on this machine: `s3://bucket/savepoints` is `/mnt/savepoints`.
+/// Where a folder that Flink calls by a URI is on this machine: `s3://bucket/savepoints` is
+/// `/mnt/savepoints`.
 ///
 /// `file:` URIs are paths of this machine, unless a mount says otherwise.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,8 +23,8 @@ pub struct Mount {
     pub folder: PathBuf,
 }
 
-/// The savepoint that a finished job has stopped with, if it is one: its last complete checkpoint, taken in order to
-/// stop, and the job did not run again after it.
+/// The savepoint that a finished job has stopped with, if it is one: its last complete checkpoint,
+/// taken in order to stop, and the job did not run again after it.
 pub(crate) fn stopped_with(checkpoints: &CheckpointsAnswer) -> Option<&Checkpoint> {
     let latest = &checkpoints.latest;
     let savepoint = latest.savepoint.as_ref()?;

@@ -18,13 +18,15 @@ use crate::{
 
 /// The workers of a job are the `TaskManager`s that hold its subtasks, for as long as they do.
 ///
-/// To force is to cancel the job. No worker is listed once the job is globally terminal, no subtask of it is left, and
-/// each `TaskManager` of a subtask that did not finish by itself has been heard after the end: the `JobManager` declares
-/// the subtasks of a `TaskManager` that it has lost ended, and such a one may be frozen, and wake up. When it is dropped from
-/// the cluster's list without having been heard, the evidence is [`ConfirmedBy::Records`]. So it is after an attempt
-/// before the last one: where that ran, nobody says.
+/// To force is to cancel the job. No worker is listed once the job is globally terminal, no subtask
+/// of it is left, and each `TaskManager` of a subtask that did not finish by itself has been heard
+/// after the end: the `JobManager` declares the subtasks of a `TaskManager` that it has lost ended,
+/// and such a one may be frozen, and wake up. When it is dropped from the cluster's list without
+/// having been heard, the evidence is [`ConfirmedBy::Records`]. So it is after an attempt before
+/// the last one: where that ran, nobody says.
 ///
-/// While the job runs without any subtask, its `JobMaster` is listed: [`JOB_MASTER`](Self::JOB_MASTER).
+/// While the job runs without any subtask, its `JobMaster` is listed:
+/// [`JOB_MASTER`](Self::JOB_MASTER).
 #[derive(Clone, Debug)]
 pub struct FlinkScheduler {
     job: FlinkJob,
@@ -32,7 +34,8 @@ pub struct FlinkScheduler {
 }
 
 impl FlinkScheduler {
-    /// Stands for a job that has not ended although no `TaskManager` holds a subtask of it: it will run again.
+    /// Stands for a job that has not ended although no `TaskManager` holds a subtask of it: it will
+    /// run again.
     pub const JOB_MASTER: WorkerId = WorkerId::new(0);
 
     /// The scheduler of this job.
@@ -121,7 +124,8 @@ impl Scheduler for FlinkScheduler {
     }
 }
 
-/// A job that the `JobManager` does not know may be one that it will recover, and `TaskManager`s may run it until then.
+/// A job that the `JobManager` does not know may be one that it will recover, and `TaskManager`s
+/// may run it until then.
 fn failed(error: RestError) -> SchedulerError {
     if error.is_retryable() || error.is_not_found() {
         SchedulerError::Unavailable(error.into())

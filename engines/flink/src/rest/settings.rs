@@ -60,7 +60,8 @@ pub enum SettingsError {
 }
 
 impl RestSettings {
-    /// The REST API at this address, such as `http://localhost:8081`. A path before the API's own is kept.
+    /// The REST API at this address, such as `http://localhost:8081`. A path before the API's own
+    /// is kept.
     pub fn new(url: impl Into<String>) -> Self {
         Self { url: url.into(), authorization: None, tls: TlsFiles::default(), request_limit: Duration::from_secs(10) }
     }

@@ -148,8 +148,8 @@ impl Cluster {
         .await;
     }
 
-    /// The visible rows: each number once, and none left out. Two sources count in steps of two, so each has a run of odd
-    /// or even numbers without a gap.
+    /// The visible rows: each number once, and none left out. Two sources count in steps of two, so
+    /// each has a run of odd or even numbers without a gap.
     pub(crate) fn exact_rows(&self) -> usize {
         let mut numbers = BTreeSet::new();
         let mut rows = 0;

@@ -1,7 +1,7 @@
 //! Real Flink jobs, stopped with faults; each time, every row is there once.
 //!
-//! `WINDDOWN_TEST_FLINK` is the folder that `engines/flink/cluster/flink-cluster get` has filled (its `FLINK_CACHE`); without it,
-//! these tests are skipped.
+//! `WINDDOWN_TEST_FLINK` is the folder that `engines/flink/cluster/flink-cluster get` has filled
+//! (its `FLINK_CACHE`); without it, these tests are skipped.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![cfg(unix)]
 

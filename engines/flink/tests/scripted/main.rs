@@ -1,4 +1,5 @@
-//! The controller, the scheduler and the command against a scripted `JobManager`: what goes wrong, told apart.
+//! The controller, the scheduler and the command against a scripted `JobManager`: what goes wrong,
+//! told apart.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod command;

@@ -32,7 +32,8 @@ pub(crate) struct Cluster {
     /// The state of each subtask.
     pub(crate) subtasks: Vec<&'static str>,
     pub(crate) attempt: u32,
-    /// What each trigger becomes, in the order in which they are given; the last one again and again.
+    /// What each trigger becomes, in the order in which they are given; the last one again and
+    /// again.
     pub(crate) outcomes: VecDeque<Value>,
     pub(crate) triggers: BTreeMap<String, Value>,
     pub(crate) savepoint: Value,

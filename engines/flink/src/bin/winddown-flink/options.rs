@@ -57,7 +57,8 @@ pub(crate) struct StopOptions {
     /// Where Flink writes the savepoint, as it calls it. The cluster's own folder, if absent.
     #[arg(long, value_name = "DIR")]
     pub(crate) savepoints: Option<String>,
-    /// Where a folder of savepoints is on this machine, such as `s3://bucket/savepoints=/mnt/savepoints`.
+    /// Where a folder of savepoints is on this machine, such as
+    /// `s3://bucket/savepoints=/mnt/savepoints`.
     #[arg(long = "mount", value_name = "URI=DIR", value_parser = mount)]
     pub(crate) mounts: Vec<Mount>,
     /// Prints the receipt as JSON. Progress goes to standard error.
@@ -74,7 +75,8 @@ pub(crate) struct Cluster {
     /// The address of Flink's REST API, such as `http://localhost:8081`.
     #[arg(long, value_name = "URL", env = "WINDDOWN_FLINK_REST")]
     rest: String,
-    /// A file with the value of the `Authorization` header. Without it, `WINDDOWN_FLINK_AUTHORIZATION` is that value.
+    /// A file with the value of the `Authorization` header. Without it,
+    /// `WINDDOWN_FLINK_AUTHORIZATION` is that value.
     #[arg(long, value_name = "FILE")]
     authorization_file: Option<PathBuf>,
     /// Certificates (PEM) of the authorities to trust, instead of the system's.

@@ -64,9 +64,11 @@ fn limits(options: &StopOptions) -> Limits {
     let deadline = options.deadline.min(NEVER);
     Limits {
         final_checkpoint: deadline,
-        // A graceful stop that is late goes on to force, and nothing else. The caller's choice is made outside of it.
+        // A graceful stop that is late goes on to force, and nothing else. The caller's choice is
+        // made outside of it.
         finish: if is_held(options) { NEVER } else { deadline },
-        // A TaskManager is heard again within its heartbeat's interval, or dropped after its timeout: 10 s and 50 s.
+        // A TaskManager is heard again within its heartbeat's interval, or dropped after its
+        // timeout: 10 s and 50 s.
         release: Duration::from_secs(70),
         kill: Duration::from_secs(70),
         verify_every: Duration::from_millis(250),
@@ -116,7 +118,8 @@ async fn stop_job(flink: &FlinkJob, options: &StopOptions) -> Result<Exit, Box<d
     Ok(tell(flink, asked, ended, &view, options.json).await)
 }
 
-/// The end of a graceful stop that leaves the job as it is. A stronger stop that was asked for meanwhile is not given up.
+/// The end of a graceful stop that leaves the job as it is. A stronger stop that was asked for
+/// meanwhile is not given up.
 async fn given_up(
     mut view: watch::Receiver<View>,
     options: &StopOptions,
