@@ -7,7 +7,7 @@ use std::{
 };
 
 /// Where a name of a file begins, as it stands in a page.
-const FOLDERS: [&str; 12] = [
+const FOLDERS: [&str; 13] = [
     "src/",
     "tests/",
     "ui-tests/",
@@ -18,6 +18,7 @@ const FOLDERS: [&str; 12] = [
     "proto/",
     "scripts/",
     "deploy/",
+    "engines/",
     ".ci/",
     ".cargo/",
 ];
@@ -108,7 +109,8 @@ fn every_link_of_a_page_leads_to_a_file() {
 /// Test programs of this package and of those in the same repository.
 fn test_programs() -> BTreeSet<String> {
     let mut folders = vec![root().join("tests"), root().join("benches/tests")];
-    folders.extend(fs::read_dir(root().join("examples")).unwrap().map(|entry| entry.unwrap().path().join("tests")));
+    let packages = ["examples", "engines"].iter().filter_map(|folder| fs::read_dir(root().join(folder)).ok()).flatten();
+    folders.extend(packages.map(|entry| entry.unwrap().path().join("tests")));
     let entries = folders.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten();
     let paths = entries.map(|entry| entry.unwrap().path());
     let programs = paths.filter(|path| has(path, "rs") || path.join("main.rs").exists());
