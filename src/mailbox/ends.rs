@@ -88,7 +88,7 @@ impl EndListener for JobSender {
             Ok(()) => tracing::debug!(%run, %worker, "the end of a worker was told to its run"),
             // The run is over: nobody needs to know.
             Err(TryEventError::Gone(_)) => {}
-            Err(TryEventError::Full(event)) => wait_for_room(self.clone(), event),
+            Err(TryEventError::Full(event)) => wait_for_room(self, &event),
         }
     }
 
@@ -102,16 +102,19 @@ impl EndListener for JobSender {
 }
 
 #[cfg(any(feature = "worker", feature = "process", feature = "kubernetes"))]
-fn wait_for_room(to: JobSender, event: WorkerEvent) {
+fn wait_for_room(to: &JobSender, event: &WorkerEvent) {
     match tokio::runtime::Handle::try_current() {
-        Ok(runtime) => drop(runtime.spawn(async move { to.event(event).await })),
-        Err(_) => missed(&event),
+        Ok(runtime) => {
+            let (to, event) = (to.clone(), event.clone());
+            runtime.spawn(async move { to.event(event).await });
+        }
+        Err(_) => missed(event),
     }
 }
 
 #[cfg(not(any(feature = "worker", feature = "process", feature = "kubernetes")))]
-fn wait_for_room(_: JobSender, event: WorkerEvent) {
-    missed(&event);
+fn wait_for_room(_: &JobSender, event: &WorkerEvent) {
+    missed(event);
 }
 
 /// Its missing heartbeats will reveal it.
