@@ -1,12 +1,14 @@
-//! Checkpoint manifests on any object store: a local folder, S3, Google Cloud Storage, Azure, memory.
+//! Checkpoint manifests on any object store: a local folder, S3, Google Cloud Storage, Azure,
+//! memory.
 //!
 //! # The log
 //! Each job has one log of numbered objects, `<job>/log/<number, 20 digits>`. An entry is either a
 //! *claim*, with which a run enters the log, or a *manifest*, which a run has published. Every
 //! entry names its run and the earlier manifests that are still needed. There are three rules:
 //!
-//! 1. **The last entry counts.** A call *looks*: it lists the log and reads the entry with the highest number. A
-//!    manifest is published while the last entry is it or names it; any other object in the folder has no meaning.
+//! 1. **The last entry counts.** A call *looks*: it lists the log and reads the entry with the
+//!    highest number. A manifest is published while the last entry is it or names it; any other
+//!    object in the folder has no meaning.
 //! 2. **Append with put-if-absent.** A call that writes puts its entry at the number after the last
 //!    entry of its look. If the number is taken, it looks again. A run claims before it publishes;
 //!    a claim's run is higher than the last entry's, and nothing is ever appended after an entry of
@@ -18,15 +20,17 @@
 //! highest number in a log only grows.
 //!
 //! # Why a stale controller can't publish (invariant I11)
-//! Suppose that run *R* puts an entry at number *n*, one after the last entry *R* had seen, and the put succeeds.
+//! Suppose that run *R* puts an entry at number *n*, one after the last entry *R* had seen, and the
+//! put succeeds.
 //!
-//! - *If no entry has ever had a number of* n *or more,* then no newer run was in the log at the time of the put: a
-//!   newer claim would have had number *n* or more. *R* was not stale.
+//! - *If no entry has ever had a number of* n *or more,* then no newer run was in the log at the
+//!   time of the put: a newer claim would have had number *n* or more. *R* was not stale.
 //! - *Otherwise* number *n* had been used and its entry deleted, while *R* slept. Then there is
 //!   always an entry with a higher number, because the last entry is never deleted. The look after
 //!   the put finds that one. If a newer run wrote it, the answer is [`StoreError::Fenced`]; if a
-//!   twin with the same run number did, the manifest is judged against what the twin published.
-//!   The stray entry never counts as published: it is not the last, and no entry names it, because an entry names only the last one that its writer saw, and those named there.
+//!   twin with the same run number did, the manifest is judged against what the twin published. The
+//!   stray entry never counts as published: it is not the last, and no entry names it, because an
+//!   entry names only the last one that its writer saw, and those named there.
 //!
 //! And the next run starts from a manifest whose `publish` was `Ok`: the confirming look came
 //! before the claim, and there is no entry between the last one that the claimer saw and the claim
@@ -34,7 +38,8 @@
 //! publish that loses its race only after the put also returns `Fenced`, and the newer run starts
 //! from its manifest.)
 //!
-//! The same argument gives two openers different runs: each one's look shows its own claim as the last entry.
+//! The same argument gives two openers different runs: each one's look shows its own claim as the
+//! last entry.
 //!
 //! This requires of a store: put-if-absent ([`PutMode::Create`](object_store::PutMode::Create)),
 //! and a listing that shows the store at one moment. S3, Google Cloud Storage and Azure provide
@@ -150,7 +155,8 @@ impl ObjectStoreCheckpoints {
         Self { place: Place::Remote { store, prefix: prefix.into() }, keep: KEPT }
     }
 
-    /// The same store, which keeps the last `manifests` manifests of each job; 3 unless this is called.
+    /// The same store, which keeps the last `manifests` manifests of each job; 3 unless this is
+    /// called.
     ///
     /// A job needs only the last. Older ones are for manual recovery if the last is damaged.
     #[must_use]
@@ -372,7 +378,8 @@ impl fmt::Debug for ObjectStoreCheckpoints {
     }
 }
 
-/// Whether these bytes are an entry of a log, as they are or under a header that is right. What is one is the same when it is written and read again.
+/// Whether these bytes are an entry of a log, as they are or under a header that is right. What is
+/// one is the same when it is written and read again.
 #[cfg(test)]
 pub(crate) fn takes(bytes: &[u8]) -> bool {
     let job = JobId::from("words");

@@ -1,5 +1,5 @@
-//! One [`JobController`] for every transport: the [model](crate::model) of a run, and around it fan-out, deadlines,
-//! retries, publication and periodic checkpoints.
+//! One [`JobController`] for every transport: the [model](crate::model) of a run, and around it
+//! fan-out, deadlines, retries, publication and periodic checkpoints.
 //!
 //! All work in progress is stored in the controller, not in the future that
 //! [`progress`](JobController::progress) returns, so a caller may drop that future at any time
@@ -37,9 +37,12 @@ use crate::{
 /// - An order goes to all workers at once. Each has [`Limits::order`] for its answer and its own
 ///   [`Limits::order_retries`] retries, with exponential backoff and jitter. When all have settled
 ///   and some have failed, [`progress`](JobController::progress) returns one
-///   [`OrderReport`](crate::contracts::OrderReport), once; repeating the command sends it only to those workers.
-/// - A newer command replaces the older one of its kind, whose unanswered orders are dropped: an immediate stop replaces
-///   a graceful one, a stop replaces a checkpoint, the release replaces a stop. Orders to workers that have left, are lost, or have no task left to obey are dropped, too: they would only delay the end.
+///   [`OrderReport`](crate::contracts::OrderReport), once; repeating the command sends it only to
+///   those workers.
+/// - A newer command replaces the older one of its kind, whose unanswered orders are dropped: an
+///   immediate stop replaces a graceful one, a stop replaces a checkpoint, the release replaces a
+///   stop. Orders to workers that have left, are lost, or have no task left to obey are dropped,
+///   too: they would only delay the end.
 /// - A manifest is durable before the first commit order is sent. One attempt to publish it may
 ///   take six times [`Limits::order`], because a publication needs several round trips to the
 ///   store.

@@ -40,7 +40,8 @@ use crate::{
 /// [`Limits::worst_case`](crate::limits::Limits::worst_case) returns how long it can take.
 ///
 /// # Errors
-/// [`DriveError`] holds the phase that could not be left: try again, escalate, or let a person decide.
+/// [`DriveError`] holds the phase that could not be left: try again, escalate, or let a person
+/// decide.
 ///
 /// # Cancel safety
 /// Safe: if it is dropped, the phase stays in the job; [`JobContext::take_parked`] returns it.

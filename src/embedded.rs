@@ -1,4 +1,5 @@
-//! The embedded cluster: workers of many jobs in this process, as a [`Scheduler`] and a [`Transport`](crate::contracts::Transport).
+//! The embedded cluster: workers of many jobs in this process, as a [`Scheduler`] and a
+//! [`Transport`](crate::contracts::Transport).
 //!
 //! It is meant for examples, tests and small deployments, and gives the same guarantees as a
 //! cluster of pods: a worker is listed until none of its tasks is running any more, and force is a
@@ -98,8 +99,8 @@ impl EmbeddedCluster {
     /// the checkpoint that the run starts from. If the factory panics, nothing is started.
     ///
     /// # Errors
-    /// [`StartError`]: the run is not newer than every run of the job known here, the checkpoint does not fit
-    /// the topology, or there is no runtime.
+    /// [`StartError`]: the run is not newer than every run of the job known here, the checkpoint
+    /// does not fit the topology, or there is no runtime.
     pub fn start<S, F, Fut>(
         &self,
         open: &OpenRun,

@@ -86,7 +86,8 @@ impl Envelope {
             let expected = format!("{length} bytes after the header");
             return Err(Mismatch::new(expected, format!("{} bytes", body.len())).into());
         }
-        // Compared as text, not field by field: a header that is spelled differently was not written by us.
+        // Compared as text, not field by field: a header that is spelled differently was not
+        // written by us.
         let expected = self.header(body);
         if got == expected {
             Ok(body)

@@ -1,6 +1,8 @@
-//! Whatever bytes come from outside: no parser panics, and what one takes is the same when it is written and read again.
+//! Whatever bytes come from outside: no parser panics, and what one takes is the same when it is
+//! written and read again.
 //!
-//! Each target starts from the corpus in `tests/corpus/` and changes it. `WINDDOWN_FUZZ_CASES` says how often; `docs/testing.md` has more.
+//! Each target starts from the corpus in `tests/corpus/` and changes it. `WINDDOWN_FUZZ_CASES` says
+//! how often; `docs/testing.md` has more.
 
 use std::{fs, path::Path};
 
@@ -8,7 +10,8 @@ use proptest::{prelude::*, sample::Index, test_runner::TestRunner};
 
 use crate::{contracts::StopRequest, limits::Limits, text::Printable};
 
-/// What is known of a kind of text: files of `tests/corpus`, each in its sound or once-harmful form.
+/// What is known of a kind of text: files of `tests/corpus`, each in its sound or once-harmful
+/// form.
 fn corpus(kind: &str) -> Vec<Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus").join(kind);
     let mut files: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -29,7 +32,8 @@ enum Change {
     Join(Index, Index),
 }
 
-/// What formats stumble over: ends of numbers, depth, quotes, signs, ends of lines, what is no UTF-8.
+/// What formats stumble over: ends of numbers, depth, quotes, signs, ends of lines, what is no
+/// UTF-8.
 const WORDS: [&[u8]; 18] = [
     b"\0",
     b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01",

@@ -4,7 +4,8 @@
 //! crash knows how far the shutdown got (invariant I7).
 //!
 //! - `FileJournal` (feature `journal`): one file per job. For controllers on one machine.
-//! - `SqlJournal` (feature `sqlx`): one row per job. SQLite for controllers on one machine, PostgreSQL for controllers anywhere.
+//! - `SqlJournal` (feature `sqlx`): one row per job. SQLite for controllers on one machine,
+//!   PostgreSQL for controllers anywhere.
 //! - [`NoJournal`]: explicitly none.
 //!
 //! # The format
@@ -51,7 +52,8 @@ pub use crate::machine::record::{
     BoxJournal, DynJournal, Journal, JournalError, NoJournal, PhaseRecord, Write, may_write,
 };
 
-/// Whether these bytes are a record, as they are or under a header that is right. What is one is the same when it is written and read again.
+/// Whether these bytes are a record, as they are or under a header that is right. What is one is
+/// the same when it is written and read again.
 #[cfg(any(feature = "journal", feature = "sqlx"))]
 #[cfg(test)]
 pub(crate) fn takes(bytes: &[u8]) -> bool {

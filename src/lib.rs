@@ -63,9 +63,10 @@
 //!   live [`Progress`].
 //! - [`JobContext::new`]: the only way to a [`Running`]. [`JobSender`] is the way to reach the job
 //!   from outside: clone it for the API server, the signal handler, the transport.
-//! - [`JobController`] and [`Scheduler`]: the traits that you implement, or choose an implementation
-//!   of. [`ClusterController`] is a controller over any [`Transport`](contracts::Transport); a job
-//!   without a controller is [`Detached`], and can only be stopped by force.
+//! - [`JobController`] and [`Scheduler`]: the traits that you implement, or choose an
+//!   implementation of. [`ClusterController`] is a controller over any
+//!   [`Transport`](contracts::Transport); a job without a controller is [`Detached`], and can only
+//!   be stopped by force.
 //! - [`Stopped`]: what is proved about the end, by the type of its [`Evidence`](machine::Evidence).
 //! - [`Limits`]: every bound, and [`Limits::worst_case`], which follows from them.
 //! - [`Journal`](journal::Journal) and [`rehydrate`]: if a controller crashes during a shutdown,

@@ -23,17 +23,19 @@ pub struct Limits {
     /// How long the job may stay in `Running` before it is stopped at once; no limit if absent.
     #[serde(with = "optional_duration_text")]
     pub ttl: Option<Duration>,
-    /// `CheckpointStopping` and `Finishing`: from entry until the final checkpoint is complete and every task has
-    /// finished, retries included. 10 min.
+    /// `CheckpointStopping` and `Finishing`: from entry until the final checkpoint is complete and
+    /// every task has finished, retries included. 10 min.
     #[serde(with = "duration_text")]
     pub final_checkpoint: Duration,
-    /// `Stopping<Graceful>` and `Stopping<Immediate>`: from entry until every task has finished. 60 s.
+    /// `Stopping<Graceful>` and `Stopping<Immediate>`: from entry until every task has finished. 60
+    /// s.
     #[serde(with = "duration_text")]
     pub finish: Duration,
     /// The same for the immediate stop that cleans up before a restart. 5 s.
     #[serde(with = "duration_text")]
     pub recover: Duration,
-    /// How long workers may take to leave by themselves once all of their tasks have ended; then they are killed. 10 s.
+    /// How long workers may take to leave by themselves once all of their tasks have ended; then
+    /// they are killed. 10 s.
     #[serde(with = "duration_text")]
     pub release: Duration,
     /// One attempt to kill a run's workers, until the scheduler lists none. 30 s.
@@ -66,8 +68,8 @@ pub struct Limits {
     pub journal_retries: u32,
     /// How often a kill by the scheduler is retried. 20.
     pub scheduler_retries: u32,
-    /// The wait before the first retry. It doubles each time, up to `backoff_max`; each wait is lengthened by a random
-    /// share of itself (jitter). 500 ms.
+    /// The wait before the first retry. It doubles each time, up to `backoff_max`; each wait is
+    /// lengthened by a random share of itself (jitter). 500 ms.
     #[serde(with = "duration_text")]
     pub backoff_min: Duration,
     /// The longest wait before a retry, without jitter. 1 min.

@@ -1,7 +1,7 @@
 //! The typed machine: the phases, and the legal steps between them.
 //!
-//! Everything here comes from the one table in `src/machine/table.rs`: the proof traits, the successor enums, [`PhaseKind`],
-//! [`EDGES`], and, through a test, the generated pages in `docs/`.
+//! Everything here comes from the one table in `src/machine/table.rs`: the proof traits, the
+//! successor enums, [`PhaseKind`], [`EDGES`], and, through a test, the generated pages in `docs/`.
 
 #[macro_use]
 mod define;
@@ -118,7 +118,8 @@ impl PhaseKind {
         use crate::contracts::StopRequest;
         match self {
             Self::Running => None,
-            // The final checkpoint stops every task at a consistent point, and does more than a graceful stop.
+            // The final checkpoint stops every task at a consistent point, and does more than a
+            // graceful stop.
             Self::Finishing | Self::CheckpointStopping | Self::StoppingGraceful => Some(StopRequest::Graceful),
             Self::Recovering | Self::StoppingImmediate => Some(StopRequest::Immediate),
             _ => Some(StopRequest::Force),

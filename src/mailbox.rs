@@ -237,7 +237,8 @@ impl Mailbox {
         Some(event)
     }
 
-    /// Waits for a stop request stronger than `level`, or for a worker message; the request comes first.
+    /// Waits for a stop request stronger than `level`, or for a worker message; the request comes
+    /// first.
     ///
     /// # Cancel safety
     /// Safe: a message is taken out only when it is returned.

@@ -11,7 +11,8 @@
 //! | `winddown_failures_total` | | failures of runs |
 //! | `winddown_held_up_seconds_total` | `by` | how long stops were held up, by the kind of [the first culprit](crate::why) |
 //!
-//! Labels have few values: no job, worker or task. `deploy/metrics` has a dashboard and alert rules.
+//! Labels have few values: no job, worker or task. `deploy/metrics` has a dashboard and alert
+//! rules.
 //!
 //! A job is looked at once per second; nothing is done per worker message. A stop is never held up.
 

@@ -5,8 +5,9 @@
 //! it. Use [`RunModel`] directly to build another kind of controller. Its methods come in four
 //! kinds:
 //!
-//! - **getters**: [`status`](RunModel::status), [`failure`](RunModel::failure), [`counters`](RunModel::counters),
-//!   [`wants`](RunModel::wants), [`next_heartbeat_deadline`](RunModel::next_heartbeat_deadline), all O(1), and
+//! - **getters**: [`status`](RunModel::status), [`failure`](RunModel::failure),
+//!   [`counters`](RunModel::counters), [`wants`](RunModel::wants),
+//!   [`next_heartbeat_deadline`](RunModel::next_heartbeat_deadline), all O(1), and
 //!   [`manifest`](RunModel::manifest);
 //! - **handle**: [`handle`](RunModel::handle) accepts an event, in O(1) and without allocating (the
 //!   end of a chain costs as much as the length of the chain);
@@ -74,8 +75,8 @@ use crate::contracts::{
 ///
 /// See the [module](self) for how to drive it. Its guarantees:
 ///
-/// - A final checkpoint is [`Complete`](FinalCheckpoint::Complete) only when every task's state is in its manifest, the
-///   manifest is durable, and every commit is acknowledged (invariant I3).
+/// - A final checkpoint is [`Complete`](FinalCheckpoint::Complete) only when every task's state is
+///   in its manifest, the manifest is durable, and every commit is acknowledged (invariant I3).
 /// - Foreign, unknown, repeated and late events change nothing but a counter (invariant I11).
 #[derive(Clone, Debug)]
 pub struct RunModel {
@@ -229,7 +230,8 @@ impl RunModel {
         }
     }
 
-    /// The first failure of the run. Once there is one, no checkpoint can be started or completed any more.
+    /// The first failure of the run. Once there is one, no checkpoint can be started or completed
+    /// any more.
     pub fn failure(&self) -> Option<&RunFailure> {
         self.failure.as_ref()
     }
@@ -292,7 +294,8 @@ impl RunModel {
         outcome
     }
 
-    /// Finds the workers that have been silent for too long. It costs O(1), and O(1) for each worker that it finds.
+    /// Finds the workers that have been silent for too long. It costs O(1), and O(1) for each
+    /// worker that it finds.
     pub fn check_health(&mut self, now: Instant) {
         while let Some((at, silent_for)) = self.workers.take_overdue(self.heartbeat, now) {
             let worker = self.worker_id(at);

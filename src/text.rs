@@ -5,8 +5,8 @@ use std::{
     time::Duration,
 };
 
-/// Text that came from outside, for a terminal or a line of a log: what would move a cursor, begin a line or turn the direction of writing
-/// is escaped. Twice is the same as once.
+/// Text that came from outside, for a terminal or a line of a log: what would move a cursor, begin
+/// a line or turn the direction of writing is escaped. Twice is the same as once.
 pub(crate) struct Printable<'a>(pub(crate) &'a str);
 
 impl fmt::Display for Printable<'_> {
@@ -68,7 +68,8 @@ pub(crate) fn rounded(duration: Duration) -> impl fmt::Display {
         text.push_str("0s");
         return text;
     };
-    // Rounded to the unit after the first; that may carry over into the first, and even into the one before it.
+    // Rounded to the unit after the first; that may carry over into the first, and even into the
+    // one before it.
     let last = UNITS.get(first + 1).map_or(1, |(_, unit)| *unit);
     let mut left = (nanos + last / 2) / last * last;
     for (name, unit) in &UNITS[first.saturating_sub(1)..] {

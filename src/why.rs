@@ -23,9 +23,9 @@
 //! ```
 //!
 //! The order is by certainty: first what the machine itself waits for at this moment (the journal,
-//! the scheduler, the store), then workers that are lost, that fail orders, or that are silent, then
-//! orders without an answer, then tasks. Of tasks, those of the first operators come first, because
-//! the others may only be waiting for them.
+//! the scheduler, the store), then workers that are lost, that fail orders, or that are silent,
+//! then orders without an answer, then tasks. Of tasks, those of the first operators come first,
+//! because the others may only be waiting for them.
 
 mod find;
 mod text;

@@ -1,7 +1,7 @@
 //! What must not compile does not, and the compiler's words are about the shutdown.
 //!
-//! The words belong to one compiler version; on another they are not compared. Accept new ones after reading them:
-//! `TRYBUILD=overwrite cargo test --test ui`.
+//! The words belong to one compiler version; on another they are not compared. Accept new ones
+//! after reading them: `TRYBUILD=overwrite cargo test --test ui`.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::process::Command;

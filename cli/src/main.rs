@@ -1,14 +1,14 @@
 //! `winddown`: explains what winddown has written.
 //!
-//! - `winddown journal DIR` lists, verifies and explains journals and checkpoint logs: what would the
-//!   next start do?
-//! - `winddown why DIR|FILE` says what the shutdowns in the journals of a folder were doing, or, from a
-//!   recorder's file, who held one up.
+//! - `winddown journal DIR` lists, verifies and explains journals and checkpoint logs: what would
+//!   the next start do?
+//! - `winddown why DIR|FILE` says what the shutdowns in the journals of a folder were doing, or,
+//!   from a recorder's file, who held one up.
 //! - `winddown timeline FILE -o page.html` makes a page of a record, and `winddown trace FILE -o
 //!   trace.json` a trace for Perfetto.
 //!
-//! It changes nothing, and may be run while controllers are at work. It ends with 0 if all is sound,
-//! with 1 if something is damaged, and with 2 if it was called wrongly or found nothing.
+//! It changes nothing, and may be run while controllers are at work. It ends with 0 if all is
+//! sound, with 1 if something is damaged, and with 2 if it was called wrongly or found nothing.
 
 mod folder;
 mod journal;

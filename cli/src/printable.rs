@@ -2,8 +2,8 @@
 
 use std::fmt::{self, Write as _};
 
-/// Names of jobs and errors come from elsewhere: what could move the cursor, start a line or turn the
-/// direction of writing is escaped.
+/// Names of jobs and errors come from elsewhere: what could move the cursor, start a line or turn
+/// the direction of writing is escaped.
 pub(crate) struct Printable<T>(pub(crate) T);
 
 impl<T: fmt::Display> fmt::Display for Printable<T> {

@@ -47,9 +47,9 @@ pub enum FoundEntry {
     },
 }
 
-/// Reads and verifies every log of an [`ObjectStoreCheckpoints::local`](super::ObjectStoreCheckpoints::local)
-/// folder, ordered by name. It changes nothing there, and may be called while controllers are
-/// writing.
+/// Reads and verifies every log of an
+/// [`ObjectStoreCheckpoints::local`](super::ObjectStoreCheckpoints::local) folder, ordered by name.
+/// It changes nothing there, and may be called while controllers are writing.
 ///
 /// This makes blocking file system calls.
 ///

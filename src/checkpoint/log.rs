@@ -72,7 +72,8 @@ impl Log {
         Err(StoreError::Unavailable(format!("entries of `{}` are listed, but can't be found", self.folder).into()))
     }
 
-    /// The numbers of all entries, ascending. Objects with other names, such as unfinished ones, are no entries.
+    /// The numbers of all entries, ascending. Objects with other names, such as unfinished ones,
+    /// are no entries.
     pub(super) async fn numbers(&self) -> Result<Vec<u64>, StoreError> {
         let mut numbers = if let Some((_, folder)) = &self.local {
             local::numbers(folder.clone()).await?

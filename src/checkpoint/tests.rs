@@ -193,7 +193,8 @@ async fn a_large_manifest_leaves_the_thread_to_others() {
     store.open_run(&job()).await.unwrap();
     let mut publish = std::pin::pin!(store.publish(&large));
     let mut polls = 0;
-    // In memory nothing else is ever pending, so a call that does its own encoding would be ready at once.
+    // In memory nothing else is ever pending, so a call that does its own encoding would be ready
+    // at once.
     std::future::poll_fn(|context| {
         polls += 1;
         publish.as_mut().poll(context)

@@ -105,7 +105,8 @@ impl FanOut {
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> bool {
         let mut changed = false;
         while let Poll::Ready(Some(delivery)) = self.deliveries.poll_next_unpin(cx) {
-            // An aborted one was settled when it was aborted. One that became moot after it had arrived is moot too.
+            // An aborted one was settled when it was aborted. One that became moot after it had
+            // arrived is moot too.
             let Ok((position, outcome)): Result<_, Aborted> = delivery else { continue };
             let order = &mut self.orders[position];
             if let DispatchState::UnderWay(_) = order.state {

@@ -58,7 +58,8 @@ impl Periodic {
         self.timer = None;
     }
 
-    /// Ready when it is time to start one, or to abandon the one in flight; the caller does it and then settles.
+    /// Ready when it is time to start one, or to abandon the one in flight; the caller does it and
+    /// then settles.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let (PeriodicState::Waiting(Some(deadline)) | PeriodicState::InFlight(_, Some(deadline))) = self.state else {
             return Poll::Pending;

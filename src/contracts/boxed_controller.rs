@@ -7,7 +7,8 @@ use super::{
     RunFailure, RunStatus, WorkerEvent, WorkerId, WorkerStopMode,
 };
 
-/// The dyn-safe form of [`JobController`], implemented for every controller. Use it through [`BoxController`].
+/// The dyn-safe form of [`JobController`], implemented for every controller. Use it through
+/// [`BoxController`].
 pub trait DynJobController: Send {
     /// [`JobController::is_for`].
     ///

@@ -12,7 +12,8 @@ use crate::{
 /// A message from a worker of some run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkerEvent {
-    /// The run that the worker belongs to. A controller of another run rejects the event (invariant I11).
+    /// The run that the worker belongs to. A controller of another run rejects the event (invariant
+    /// I11).
     pub run: RunId,
     /// The worker that reports.
     pub worker: WorkerId,
@@ -29,7 +30,8 @@ impl WorkerEvent {
 
 /// The events that a worker can report.
 ///
-/// Every event may arrive twice, late or out of order; the model absorbs or rejects it, and counts it.
+/// Every event may arrive twice, late or out of order; the model absorbs or rejects it, and counts
+/// it.
 ///
 /// Its `Debug` says how large a task's state and commit data are, and not what is in them.
 #[derive(Clone, PartialEq, Eq)]
@@ -38,18 +40,21 @@ pub enum Event {
     /// The worker is alive. Every accepted event counts as a sign of life; this one has no other
     /// content.
     Heartbeat,
-    /// A source has read its whole input and has sent its last record; it stays alive for the final checkpoint.
+    /// A source has read its whole input and has sent its last record; it stays alive for the final
+    /// checkpoint.
     SourceExhausted {
         /// The source.
         task: TaskId,
     },
-    /// A task's state for `epoch` is durable. This is the first phase of a two-phase commit if `commit` is set.
+    /// A task's state for `epoch` is durable. This is the first phase of a two-phase commit if
+    /// `commit` is set.
     CheckpointCompleted {
         /// The task.
         task: TaskId,
         /// The checkpoint.
         epoch: Epoch,
-        /// Where or what the state is, opaque to winddown: it goes into the manifest and comes back on restore.
+        /// Where or what the state is, opaque to winddown: it goes into the manifest and comes back
+        /// on restore.
         snapshot: Bytes,
         /// The data for the second phase, if the task has something to commit once the checkpoint
         /// is durable. It covers everything that the task has not committed, including its data for
@@ -71,7 +76,8 @@ pub enum Event {
         /// ([`RunFailure::PreCommitLost`](crate::contracts::RunFailure::PreCommitLost)).
         commit: Bytes,
     },
-    /// A task has carried out the commit order of `epoch`: the second phase of the two-phase commit.
+    /// A task has carried out the commit order of `epoch`: the second phase of the two-phase
+    /// commit.
     CommitCompleted {
         /// The task.
         task: TaskId,
@@ -163,7 +169,8 @@ impl fmt::Debug for Event {
 
 /// Why a task failed.
 ///
-/// The words may come from another process. `Display` shows them in one line, with control characters escaped.
+/// The words may come from another process. `Display` shows them in one line, with control
+/// characters escaped.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}", Printable(message))]
 pub struct TaskError {

@@ -103,8 +103,8 @@ number!(
     Epoch
 );
 
-/// One operator subtask of a run: the operator's index in the [`Topology`](crate::contracts::Topology) and the subtask's index in
-/// the operator.
+/// One operator subtask of a run: the operator's index in the
+/// [`Topology`](crate::contracts::Topology) and the subtask's index in the operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct TaskId {
     /// Index of the operator in the topology.

@@ -15,8 +15,8 @@ use crate::contracts::{Epoch, RunId, TaskId, WorkerId};
 ///
 /// The methods come in four kinds, as in a protocol implementation without I/O:
 ///
-/// - **getters**: [`status`](Self::status), [`failure`](Self::failure). They cost the same at any number of tasks: a phase
-///   calls them on every message.
+/// - **getters**: [`status`](Self::status), [`failure`](Self::failure). They cost the same at any
+///   number of tasks: a phase calls them on every message.
 /// - **handle**: [`handle`](Self::handle) accepts an event, [`check_health`](Self::check_health)
 ///   checks heartbeats.
 /// - **commands**: `begin_…` states the goal. They return at once, send nothing themselves, and are
@@ -24,12 +24,15 @@ use crate::contracts::{Epoch, RunId, TaskId, WorkerId};
 /// - **poll**: [`progress`](Self::progress) does the sending, publishing and waiting.
 ///
 /// # What an implementer must keep
-/// - Events of another run, of unknown workers and tasks, and duplicates change nothing (invariant I11).
-/// - [`RunStatus::final_checkpoint`] is `Complete` only when the manifest is durable, holds every task of the run, and all
-///   commits are acknowledged (invariant I3): `Stopped<Checkpointed>` depends on it.
+/// - Events of another run, of unknown workers and tasks, and duplicates change nothing (invariant
+///   I11).
+/// - [`RunStatus::final_checkpoint`] is `Complete` only when the manifest is durable, holds every
+///   task of the run, and all commits are acknowledged (invariant I3): `Stopped<Checkpointed>`
+///   depends on it.
 /// - The order to a worker does not wait for any other worker (invariant I9).
 ///
-/// `testing::conformance::controller` (feature `testing`) checks this, and what the methods below say.
+/// `testing::conformance::controller` (feature `testing`) checks this, and what the methods below
+/// say.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a job controller, so this job can't be stopped with a checkpoint, gracefully or immediately",
     label = "this needs workers that can be told to stop",
@@ -48,7 +51,8 @@ pub trait JobController: Send {
     /// What is known about the run.
     fn status(&self) -> RunStatus;
 
-    /// The first failure of the run, if there has been one. It stays; [`RunStatus::failures`] counts.
+    /// The first failure of the run, if there has been one. It stays; [`RunStatus::failures`]
+    /// counts.
     fn failure(&self) -> Option<&RunFailure>;
 
     /// The newest failure of the run: the reason why a stop that cleans up after the first one
@@ -101,8 +105,8 @@ pub trait JobController: Send {
     /// [`ControllerError`] when no checkpoint can be started.
     fn begin_checkpoint(&mut self, then_stop: bool) -> Result<CheckpointStart, ControllerError>;
 
-    /// Orders every worker to stop its tasks. A stronger mode replaces a weaker one; a weaker one changes nothing.
-    /// No checkpoint is started after this.
+    /// Orders every worker to stop its tasks. A stronger mode replaces a weaker one; a weaker one
+    /// changes nothing. No checkpoint is started after this.
     fn begin_stop(&mut self, mode: WorkerStopMode);
 
     /// Tells every worker that the run is over and that it may leave.

@@ -32,7 +32,8 @@ pub struct Order {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Command {
-    /// Start a checkpoint: sources emit a barrier; each task snapshots when its barrier has arrived.
+    /// Start a checkpoint: sources emit a barrier; each task snapshots when its barrier has
+    /// arrived.
     Checkpoint {
         /// The checkpoint.
         epoch: Epoch,
@@ -45,9 +46,9 @@ pub enum Command {
         epoch: Epoch,
         /// The tasks of this worker that have something to commit, with their commit data. If an
         /// operator commits as a whole
-        /// ([`Event::OperatorPreCommitted`](crate::contracts::Event::OperatorPreCommitted)), these are all of
-        /// its subtasks, including those on other workers: in some sinks the first subtask commits
-        /// for all others.
+        /// ([`Event::OperatorPreCommitted`](crate::contracts::Event::OperatorPreCommitted)), these
+        /// are all of its subtasks, including those on other workers: in some sinks the first
+        /// subtask commits for all others.
         tasks: Arc<[TaskCommit]>,
     },
     /// Stop the tasks. A worker whose tasks have all ended answers as if it had just stopped them.

@@ -4,15 +4,18 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-/// A request to stop a job, from the mildest to the strongest. "No request" is `Option::None`, which sorts before all.
+/// A request to stop a job, from the mildest to the strongest. "No request" is `Option::None`,
+/// which sorts before all.
 ///
-/// Requests only ever get stronger (invariant I4): the strongest one that was made is the one in force.
+/// Requests only ever get stronger (invariant I4): the strongest one that was made is the one in
+/// force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum StopRequest {
     /// Take a final checkpoint, let every task finish: nothing is lost, nothing is replayed.
     Checkpoint,
-    /// Let what has been read flow to the end. What was not committed by then is replayed by the next run.
+    /// Let what has been read flow to the end. What was not committed by then is replayed by the
+    /// next run.
     Graceful,
     /// Stop every task where it is. The next run replays from the last complete checkpoint.
     Immediate,

@@ -5,11 +5,13 @@ use std::{fmt, sync::Arc, time::Duration};
 use super::{BoxError, BoxFuture};
 use crate::contracts::{JobId, RunId, WorkerId};
 
-/// Runs the workers of jobs and kills them: a process manager, a cluster manager, or an in-process host.
+/// Runs the workers of jobs and kills them: a process manager, a cluster manager, or an in-process
+/// host.
 ///
 /// # What an implementer must keep
 /// - **Idempotence.** Stopping a stopped run or an unknown run is `Ok(())`.
-/// - **Fencing.** With `run = Some(r)` no worker of another run is touched; `None` means every run of the job.
+/// - **Fencing.** With `run = Some(r)` no worker of another run is touched; `None` means every run
+///   of the job.
 /// - **Alive.** [`workers_for_job`](Self::workers_for_job) lists a worker until it provably runs no
 ///   more code: an unreaped process, a terminating pod, and an aborted task that has not yet ended
 ///   are *alive*. If the state of a worker is unknown, it is listed, or the call is an error; it is
@@ -65,14 +67,17 @@ pub trait Scheduler: Send + Sync {
     /// of that run that is gone, whatever ended it, including those that were gone before. See
     /// [`JobContext::hear_of_ends`](crate::machine::JobContext::hear_of_ends), which calls it.
     ///
-    /// A scheduler that hears of ends only when it is asked has nothing to say: then silence is what tells. [`WorkerEnds`](crate::mailbox::WorkerEnds)
-    /// does the remembering and the telling for one that does hear.
+    /// A scheduler that hears of ends only when it is asked has nothing to say: then silence is
+    /// what tells. [`WorkerEnds`](crate::mailbox::WorkerEnds) does the remembering and the telling
+    /// for one that does hear.
     fn report_ends(&self, _job: &JobId, _run: RunId, _to: Arc<dyn EndListener>) {}
 }
 
-/// Who is told of the ends of workers by a [`Scheduler`]: a job, by its [`JobSender`](crate::mailbox::JobSender).
+/// Who is told of the ends of workers by a [`Scheduler`]: a job, by its
+/// [`JobSender`](crate::mailbox::JobSender).
 pub trait EndListener: Send + Sync {
-    /// That worker is gone. It does not wait: where there is no room now, it is told later, on the runtime of the caller.
+    /// That worker is gone. It does not wait: where there is no room now, it is told later, on the
+    /// runtime of the caller.
     fn ended(&self, run: RunId, worker: WorkerId);
 
     /// Whether nobody listens any more.
@@ -138,7 +143,8 @@ impl SchedulerError {
     }
 }
 
-/// The dyn-safe form of [`Scheduler`], implemented for every scheduler. Use it through [`BoxScheduler`].
+/// The dyn-safe form of [`Scheduler`], implemented for every scheduler. Use it through
+/// [`BoxScheduler`].
 pub trait DynScheduler: Send + Sync {
     /// [`Scheduler::stop_workers`], boxed.
     fn stop_workers_boxed<'a>(

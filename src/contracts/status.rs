@@ -150,7 +150,8 @@ pub enum RunFailure {
         /// Why.
         error: TaskError,
     },
-    /// A worker has been silent for longer than the heartbeat limit, with tasks that have not ended.
+    /// A worker has been silent for longer than the heartbeat limit, with tasks that have not
+    /// ended.
     #[error("worker {worker} is lost: silent for {}", crate::text::rounded(*silent_for))]
     WorkerLost {
         /// The worker.

@@ -25,7 +25,8 @@ pub struct Manifest {
     pub tasks: Vec<TaskSnapshot>,
 }
 
-/// One task in a [`Manifest`]. Its `Debug` says how large its state and commit data are, and not what is in them.
+/// One task in a [`Manifest`]. Its `Debug` says how large its state and commit data are, and not
+/// what is in them.
 #[derive(Clone, PartialEq, Eq)]
 pub struct TaskSnapshot {
     /// The task.
@@ -70,7 +71,8 @@ pub trait CheckpointStore: Send + Sync {
     /// Everything of the run is built from the result.
     ///
     /// # Errors
-    /// [`StoreError::Damaged`] when the last manifest can't be trusted; others when the store can't be used.
+    /// [`StoreError::Damaged`] when the last manifest can't be trusted; others when the store can't
+    /// be used.
     ///
     /// # Cancel safety
     /// A dropped call may have claimed a run that is never used; the next call claims the one after
@@ -80,8 +82,8 @@ pub trait CheckpointStore: Send + Sync {
     /// Makes `manifest` durable.
     ///
     /// # Errors
-    /// [`StoreError::Fenced`] when a newer run exists, [`StoreError::Conflict`] when another manifest has its epoch,
-    /// [`StoreError::StaleEpoch`] when a later epoch is published already.
+    /// [`StoreError::Fenced`] when a newer run exists, [`StoreError::Conflict`] when another
+    /// manifest has its epoch, [`StoreError::StaleEpoch`] when a later epoch is published already.
     ///
     /// # Cancel safety
     /// A dropped call may or may not have published; publishing again is safe.
@@ -104,7 +106,8 @@ pub enum StoreError {
     /// The store is temporarily unavailable.
     #[error("the checkpoint store is unavailable: {0}")]
     Unavailable(BoxError),
-    /// A newer run has opened the store: this controller is stale, and must stop acting for the job.
+    /// A newer run has opened the store: this controller is stale, and must stop acting for the
+    /// job.
     #[error(
         "run {run} of job `{job}` is fenced: run {newer} has opened the checkpoint store since; stop this controller"
     )]
@@ -128,8 +131,8 @@ pub enum StoreError {
         /// The run that published it.
         by: RunId,
     },
-    /// The epoch is not above the last published one: the controller did not start from the last checkpoint, or this
-    /// manifest was replaced by newer ones long ago.
+    /// The epoch is not above the last published one: the controller did not start from the last
+    /// checkpoint, or this manifest was replaced by newer ones long ago.
     #[error(
         "expected an epoch of job `{job}` above epoch {latest}, which run {by} published, got epoch {epoch}; \
          start from the last checkpoint"
@@ -166,7 +169,8 @@ impl StoreError {
     }
 }
 
-/// The dyn-safe form of [`CheckpointStore`], implemented for every store. Use it through [`BoxStore`].
+/// The dyn-safe form of [`CheckpointStore`], implemented for every store. Use it through
+/// [`BoxStore`].
 pub trait DynCheckpointStore: Send + Sync {
     /// [`CheckpointStore::open_run`], boxed.
     fn open_run_boxed<'a>(&'a self, job: &'a JobId) -> BoxFuture<'a, Result<OpenRun, StoreError>>;

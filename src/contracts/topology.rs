@@ -41,7 +41,8 @@ impl Operator {
         self.role
     }
 
-    /// The id of the node that runs it: its own index, unless it was added with [`TopologyBuilder::chain`].
+    /// The id of the node that runs it: its own index, unless it was added with
+    /// [`TopologyBuilder::chain`].
     pub fn node(&self) -> u32 {
         self.node
     }
@@ -156,8 +157,8 @@ struct Node {
 }
 
 impl TopologyBuilder {
-    /// Adds an operator whose subtask *i* runs on the *i*-th worker of `placement`. Operators are numbered in the order
-    /// in which they are added.
+    /// Adds an operator whose subtask *i* runs on the *i*-th worker of `placement`. Operators are
+    /// numbered in the order in which they are added.
     #[must_use]
     pub fn operator(
         mut self,
@@ -279,7 +280,8 @@ impl Topology {
             .flat_map(|(operator, op)| (0..op.parallelism()).map(move |subtask| TaskId::new(operator, subtask)))
     }
 
-    /// The position in [`workers`](Self::workers) of the worker that a task is placed on; `None` for an unknown task.
+    /// The position in [`workers`](Self::workers) of the worker that a task is placed on; `None`
+    /// for an unknown task.
     pub fn worker_index_of(&self, task: TaskId) -> Option<u32> {
         let operator = self.operators.get(task.operator as usize)?;
         operator.placement.get(task.subtask as usize).copied()
@@ -300,7 +302,8 @@ impl Topology {
         self.nodes.get(&id).cloned()
     }
 
-    /// The indices of the operators that run in one task with this one, itself included; empty if there is no such operator.
+    /// The indices of the operators that run in one task with this one, itself included; empty if
+    /// there is no such operator.
     pub fn chain_of(&self, operator: u32) -> Range<u32> {
         self.operators.get(operator as usize).and_then(|it| self.node(it.node)).unwrap_or_default()
     }

@@ -7,15 +7,18 @@ use crate::contracts::WorkerId;
 
 /// Delivers an order to one worker: in-process, over gRPC, or in a way of your own.
 ///
-/// [`ClusterController`](crate::cluster::ClusterController) does fan-out, deadlines and retries over any transport.
+/// [`ClusterController`](crate::cluster::ClusterController) does fan-out, deadlines and retries
+/// over any transport.
 ///
 /// # What an implementer must keep
 /// - `Ok(())` means that the worker has accepted the order, not that it has been carried out;
 ///   events report that.
-/// - Calls for different workers are independent: a slow or dead one delays no other (invariant I9).
+/// - Calls for different workers are independent: a slow or dead one delays no other (invariant
+///   I9).
 /// - Dropping the future is safe at any point; the order may or may not have arrived, and is sent
 ///   again.
-/// - A worker that is not running any more answers a stop order with [`OrderErrorKind::NotRunning`].
+/// - A worker that is not running any more answers a stop order with
+///   [`OrderErrorKind::NotRunning`].
 /// - An order to a worker that the run does not have is an error, and reaches no worker.
 ///
 /// `testing::conformance::transport` (feature `testing`) checks this, and the requirements of
@@ -50,7 +53,8 @@ impl<T: Transport + ?Sized> Transport for Arc<T> {
     }
 }
 
-/// The dyn-safe form of [`Transport`], implemented for every transport. Use it through [`BoxTransport`].
+/// The dyn-safe form of [`Transport`], implemented for every transport. Use it through
+/// [`BoxTransport`].
 pub trait DynTransport: Send + Sync + 'static {
     /// [`Transport::send`], boxed.
     fn send_boxed(&self, worker: WorkerId, order: Order) -> BoxFuture<'_, Result<(), OrderError>>;
@@ -89,7 +93,8 @@ impl Transport for dyn DynTransport {
 
 /// Why an order did not take effect at a worker.
 ///
-/// The words may come from another process. `Display` shows them in one line, with control characters escaped.
+/// The words may come from another process. `Display` shows them in one line, with control
+/// characters escaped.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{kind}: {}", crate::text::Printable(message))]
 pub struct OrderError {

@@ -2,7 +2,8 @@
 
 use crate::contracts::{Detached, JobController};
 
-/// A job's controller, or [`Detached`]. Sealed: it is implemented for every [`JobController`] and for `Detached`.
+/// A job's controller, or [`Detached`]. Sealed: it is implemented for every [`JobController`] and
+/// for `Detached`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` can't be driven to a stop: expected a job's controller, or `Detached` where there is none",
     label = "neither a `JobController` nor `Detached`",

@@ -33,9 +33,10 @@ use crate::{
 /// | `Stopped<Checkpointed>`, `Stopped<Completed>` | no worker is alive, its manifest is the last one | the same |
 /// | another `Stopped<_>` | no worker is alive | the same |
 ///
-/// A manifest with commits proves that they were ordered, not that they were carried out, so a job whose workers are gone by then is not
-/// `Stopped<Checkpointed>`; the next run carries them out again, which is harmless because commits
-/// are idempotent. A manifest that does not contain every task of the topology proves nothing.
+/// A manifest with commits proves that they were ordered, not that they were carried out, so a job
+/// whose workers are gone by then is not `Stopped<Checkpointed>`; the next run carries them out
+/// again, which is harmless because commits are idempotent. A manifest that does not contain every
+/// task of the topology proves nothing.
 ///
 /// `checkpoints` is the job's checkpoint store, if it has one, and the topology that it ran with.
 /// The store's last complete checkpoint may be newer than the record: the next controller's epochs
@@ -273,8 +274,8 @@ impl<S> Rehydrated<S> {
     /// since.
     ///
     /// # Errors
-    /// [`Unfit`]: a worker has appeared, the scheduler could not be asked, or the job's context could not be built
-    /// ([`BuildError`](crate::machine::BuildError)).
+    /// [`Unfit`]: a worker has appeared, the scheduler could not be asked, or the job's context
+    /// could not be built ([`BuildError`](crate::machine::BuildError)).
     ///
     /// # Cancel safety
     /// It only reads; the record stays in the journal.

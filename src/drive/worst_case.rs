@@ -10,7 +10,8 @@ impl Limits {
     /// that it leads to). `None` means without limit, which is inherent in
     /// [`OnSpentCheckpoint::KeepTrying`].
     ///
-    /// With *backoffs(n)* = 2 · Σ min(`backoff_min` · 2ⁱ, `backoff_max`) for *i* < *n* (jitter at most doubles a wait):
+    /// With *backoffs(n)* = 2 · Σ min(`backoff_min` · 2ⁱ, `backoff_max`) for *i* < *n* (jitter at
+    /// most doubles a wait):
     ///
     /// | phase | worst case |
     /// |---|---|

@@ -75,8 +75,8 @@ impl EmbeddedRun {
         self.hosted(worker).map(Hosted::kill).is_some()
     }
 
-    /// Fault injection: the worker hangs. It answers no order and delivers no event or heartbeat until it
-    /// [thaws](Self::thaw_worker), and is alive and listed until it is killed.
+    /// Fault injection: the worker hangs. It answers no order and delivers no event or heartbeat
+    /// until it [thaws](Self::thaw_worker), and is alive and listed until it is killed.
     ///
     /// Only its connection to the controller freezes. Its tasks continue until they wait for an
     /// order or for room for an event, because code in this process can't be suspended from
@@ -98,7 +98,8 @@ impl EmbeddedRun {
         futures_util::future::join_all(self.inner.workers.values().map(|hosted| hosted.stop(force, grace))).await;
     }
 
-    /// Tells `to` of each worker that is killed, until that job is gone itself. One that leaves says so for itself, after its last event.
+    /// Tells `to` of each worker that is killed, until that job is gone itself. One that leaves
+    /// says so for itself, after its last event.
     pub(super) fn report_ends(&self, to: &Arc<dyn EndListener>) {
         for (worker, hosted) in &self.inner.workers {
             let (run, worker, killed, to) = (self.inner.run, *worker, hosted.worker.killed(), to.clone());
@@ -160,7 +161,8 @@ impl Transport for EmbeddedRun {
     /// Passes `order` to the worker, at once unless it is [frozen](EmbeddedRun::freeze_worker).
     ///
     /// # Errors
-    /// Those of [`Worker::handle`]; [`OrderErrorKind::Rejected`] for a worker that the run does not have.
+    /// Those of [`Worker::handle`]; [`OrderErrorKind::Rejected`] for a worker that the run does not
+    /// have.
     ///
     /// # Cancel safety
     /// Cancel safe: a dropped call that had not returned has ordered nothing.

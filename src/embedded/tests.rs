@@ -1,4 +1,5 @@
-//! A chain of tasks with in-band barriers and a two-phase commit, and a test in the controller's place.
+//! A chain of tasks with in-band barriers and a two-phase commit, and a test in the controller's
+//! place.
 
 mod chain;
 mod faults;

@@ -23,7 +23,8 @@ use crate::{
 
 const RECORD: &str = "record";
 const LOCK: &str = "lock";
-/// How the name of a record ends while it is being written ([`durable::unfinished`]). Such a file has no meaning.
+/// How the name of a record ends while it is being written ([`durable::unfinished`]). Such a file
+/// has no meaning.
 const UNFINISHED: &str = ".record.tmp";
 
 /// How long another writer of the same job may take, so that a stopped process causes its own

@@ -50,8 +50,10 @@ const CREATE_EVERY: Duration = Duration::from_millis(50);
 /// and grant `SELECT`, `INSERT` and `UPDATE` on it.
 ///
 /// # Durability
-/// - **SQLite** (compiled in, nothing to install) runs with `journal_mode = WAL` and `synchronous = FULL`: a commit is synced to disk before
-///   a write returns. A database that can't do that, such as one in memory, is refused. It must be on a local file system, and serves controllers on one machine.
+/// - **SQLite** (compiled in, nothing to install) runs with `journal_mode = WAL` and
+///   `synchronous = FULL`: a commit is synced to disk before a write returns. A database that can't
+///   do that, such as one in memory, is refused. It must be on a local file system, and serves
+///   controllers on one machine.
 /// - **PostgreSQL**: if the `synchronous_commit` of a session is `off`, it is set to `on`; other
 ///   settings are the operator's choice. A server with `fsync = off` loses records in a crash,
 ///   which this crate can't prevent.
@@ -116,8 +118,9 @@ impl SqlJournal {
         Self::connect(&sqlite_url(path.as_ref())?).await
     }
 
-    /// The journal in the database at `url`: `postgres://user@host/database` or `sqlite:///path?mode=rwc`, with the parameters that
-    /// sqlx documents for `PgConnectOptions` and `SqliteConnectOptions`.
+    /// The journal in the database at `url`: `postgres://user@host/database` or
+    /// `sqlite:///path?mode=rwc`, with the parameters that sqlx documents for `PgConnectOptions`
+    /// and `SqliteConnectOptions`.
     ///
     /// # Errors
     /// [`JournalError::Unavailable`] if the database can't be reached, or does not persist data.

@@ -1,4 +1,5 @@
-//! What every journal keeps of its contract. Each place that records can be in runs all of it: see [`contract`].
+//! What every journal keeps of its contract. Each place that records can be in runs all of it: see
+//! [`contract`].
 
 mod format;
 
@@ -233,7 +234,8 @@ pub(super) async fn i7_a_damaged_record_is_never_taken_or_overwritten(site: impl
     journal.write(&record(1, 1)).await.unwrap();
     let whole = site.text(&job).await;
     assert_refused(&site, b"", corrupt, "empty").await;
-    // Each byte is tried in the tests of the format; here it is that a journal asks it before each answer.
+    // Each byte is tried in the tests of the format; here it is that a journal asks it before each
+    // answer.
     for length in (1..whole.len()).step_by(29) {
         assert_refused(&site, &whole[..length], corrupt, &format!("cut to {length}")).await;
     }

@@ -405,7 +405,8 @@ impl fmt::Debug for KubernetesSchedulerBuilder {
     }
 }
 
-/// A word that no other process has used, for all that matters here: the standard library seeds its hash maps from the system's randomness.
+/// A word that no other process has used, for all that matters here: the standard library seeds its
+/// hash maps from the system's randomness.
 pub(super) fn token() -> String {
     let word = || RandomState::new().build_hasher().finish();
     format!("{:016x}{:016x}", word(), word())

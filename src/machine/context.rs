@@ -69,7 +69,8 @@ impl<C, S> JobContext<C, S> {
     /// A running job with default [`Limits`], and the only `Running` that it will ever have.
     ///
     /// # Errors
-    /// [`BuildError`]: the controller is another run's, or the run has a context in this process already.
+    /// [`BuildError`]: the controller is another run's, or the run has a context in this process
+    /// already.
     #[track_caller]
     pub fn new(open: &OpenRun, controller: C, scheduler: S) -> Result<(Self, Running), BuildError>
     where

@@ -111,7 +111,8 @@ macro_rules! machine {
         $(
             $(#[$after_doc])*
             ///
-            /// Exhaustive: a new edge is a breaking change, and the compiler shows every place that has to decide what it means.
+            /// Exhaustive: a new edge is a breaking change, and the compiler shows every place that
+            /// has to decide what it means.
             #[derive(Debug)]
             #[must_use = "the successor is the shutdown itself: match on it, and go on with the phase it holds"]
             pub enum $after {

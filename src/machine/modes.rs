@@ -49,7 +49,8 @@ impl StopMode for Force {
     const BEHAVIOR: StopBehavior = StopBehavior::StopWorkers;
 }
 
-/// Proof that a stop of this mode may be escalated to mode `Stronger` (invariant I4: a stop never becomes weaker). Sealed.
+/// Proof that a stop of this mode may be escalated to mode `Stronger` (invariant I4: a stop never
+/// becomes weaker). Sealed.
 #[diagnostic::on_unimplemented(
     message = "a stop never becomes weaker: `Stopping<{Self}>` can't be escalated to `Stopping<{Stronger}>`",
     label = "`{Stronger}` is not stronger than `{Self}`",

@@ -1,5 +1,5 @@
-//! The phases of a shutdown. Each is a type; its `run` does the work and may be dropped at any time, its consuming `next` runs
-//! and then steps to a legal successor.
+//! The phases of a shutdown. Each is a type; its `run` does the work and may be dropped at any
+//! time, its consuming `next` runs and then steps to a legal successor.
 //!
 //! How a phase is driven:
 //!
@@ -8,7 +8,8 @@
 //! - `phase.run(&mut job).await` does the same work by `&mut`, so you keep the phase with a
 //!   `timeout` or `select!` around it. Once it has returned `Ok`, the outcome is stored in the
 //!   phase, and `next` takes the step. Before a step to `Stopped`, `next` asks the scheduler again.
-//! - A `next` that is dropped before its end leaves the phase in the job: [`JobContext::take_parked`](crate::machine::JobContext::take_parked).
+//! - A `next` that is dropped before its end leaves the phase in the job:
+//!   [`JobContext::take_parked`](crate::machine::JobContext::take_parked).
 
 mod checkpoint_stopping;
 mod finishing;

@@ -192,7 +192,8 @@ impl TryFrom<Body> for PhaseRecord {
 ///   controller has taken the job over.
 /// - Writing the same record again is `Ok`: the answer to the first write may have been lost.
 /// - [`load`](Self::load) never skips a record that it can't read: that is
-///   [`JournalError::Corrupt`], or [`JournalError::NewerVersion`]. [`write`](Self::write) returns the same error, and never overwrites it.
+///   [`JournalError::Corrupt`], or [`JournalError::NewerVersion`]. [`write`](Self::write) returns
+///   the same error, and never overwrites it.
 /// - Each job has its own record, whatever its name.
 ///
 /// `testing::conformance::journal` (feature `testing`) checks this.

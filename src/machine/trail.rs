@@ -94,7 +94,8 @@ impl LiveTrail {
     }
 }
 
-/// Every phase that a job enters, in order, none skipped. Get it from [`JobContext::phases`](super::JobContext::phases).
+/// Every phase that a job enters, in order, none skipped. Get it from
+/// [`JobContext::phases`](super::JobContext::phases).
 ///
 /// A shutdown has at most seven phases, so nothing piles up for a slow reader, and a late reader
 /// gets all of them.

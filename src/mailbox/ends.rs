@@ -41,7 +41,8 @@ impl fmt::Debug for WorkerEnds {
 }
 
 impl WorkerEnds {
-    /// The workers of `run` that are gone are told of to `to`, until its job is gone; those that have gone before too.
+    /// The workers of `run` that are gone are told of to `to`, until its job is gone; those that
+    /// have gone before too.
     pub fn report_to(&self, job: &JobId, run: RunId, to: Arc<dyn EndListener>) {
         let mut jobs = self.lock();
         // Entries without a receiver are removed here, so that they do not pile up.

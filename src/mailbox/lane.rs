@@ -173,7 +173,8 @@ mod tests {
             let mut sending = std::pin::pin!(lane.send(message(0, 1)));
             assert!(sending.as_mut().poll(&mut context).is_pending(), "it is full");
             assert_eq!(lane.try_recv(), Some(message(0, 0)), "what was not received is still there");
-            // The room was promised to the sender that waits, and is free again when that one is dropped.
+            // The room was promised to the sender that waits, and is free again when that one is
+            // dropped.
         }
         assert_eq!(lane.len(), 0);
         lane.try_send(message(0, 2)).unwrap();

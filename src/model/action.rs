@@ -17,7 +17,8 @@ pub enum Action {
         /// The workers that need it.
         workers: Vec<WorkerId>,
     },
-    /// Send each worker its part of the commit, to all at once: the second phase of the two-phase commit.
+    /// Send each worker its part of the commit, to all at once: the second phase of the two-phase
+    /// commit.
     Commit {
         /// The workers, each with the data of its own tasks.
         orders: Vec<(WorkerId, Command)>,

@@ -1,4 +1,5 @@
-//! The life of a checkpoint (collecting, publishing, committing), and the commands that start, stop and release.
+//! The life of a checkpoint (collecting, publishing, committing), and the commands that start, stop
+//! and release.
 
 use bytes::Bytes;
 
@@ -56,8 +57,8 @@ impl InFlight {
 
 /// Commands.
 impl RunModel {
-    /// Starts a checkpoint; `then_stop` makes it the final one. From the first call with `then_stop` on, no periodic
-    /// checkpoint starts any more. Starting one costs O(tasks).
+    /// Starts a checkpoint; `then_stop` makes it the final one. From the first call with
+    /// `then_stop` on, no periodic checkpoint starts any more. Starting one costs O(tasks).
     ///
     /// # Errors
     /// [`ControllerError::Run`] when the run has failed, [`ControllerError::NoCheckpoint`] when it
@@ -88,9 +89,9 @@ impl RunModel {
         Ok(CheckpointStart::Started(self.start(then_stop)))
     }
 
-    /// Orders every worker to stop its tasks. A stronger mode replaces a weaker one; a weaker or equal one changes
-    /// nothing. A checkpoint that is not durable yet is given up; a durable one continues to
-    /// collect commits.
+    /// Orders every worker to stop its tasks. A stronger mode replaces a weaker one; a weaker or
+    /// equal one changes nothing. A checkpoint that is not durable yet is given up; a durable one
+    /// continues to collect commits.
     ///
     /// After [`begin_release`](Self::begin_release) it changes nothing if every task has ended;
     /// otherwise the release has to be repeated once they have.
@@ -173,7 +174,8 @@ impl RunModel {
 
 /// Questions.
 impl RunModel {
-    /// The manifest of the checkpoint that is being published; `None` when none is. It costs O(tasks).
+    /// The manifest of the checkpoint that is being published; `None` when none is. It costs
+    /// O(tasks).
     pub fn manifest(&self, job: &JobId) -> Option<Manifest> {
         let checkpoint = self.in_flight.as_ref().filter(|it| it.is_in(Stage::Publishing, it.epoch))?;
         Some(Manifest {
@@ -185,8 +187,8 @@ impl RunModel {
         })
     }
 
-    /// Whether a periodic checkpoint may start: the run is neither failed, stopping nor at its final checkpoint, and
-    /// none is in flight.
+    /// Whether a periodic checkpoint may start: the run is neither failed, stopping nor at its
+    /// final checkpoint, and none is in flight.
     pub(crate) fn may_start_periodic(&self) -> bool {
         // The last number is reserved for the final checkpoint.
         let given = self.newest.map_or(0, Epoch::get) - self.epochs_after.map_or(0, Epoch::get);

@@ -25,7 +25,8 @@ pub(super) const NEEDS_COMMIT: u32 = 1 << 5;
 /// The commit data of the last snapshot has been committed.
 pub(super) const COMMITTED: u32 = 1 << 6;
 
-/// The lower bits of a slot hold the flags, the others the index of the worker (`Topology::MAX_WORKERS` fits in).
+/// The lower bits of a slot hold the flags, the others the index of the worker
+/// (`Topology::MAX_WORKERS` fits in).
 const FLAG_BITS: u32 = 8;
 
 /// Every task of the run, addressed by `base[operator] + subtask`.
@@ -209,7 +210,8 @@ impl Tasks {
         self.states[at] = Reported { snapshot, commit: None };
     }
 
-    /// Prepares for a new checkpoint, and counts the tasks that take part in it: those that have not ended.
+    /// Prepares for a new checkpoint, and counts the tasks that take part in it: those that have
+    /// not ended.
     pub(super) fn begin_checkpoint(&mut self) -> u32 {
         let mut all = 0;
         for (operator, bounds) in self.operators.iter_mut().zip(self.base.windows(2)) {
@@ -250,7 +252,8 @@ impl Tasks {
             .collect()
     }
 
-    /// The tasks that have to commit, each with the index of its worker and whether its operator commits as a whole.
+    /// The tasks that have to commit, each with the index of its worker and whether its operator
+    /// commits as a whole.
     pub(super) fn commits<'a>(&'a self, topology: &'a Topology) -> impl Iterator<Item = (u32, TaskCommit, bool)> {
         (0..).zip(topology.task_ids()).filter_map(|(at, task)| {
             let pending = self.has(at, ACKED) && self.commit_is_pending(task, at);

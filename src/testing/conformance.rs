@@ -1,4 +1,5 @@
-//! Checks a [`Journal`](crate::machine::Journal), a [`Scheduler`](crate::contracts::Scheduler), a [`CheckpointStore`](crate::contracts::CheckpointStore), a
+//! Checks a [`Journal`](crate::machine::Journal), a [`Scheduler`](crate::contracts::Scheduler), a
+//! [`CheckpointStore`](crate::contracts::CheckpointStore), a
 //! [`JobController`](crate::contracts::JobController) or a
 //! [`Transport`](crate::contracts::Transport) of yours against its contract, and names each rule
 //! that it breaks.

@@ -1,4 +1,5 @@
-//! The explorer: systematic search over everything that can go wrong, on the real phases and the real [`drive`](crate::drive::drive).
+//! The explorer: systematic search over everything that can go wrong, on the real phases and the
+//! real [`drive`](crate::drive::drive).
 //!
 //! A schedule is one run of a small job (two workers, three tasks, one of which commits) on a
 //! paused clock, from its start to its end, across crashes of its controller. At every call of a
@@ -16,12 +17,14 @@
 //! only if it also took every edge of the machine, and if everything that can happen did happen.
 //!
 //! # What it does not explore
-//! - Real clocks, threads and networks: one task is polled at a time, and a lost message is a call that is never answered.
+//! - Real clocks, threads and networks: one task is polled at a time, and a lost message is a call
+//!   that is never answered.
 //! - Jobs of another shape, and all combinations of more deviations than the depth (beyond it,
 //!   random ones).
 //! - Damage to durable data. A journal or store that loses what it has confirmed breaks its
 //!   contract.
-//! - The worker kit, the gRPC transport and the schedulers: the simulated workers stand in for them.
+//! - The worker kit, the gRPC transport and the schedulers: the simulated workers stand in for
+//!   them.
 //! - I1, which the compiler checks.
 //!
 //! States are distinguished by a 64-bit digest, so two may be mistaken for one. With millions of

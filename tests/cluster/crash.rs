@@ -1,12 +1,14 @@
-//! The controller dies at any moment of a shutdown, and the next one goes on: with real workers that outlive it, the real store, and a
-//! journal. Whatever the moment, every number is published once, there is at most one final epoch, and the evidence is the same or less.
+//! The controller dies at any moment of a shutdown, and the next one goes on: with real workers
+//! that outlive it, the real store, and a journal. Whatever the moment, every number is published
+//! once, there is at most one final epoch, and the evidence is the same or less.
 
 use std::time::Duration;
 
 use crate::numbers::{Ending, Scene};
 use winddown::{Limits, Policy, Receipt, StopRequest, drive, testing::scripted::request_later};
 
-/// Lets a controller drive for so long, then lets it die with all that it knows. The user asks in the 20th millisecond of the first.
+/// Lets a controller drive for so long, then lets it die with all that it knows. The user asks in
+/// the 20th millisecond of the first.
 async fn drive_for(scene: &Scene, time: Duration, request: Option<StopRequest>) -> Option<Receipt> {
     let (mut job, phase) = scene.take_up(None).await;
     if let Some(request) = request {

@@ -1,4 +1,5 @@
-//! The points at which a controller can die, as its collaborators see them: before and after the effect of every call, and while it waits.
+//! The points at which a controller can die, as its collaborators see them: before and after the
+//! effect of every call, and while it waits.
 
 use std::{
     collections::BTreeSet,

@@ -1,4 +1,5 @@
-//! Real workers in this process, the real controller and the real store: every stop with every fault, and controllers that die.
+//! Real workers in this process, the real controller and the real store: every stop with every
+//! fault, and controllers that die.
 #![cfg(all(feature = "embedded", feature = "object-store", feature = "testing"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 

@@ -1,4 +1,5 @@
-//! Workers that count and publish what they have counted, and outlive their controller: the embedded cluster, the real store, and a journal.
+//! Workers that count and publish what they have counted, and outlive their controller: the
+//! embedded cluster, the real store, and a journal.
 
 use std::{
     sync::{Arc, Mutex},
@@ -26,7 +27,8 @@ pub(crate) fn job_id() -> JobId {
     "numbers".into()
 }
 
-/// The workers' way to whoever is their controller now. While there is none they wait, as workers behind a network do.
+/// The workers' way to whoever is their controller now. While there is none they wait, as workers
+/// behind a network do.
 #[derive(Clone)]
 struct Line(watch::Sender<Option<JobSender>>);
 
@@ -72,7 +74,8 @@ pub(crate) enum Ending {
 /// What it does so after: so many numbers, one each three milliseconds.
 const ENDS_AT: u64 = 7;
 
-/// Counts; its snapshot takes a moment, and so does its commit. With `commits` unset it publishes nothing, and needs no commit.
+/// Counts; its snapshot takes a moment, and so does its commit. With `commits` unset it publishes
+/// nothing, and needs no commit.
 async fn count(mut ctx: TaskContext, world: World, commits: bool, ending: Ending) -> Result<(), TaskError> {
     let pause = |ms| tokio::time::sleep(Duration::from_millis(ms));
     let (worker, mut counted, mut published, mut last) = (ctx.worker(), 0_u64, 0_u64, None);

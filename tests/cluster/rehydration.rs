@@ -1,5 +1,6 @@
-//! Every place in which a controller can die while it drives, and what the next one makes of it: one table. A place without a row fails,
-//! and so does a row without a place; `rehydration/awaits.rs` sees to it that no await of the drive is missing among the crash points.
+//! Every place in which a controller can die while it drives, and what the next one makes of it:
+//! one table. A place without a row fails, and so does a row without a place;
+//! `rehydration/awaits.rs` sees to it that no await of the drive is missing among the crash points.
 
 mod awaits;
 mod table;
@@ -51,7 +52,8 @@ pub(crate) struct Row {
     pub(crate) story: Story,
     pub(crate) phase: PhaseKind,
     pub(crate) point: CrashPoint,
-    /// The phase in which the next controller goes on; none where nothing was on record, and the job starts from `Running`.
+    /// The phase in which the next controller goes on; none where nothing was on record, and the
+    /// job starts from `Running`.
     pub(crate) taken_up: PhaseKind,
     /// The evidence that it ends with.
     pub(crate) evidence: &'static str,
@@ -104,7 +106,8 @@ async fn after_death(story: Story, place: Place) -> (PhaseKind, &'static str) {
     let scene = story.scene().await;
     let (_, receipt) = live(&scene, Some(place), story.request()).await;
     assert!(receipt.is_none(), "{story:?}: the controller did not die at {place:?}");
-    // For a while nobody controls the workers. A user whose request died with the controller that had it asks again.
+    // For a while nobody controls the workers. A user whose request died with the controller that
+    // had it asks again.
     tokio::time::sleep(Duration::from_millis(5)).await;
     let asked = scene.journal.records().last().and_then(winddown::journal::PhaseRecord::requested);
     let (taken_up, receipt) = live(&scene, None, story.request().filter(|_| asked.is_none())).await;

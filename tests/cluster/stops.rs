@@ -1,5 +1,6 @@
-//! Real workers in this process, the real controller, the real store, and `drive`: whatever stops a run, and whatever befalls its
-//! workers meanwhile, the runs after it end with every number published once.
+//! Real workers in this process, the real controller, the real store, and `drive`: whatever stops a
+//! run, and whatever befalls its workers meanwhile, the runs after it end with every number
+//! published once.
 
 use std::{
     collections::BTreeMap,
@@ -25,7 +26,8 @@ const TOTAL: u64 = 400;
 const PACE: Duration = Duration::from_millis(10);
 const JOB: &str = "numbers";
 
-/// What the world sees: per worker, the stretches of numbers published. Publishing one again is nothing; a gap or an overlap is a fault.
+/// What the world sees: per worker, the stretches of numbers published. Publishing one again is
+/// nothing; a gap or an overlap is a fault.
 #[derive(Clone, Default)]
 struct World(Arc<Mutex<Published>>);
 
@@ -76,7 +78,8 @@ async fn count(mut ctx: TaskContext, world: World, fail_at: Option<u64>) -> Resu
             biased;
             order = ctx.order() => match order {
                 TaskOrder::Checkpoint(Barrier { epoch, then_stop, .. }) => {
-                    // Everything that is not yet published, earlier checkpoints that were given up included.
+                    // Everything that is not yet published, earlier checkpoints that were given up
+                    // included.
                     let stretch = encode(published, counted);
                     ctx.events().checkpointed(epoch, stretch.clone(), Some(stretch)).await?;
                     last = then_stop.then_some(epoch);
@@ -244,7 +247,8 @@ async fn i3_a_checkpoint_stop_leaves_nothing_to_replay() {
     bench.finish().await;
 }
 
-/// A worker that dies in the middle of the final checkpoint ends the wait when it is known to be lost, not at the end of the budget.
+/// A worker that dies in the middle of the final checkpoint ends the wait when it is known to be
+/// lost, not at the end of the budget.
 #[tokio::test(start_paused = true)]
 async fn a_worker_lost_during_the_final_checkpoint_does_not_hang_the_stop() {
     let bench = Bench::new();

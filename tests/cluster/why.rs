@@ -1,5 +1,5 @@
-//! `why` names the culprit: seeded faults on a real embedded cluster. The fault is known here, and `why` has to find it from the
-//! live state alone.
+//! `why` names the culprit: seeded faults on a real embedded cluster. The fault is known here, and
+//! `why` has to find it from the live state alone.
 
 use std::{future::pending, sync::Arc, time::Duration};
 
@@ -234,7 +234,8 @@ async fn why_names_the_culprit_first() {
     assert!(missed.is_empty(), "{} of {asked}:\n{}", missed.len(), missed.join("\n"));
 }
 
-/// A job that nobody has asked to stop has no culprit, and a stop that goes well has none once it is over.
+/// A job that nobody has asked to stop has no culprit, and a stop that goes well has none once it
+/// is over.
 #[tokio::test(start_paused = true)]
 async fn nobody_holds_up_a_job_that_runs() {
     let cluster = EmbeddedCluster::default();

@@ -1,4 +1,5 @@
-//! Job controllers: `ClusterController` over the suite's own workers, over embedded ones, and over gRPC.
+//! Job controllers: `ClusterController` over the suite's own workers, over embedded ones, and over
+//! gRPC.
 
 use std::sync::Arc;
 

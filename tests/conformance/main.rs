@@ -1,4 +1,5 @@
-//! Every journal, scheduler, checkpoint store and job controller of this crate keeps its contract, as the suite checks it.
+//! Every journal, scheduler, checkpoint store and job controller of this crate keeps its contract,
+//! as the suite checks it.
 #![cfg(all(
     feature = "testing",
     feature = "embedded",

@@ -9,7 +9,8 @@ use std::{
 use tempfile::TempDir;
 use winddown::testing::conformance::Damage;
 
-/// A folder. A crash leaves what a killed program leaves: the files as they are at that moment, and nothing that anybody holds.
+/// A folder. A crash leaves what a killed program leaves: the files as they are at that moment, and
+/// nothing that anybody holds.
 pub(crate) struct Place(Mutex<Vec<TempDir>>);
 
 impl Place {
@@ -21,7 +22,8 @@ impl Place {
         self.0.lock().unwrap().last().unwrap().path().to_path_buf()
     }
 
-    /// From now on the folder is a copy of what is there. Who works on the old one does not reach the new one.
+    /// From now on the folder is a copy of what is there. Who works on the old one does not reach
+    /// the new one.
     pub(crate) fn crash(&self) {
         let copy = tempfile::tempdir().unwrap();
         copy_all(&self.path(), copy.path());
@@ -42,7 +44,8 @@ fn copy_all(from: &Path, to: &Path) {
     }
 }
 
-/// The text after the damage. All formats of this crate start with a line that ends in version, length and checksum.
+/// The text after the damage. All formats of this crate start with a line that ends in version,
+/// length and checksum.
 pub(crate) fn damaged(text: &[u8], damage: Damage) -> Vec<u8> {
     let mut text = text.to_vec();
     match damage {

@@ -1,5 +1,5 @@
-//! The conformance suites have teeth: for each rule there is an implementation that breaks it, by a mistake that people make, and the suite
-//! names that rule and no other.
+//! The conformance suites have teeth: for each rule there is an implementation that breaks it, by a
+//! mistake that people make, and the suite names that rule and no other.
 
 mod controller;
 mod journal;
@@ -12,7 +12,8 @@ use std::{fmt::Debug, time::Duration};
 use futures_util::{StreamExt as _, stream};
 use winddown::testing::conformance::{Contract, Report, Rule, Verdict};
 
-/// How long one rule may take here: some mistakes are found only by it. The rest take well below a second.
+/// How long one rule may take here: some mistakes are found only by it. The rest take well below a
+/// second.
 const LIMIT: Duration = Duration::from_secs(10);
 /// So many mistakes are tried at a time: most of the time a check waits.
 const AT_A_TIME: usize = 8;
@@ -77,7 +78,8 @@ async fn a_subject_that_panics_or_hangs_breaks_the_rule_and_not_the_suite() {
     }
 }
 
-/// What took four minutes when one rule waited for the other. No clock is asked: each check waits until all have begun.
+/// What took four minutes when one rule waited for the other. No clock is asked: each check waits
+/// until all have begun.
 #[tokio::test]
 async fn u5_a_subject_that_hangs_in_every_rule_costs_the_limit_of_one() {
     let rules = Rule::ALL.iter().filter(|rule| rule.contract() == Contract::Journal).count();

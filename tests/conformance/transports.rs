@@ -122,6 +122,7 @@ impl TransportSubject for Grpc {
 #[tokio::test]
 async fn workers_over_grpc_keep_their_contract() {
     let report = conformance::transport(async || Grpc::default()).await;
-    // A task of this program can't be frozen from outside; `tests/process/jobs.rs` freezes worker processes.
+    // A task of this program can't be frozen from outside; `tests/process/jobs.rs` freezes worker
+    // processes.
     assert_kept(report, &[Rule::TransportIndependence], &[]);
 }

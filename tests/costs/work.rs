@@ -1,4 +1,5 @@
-//! What things cost, counted and not timed: allocations, orders in flight, polls. A busy machine changes none of it.
+//! What things cost, counted and not timed: allocations, orders in flight, polls. A busy machine
+//! changes none of it.
 
 use std::{
     collections::HashMap,
@@ -119,7 +120,8 @@ async fn i9_every_order_is_in_flight_before_the_first_answer_and_an_answer_wakes
     let first = transport.polls.load(Ordering::Relaxed);
     assert_eq!((first, transport.most_in_flight.load(Ordering::Relaxed)), (1_000, 1_000));
 
-    // All but one answer, one by one. The one that never does is not looked at again, nor is any that waits.
+    // All but one answer, one by one. The one that never does is not looked at again, nor is any
+    // that waits.
     for worker in (2..=WORKERS).map(|number| WorkerId::new(number.into())) {
         transport.answer(worker);
         while !poll_progress(&mut controller) {

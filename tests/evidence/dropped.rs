@@ -1,4 +1,5 @@
-//! A `next` that is dropped, and a phase that is: nothing is lost, and the job can be told and forced.
+//! A `next` that is dropped, and a phase that is: nothing is lost, and the job can be told and
+//! forced.
 
 use tokio::time::timeout;
 use winddown::{AnyPhase, PhaseKind, Policy, Running, Scheduler, StepError, StopRequest, drive, machine::AfterForce};
@@ -52,7 +53,8 @@ async fn u4_a_parked_phase_goes_along_when_the_controller_is_detached() {
     assert_eq!(fleet.workers_for_job(receipt.job(), None).await.unwrap(), []);
 }
 
-/// The phase itself is gone: the job can be forced all the same, from every phase that is not the end.
+/// The phase itself is gone: the job can be forced all the same, from every phase that is not the
+/// end.
 #[tokio::test(start_paused = true)]
 async fn u4_a_job_whose_phase_is_gone_can_be_forced() {
     let steps: [fn(Running, &mut Job) -> AnyPhase; 7] = [

@@ -1,4 +1,5 @@
-//! Evidence is never false: what a new user can do wrong, tried. Each test carries the name of the row that it holds.
+//! Evidence is never false: what a new user can do wrong, tried. Each test carries the name of the
+//! row that it holds.
 #![cfg(all(feature = "embedded", feature = "object-store", feature = "testing"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 

@@ -325,7 +325,8 @@ fn calls_of_strangers() -> impl Strategy<Value = (&'static str, Vec<u8>)> {
             (METHODS[1], message.encode_to_vec())
         },
     );
-    // The messages of these share their fields' numbers where it matters: the context, and a task or an address.
+    // The messages of these share their fields' numbers where it matters: the context, and a task
+    // or an address.
     let tasks =
         (0..METHODS.len(), contexts(), small(), small()).prop_map(|(method, worker_context, task_id, subtask_idx)| {
             let message = TaskFinishedReq { worker_context, time: 0, task_id, subtask_idx };
@@ -342,8 +343,9 @@ fn calls_of_strangers() -> impl Strategy<Value = (&'static str, Vec<u8>)> {
     prop_oneof![3 => completed, 2 => event, 2 => tasks, 1 => register, 2 => noise]
 }
 
-/// No panic, whatever comes: a handler that panics would break the connection (`UNKNOWN` or `INTERNAL` with no reason of ours). A message
-/// that is rejected changes nothing; one that is accepted is one event, of a worker and task of the run.
+/// No panic, whatever comes: a handler that panics would break the connection (`UNKNOWN` or
+/// `INTERNAL` with no reason of ours). A message that is rejected changes nothing; one that is
+/// accepted is one event, of a worker and task of the run.
 #[test]
 fn arbitrary_messages_never_panic_and_change_nothing_when_rejected() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

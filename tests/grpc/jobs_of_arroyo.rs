@@ -1,5 +1,5 @@
-//! Jobs of Arroyo's workers, as they are (`tests/support/arroyo.rs`): who commits, chains, every call, no error for an answer that is not
-//! the worker's fault, no order twice.
+//! Jobs of Arroyo's workers, as they are (`tests/support/arroyo.rs`): who commits, chains, every
+//! call, no error for an answer that is not the worker's fault, no order twice.
 
 use std::{sync::Arc, time::Duration};
 use winddown::RunId;
@@ -34,7 +34,8 @@ use winddown::{
 
 const LONG: Duration = Duration::from_secs(30);
 
-/// Ids with gaps, chains, a sink of files on fewer workers than there are, and Kafka's, which gives no commit data.
+/// Ids with gaps, chains, a sink of files on fewer workers than there are, and Kafka's, which gives
+/// no commit data.
 fn pipeline() -> Graph {
     let node = |id, operators: &[(&'static str, Keeps)], workers: &[u64]| Node {
         id,
@@ -115,7 +116,8 @@ fn is_checkpointed(receipt: &Receipt) -> bool {
     matches!(receipt.stopped(), AnyStopped::Checkpointed(stopped) if !stopped.killed_workers())
 }
 
-/// A periodic and a final checkpoint of a job that has everything: `Checkpointed`, every pre-commit committed, nothing lost, no order twice.
+/// A periodic and a final checkpoint of a job that has everything: `Checkpointed`, every pre-commit
+/// committed, nothing lost, no order twice.
 #[tokio::test]
 async fn a1_a2_a3_a_whole_job_is_checkpointed_while_it_runs_and_at_its_end() {
     let manners = Manners { stumbles: true, shows: true, ..Manners::default() };
@@ -144,7 +146,8 @@ async fn a1_a2_a3_a_whole_job_is_checkpointed_while_it_runs_and_at_its_end() {
             assert_eq!(of_files, usize::from(files), "a worker without such a subtask panics at it");
         }
         assert_eq!(diary.count("FINISHED_COMMIT to-kafka: Ok"), epochs);
-        // A checkpoint and a commit for each epoch, and the release: as many as for the plainest job.
+        // A checkpoint and a commit for each epoch, and the release: as many as for the plainest
+        // job.
         assert_eq!(diary.orders(), 2 * epochs + 1);
         assert_eq!(diary.count("nonfatal: Ok"), epochs);
     }
@@ -409,7 +412,8 @@ async fn a6_an_order_that_may_have_arrived_is_not_repeated() {
     }
 }
 
-/// An order whose answer is lost, and that was lost too, is found out by the time that the phase has, and by nothing sooner.
+/// An order whose answer is lost, and that was lost too, is found out by the time that the phase
+/// has, and by nothing sooner.
 #[tokio::test]
 async fn a6_an_order_that_was_lost_ends_within_the_worst_case() {
     let deaf = Manners { checkpoint: Does::Hangs, ..Manners::default() };

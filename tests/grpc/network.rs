@@ -1,4 +1,5 @@
-//! A job whose workers are on other hosts of a simulated network: time and faults are the simulation's, and repeat with its seed.
+//! A job whose workers are on other hosts of a simulated network: time and faults are the
+//! simulation's, and repeat with its seed.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
 use std::{
@@ -128,8 +129,9 @@ impl Scheduler for Hosts {
     }
 }
 
-/// Runs `test` with some seeds, and gives the longest that it took on the simulated clock, so that a test can tell whether it has met its
-/// fault at all. A seed of the environment is run alone, and is held to nothing of the kind.
+/// Runs `test` with some seeds, and gives the longest that it took on the simulated clock, so that
+/// a test can tell whether it has met its fault at all. A seed of the environment is run alone, and
+/// is held to nothing of the kind.
 pub fn with_seeds(count: u64, test: impl Fn(u64) -> Duration) -> Duration {
     let run = |seed| {
         println!("seed {seed}; to run it again: WINDDOWN_SEED={seed}");

@@ -1,5 +1,6 @@
-//! The worst cases of the original, with our bound beside each. The bound asserted is the documented formula over this file's short
-//! limits; the table has it for the default ones, where the scheduler kills at once.
+//! The worst cases of the original, with our bound beside each. The bound asserted is the
+//! documented formula over this file's short limits; the table has it for the default ones, where
+//! the scheduler kills at once.
 //!
 //! | case | original | here |
 //! |---|---|---|
@@ -36,7 +37,8 @@ impl End {
         matches!(self.receipt.stopped(), AnyStopped::Halted(_))
     }
 
-    /// Whether every task of the healthy worker has finished: it was not held up by the sick one (invariant I9).
+    /// Whether every task of the healthy worker has finished: it was not held up by the sick one
+    /// (invariant I9).
     fn healthy_finished(&self) -> bool {
         self.job.status().tasks.done >= 1
     }
@@ -179,13 +181,15 @@ async fn a_worker_that_answers_an_error() {
         let end = stop(StopRequest::Graceful, manners, None).await;
         assert!(end.killed(), "{code:?}: {:?}", end.receipt.stopped());
         let tries = end.diary.entries().iter().filter(|entry| *entry == "stop Graceful").count();
-        // `Internal` comes of a handler that broke in the middle of its work: the order may have been taken.
+        // `Internal` comes of a handler that broke in the middle of its work: the order may have
+        // been taken.
         let retried = code == Code::Unavailable;
         assert_eq!(tries, if retried { 4 } else { 1 }, "{code:?}");
     }
 }
 
-/// `FAILED_PRECONDITION` to a stop order means "already stopped, verify": it is not sent again, and the job still waits for proof.
+/// `FAILED_PRECONDITION` to a stop order means "already stopped, verify": it is not sent again, and
+/// the job still waits for proof.
 #[tokio::test]
 async fn a_worker_that_says_it_is_not_running_is_not_told_again() {
     let manners = Manners { stop: Does::Refuses(Code::FailedPrecondition), ..Manners::default() };

@@ -1,5 +1,5 @@
-//! The generated code is what `proto/` says, and `proto/` has the names, numbers and types that workers of the Arroyo family are
-//! built on.
+//! The generated code is what `proto/` says, and `proto/` has the names, numbers and types that
+//! workers of the Arroyo family are built on.
 
 use std::{collections::BTreeSet, env, fs, path::Path};
 

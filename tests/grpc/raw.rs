@@ -67,7 +67,8 @@ impl Decoder for Raw {
     }
 }
 
-/// Calls `method` (`package.Service/Method`) with these bytes, as our worker kit does: it is answered at once, whatever the answer is.
+/// Calls `method` (`package.Service/Method`) with these bytes, as our worker kit does: it is
+/// answered at once, whatever the answer is.
 pub async fn call(channel: Channel, method: &str, bytes: Vec<u8>) -> Result<(), Status> {
     let mut request = Request::new(bytes);
     request.metadata_mut().insert("winddown-kit", "1".parse().unwrap());

@@ -1,4 +1,5 @@
-//! What a worker makes of answers, and the controller of what workers say: who is believed, what is told, and what of it is shown.
+//! What a worker makes of answers, and the controller of what workers say: who is believed, what is
+//! told, and what of it is shown.
 
 use std::{
     convert::Infallible,
@@ -57,7 +58,8 @@ impl Stranger {
     }
 }
 
-/// "Unimplemented" is the usual answer of whoever else listens there. It says nothing about the report.
+/// "Unimplemented" is the usual answer of whoever else listens there. It says nothing about the
+/// report.
 #[tokio::test]
 async fn i6_b5_what_another_server_answers_for_a_moment_loses_no_report() {
     for code in [Code::Unimplemented, Code::InvalidArgument, Code::OutOfRange] {

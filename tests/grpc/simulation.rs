@@ -1,4 +1,5 @@
-//! What a bad network does to a shutdown, in simulation. Each test prints its seeds; `WINDDOWN_SEED=n` runs one of them again.
+//! What a bad network does to a shutdown, in simulation. Each test prints its seeds;
+//! `WINDDOWN_SEED=n` runs one of them again.
 
 use std::{
     collections::BTreeMap,
@@ -96,7 +97,8 @@ impl World {
     }
 }
 
-/// Stops a job of three workers with a final checkpoint, two seconds after its start; `fault` happens to the network then.
+/// Stops a job of three workers with a final checkpoint, two seconds after its start; `fault`
+/// happens to the network then.
 fn checkpoint_stop(seed: u64, latency: Duration, fault: impl Future<Output = ()> + 'static) -> (World, Receipt) {
     let mut sim = simulation(seed, ms(5), latency);
     let world = World::default();
@@ -139,7 +141,8 @@ fn a_slow_network_only_takes_longer() {
     assert!(longest >= secs(2), "the network was not slow: {longest:?}");
 }
 
-/// Messages vanish both ways. What was under way is lost with its connection, found out by pings, and sent again on another.
+/// Messages vanish both ways. What was under way is lost with its connection, found out by pings,
+/// and sent again on another.
 #[test]
 fn a_partition_that_heals_loses_no_completion() {
     let longest = with_seeds(6, |seed| {
@@ -174,7 +177,8 @@ fn a_half_open_connection_loses_no_completion() {
     }
 }
 
-/// Messages are held back, and all come at once: those of given-up connections too, after those of newer ones.
+/// Messages are held back, and all come at once: those of given-up connections too, after those of
+/// newer ones.
 #[test]
 fn messages_that_come_late_from_older_connections_do_no_harm() {
     let longest = with_seeds(6, |seed| {
@@ -189,8 +193,8 @@ fn messages_that_come_late_from_older_connections_do_no_harm() {
     assert!(longest >= secs(8), "no seed held anything back: {longest:?}");
 }
 
-/// A partition that never heals: the run fails as soon as the worker is lost, the scheduler kills what is left, and a worker that nobody could
-/// kill would have stopped by itself.
+/// A partition that never heals: the run fails as soon as the worker is lost, the scheduler kills
+/// what is left, and a worker that nobody could kill would have stopped by itself.
 #[test]
 fn a_partition_that_never_heals_ends_within_the_bounds() {
     with_seeds(3, |seed| {
@@ -226,8 +230,8 @@ fn a_partition_that_never_heals_ends_within_the_bounds() {
     });
 }
 
-/// A worker that sends no pings of its own, as those of other families may, is found out by ours: else the connection that the partition has
-/// broken would be used for ever.
+/// A worker that sends no pings of its own, as those of other families may, is found out by ours:
+/// else the connection that the partition has broken would be used for ever.
 #[test]
 fn a_worker_that_sends_no_pings_is_reached_again_after_a_partition() {
     let mut sim = simulation(1, ms(5), ms(50));
@@ -300,11 +304,13 @@ impl WorkerGrpc for Slow {
     }
 }
 
-/// The original tells one worker after the other: 25.8 s for 500 such workers, and no end with one that never answers.
+/// The original tells one worker after the other: 25.8 s for 500 such workers, and no end with one
+/// that never answers.
 #[test]
 fn i9_a_thousand_workers_are_told_at_once_whatever_the_others_do() {
     const WORKERS: u64 = 1000;
-    // The first worker is on a host that is cut off, the second at a port where nobody listens, the third never answers.
+    // The first worker is on a host that is cut off, the second at a port where nobody listens, the
+    // third never answers.
     let (cut_off, nobody, mute) = (1, 2, 3);
     let mut sim = simulation(1, ms(1), ms(10));
     let arrivals = Arrivals::default();

@@ -138,7 +138,8 @@ async fn a_controller_port_that_closes_in_the_middle_loses_no_completion() {
     assert_eq!(bench.committed.all().len(), 2);
 }
 
-/// No orphan: a worker whose controller never comes back, or does not know its job, stops by itself within the documented time.
+/// No orphan: a worker whose controller never comes back, or does not know its job, stops by itself
+/// within the documented time.
 #[tokio::test]
 async fn a_worker_without_a_controller_stops_by_itself() {
     for port_closes in [true, false] {
@@ -175,7 +176,8 @@ async fn i11_a_worker_refuses_the_order_of_another_run_and_goes_on() {
     let AfterCheckpointStopping::Stopped(_) = stopping.next(&mut job).await.unwrap() else { panic!() };
 }
 
-/// A source that has read its input says so, stays, and takes part in the final checkpoint of the end.
+/// A source that has read its input says so, stays, and takes part in the final checkpoint of the
+/// end.
 #[tokio::test]
 async fn sources_that_end_complete_the_job_with_a_last_checkpoint() {
     let (bench, mut job, running) = Bench::new(2).await;

@@ -1,4 +1,5 @@
-//! A namespace on a real API server, and a client of it that can be listened in on and interfered with.
+//! A namespace on a real API server, and a client of it that can be listened in on and interfered
+//! with.
 
 use std::{
     env,
@@ -293,7 +294,8 @@ impl Drop for OneLess<'_> {
     }
 }
 
-/// An API server of a test's own, which it may kill. `None`, and a loud word, where none can be started.
+/// An API server of a test's own, which it may kill. `None`, and a loud word, where none can be
+/// started.
 pub(crate) struct OwnServer(tempfile::TempDir);
 
 impl OwnServer {

@@ -1,4 +1,5 @@
-//! A whole job on pods: real workers, real gRPC, a real API server. However it is stopped, the next run goes on without losing or doubling anything.
+//! A whole job on pods: real workers, real gRPC, a real API server. However it is stopped, the next
+//! run goes on without losing or doubling anything.
 
 use std::{cell::Cell, collections::BTreeSet, net::SocketAddr, path::Path, sync::Arc};
 
@@ -130,7 +131,8 @@ impl Bench {
     }
 }
 
-/// A pod that has ended is no worker any more: the controller knows at once, and not when heartbeats fail to come.
+/// A pod that has ended is no worker any more: the controller knows at once, and not when
+/// heartbeats fail to come.
 async fn tell_ends(mut follower: winddown::kubernetes::Follower, run: RunId, sender: JobSender) {
     loop {
         let (worker, change) = follower.next().await.unwrap();
@@ -161,8 +163,8 @@ async fn a_job_on_pods_stops_in_every_mode_and_goes_on_exactly() {
     cluster.end().await;
 }
 
-/// The node is drained, say. The worker turns its SIGTERM into a notice, the controller takes a final checkpoint within the pod's grace period, and
-/// nothing is killed.
+/// The node is drained, say. The worker turns its SIGTERM into a notice, the controller takes a
+/// final checkpoint within the pod's grace period, and nothing is killed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_evicted_worker_gives_notice_and_the_job_ends_with_a_final_checkpoint() {
     let Some(cluster) = Cluster::get().await else { return };
@@ -188,8 +190,9 @@ async fn an_evicted_worker_gives_notice_and_the_job_ends_with_a_final_checkpoint
     cluster.end().await;
 }
 
-/// The node of the first run is cut off, its pods are removed with force, and the job goes on elsewhere. Then the old workers wake up, and find a
-/// controller at the old address: it is the next run's, and what they say and hold changes nothing.
+/// The node of the first run is cut off, its pods are removed with force, and the job goes on
+/// elsewhere. Then the old workers wake up, and find a controller at the old address: it is the
+/// next run's, and what they say and hold changes nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i11_a_zombie_worker_that_wakes_up_can_commit_nothing() {
     let Some(cluster) = Cluster::get().await else { return };

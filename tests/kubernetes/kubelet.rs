@@ -1,5 +1,6 @@
-//! A small kubelet for tests: it binds the pods of one namespace to its node, runs their commands as local processes, reports what they do, and
-//! obeys deletion with SIGTERM, grace period and SIGKILL. It can be told to be cut off from the API server, to lose its power, and to come back.
+//! A small kubelet for tests: it binds the pods of one namespace to its node, runs their commands
+//! as local processes, reports what they do, and obeys deletion with SIGTERM, grace period and
+//! SIGKILL. It can be told to be cut off from the API server, to lose its power, and to come back.
 
 use std::{
     collections::HashMap,
@@ -30,7 +31,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Node {
     Healthy,
-    /// Its containers run, and nothing passes between it and the API server: the network is cut, or the kubelet hangs.
+    /// Its containers run, and nothing passes between it and the API server: the network is cut, or
+    /// the kubelet hangs.
     CutOff,
     /// Its power is out: nothing runs, and nobody says so.
     Off,
@@ -96,7 +98,8 @@ impl Work {
         loop {
             let node = *told.borrow();
             match node {
-                // What the API server says to somebody who is away is not heard; it may be away itself.
+                // What the API server says to somebody who is away is not heard; it may be away
+                // itself.
                 Node::Healthy => drop(self.look().await),
                 Node::CutOff => self.reap(),
                 Node::Off => {

@@ -1,7 +1,8 @@
-//! The Kubernetes scheduler against a real API server, with a small kubelet that runs pods as local processes.
+//! The Kubernetes scheduler against a real API server, with a small kubelet that runs pods as local
+//! processes.
 //!
-//! The server is the one that `WINDDOWN_TEST_KUBECONFIG` names; `scripts/kube-apiserver` builds and starts one. Without it these tests say
-//! aloud that they were skipped.
+//! The server is the one that `WINDDOWN_TEST_KUBECONFIG` names; `scripts/kube-apiserver` builds and
+//! starts one. Without it these tests say aloud that they were skipped.
 #![cfg(all(target_os = "linux", feature = "grpc", feature = "kubernetes", feature = "object-store"))]
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test fails by panicking")]
 

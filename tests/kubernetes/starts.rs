@@ -39,7 +39,8 @@ async fn pods(cluster: &Cluster) -> Vec<String> {
     pods.into_iter().filter_map(|pod| pod.metadata.name).collect()
 }
 
-/// Creates are let through by the test: on the server one of them takes effect after the stop has listed the pods.
+/// Creates are let through by the test: on the server one of them takes effect after the stop has
+/// listed the pods.
 #[tokio::test]
 async fn i2_b1_a_pod_whose_create_is_in_flight_is_alive_and_does_not_survive_a_forced_stop() {
     let Some(cluster) = Cluster::get().await else { return };
@@ -88,7 +89,8 @@ async fn i2_b1_a_pod_whose_create_is_in_flight_is_alive_and_does_not_survive_a_f
     cluster.end().await;
 }
 
-/// A create that was given up may take effect later: until that can't be any more it is not known that nothing is alive.
+/// A create that was given up may take effect later: until that can't be any more it is not known
+/// that nothing is alive.
 #[tokio::test]
 async fn i2_b2_a_create_whose_answer_was_not_heard_is_not_taken_for_none() {
     let Some(cluster) = Cluster::get().await else { return };

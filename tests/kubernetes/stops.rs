@@ -185,7 +185,8 @@ async fn a_pod_that_a_finalizer_holds_is_alive_and_the_error_names_the_finalizer
     cluster.end().await;
 }
 
-/// Between the list and the deletion, the pod goes and a newer run's takes its name. The server refuses by the UID (409), and the new one lives.
+/// Between the list and the deletion, the pod goes and a newer run's takes its name. The server
+/// refuses by the UID (409), and the new one lives.
 #[tokio::test]
 async fn i11_a_pod_of_a_newer_run_with_the_same_name_is_not_killed() {
     let Some(cluster) = Cluster::get().await else { return };

@@ -1,11 +1,13 @@
-//! What `docs/architecture.md` says is so. The order of the rooms stands there and nowhere else, and is held against every
-//! path in `src/`; each hop of its walks names a function that is in the file beside it.
+//! What `docs/architecture.md` says is so. The order of the rooms stands there and nowhere else,
+//! and is held against every path in `src/`; each hop of its walks names a function that is in the
+//! file beside it.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
-/// The block of the page that gives the order, the highest tier first: ` room · room   what they are for`.
+/// The block of the page that gives the order, the highest tier first:
+/// ` room · room   what they are for`.
 const ORDER: &str = "<!-- rooms -->";
 
 /// Each room's tier; 0 is the lowest.
@@ -23,7 +25,8 @@ fn tiers(page: &str) -> BTreeMap<String, usize> {
     rooms
 }
 
-/// The rooms that a file names in its code: by `crate::`, or by as many `super::` as lead out of its own.
+/// The rooms that a file names in its code: by `crate::`, or by as many `super::` as lead out of
+/// its own.
 fn rooms_named(path: &str, text: &str) -> Vec<(usize, String)> {
     // `src/room.rs` is one step below the crate, `src/room/part.rs` two.
     let depth = path.split('/').count();
@@ -183,7 +186,8 @@ fn an_import_from_above_is_found_however_it_is_written() {
 fn hops(page: &str) -> Vec<(String, String)> {
     let spans: Vec<_> = page.split('`').collect();
     let mut hops = Vec::new();
-    // Every second piece is a code span. A name is followed by its file, with nothing but ` (` or `, ` between.
+    // Every second piece is a code span. A name is followed by its file, with nothing but ` (` or
+    // `, ` between.
     for at in (1..spans.len().saturating_sub(2)).step_by(2) {
         let (name, between, file) = (spans[at], spans[at + 1].split_whitespace().collect::<String>(), spans[at + 2]);
         if matches!(between.as_str(), "(" | ",") && file.starts_with("src/") && super::pages::has(Path::new(file), "rs")

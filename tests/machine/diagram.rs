@@ -1,5 +1,5 @@
-//! Draws the machine from `EDGES`: the Markdown page and the SVG. The places of the phases are chosen by hand, for the eye; the edges
-//! are not.
+//! Draws the machine from `EDGES`: the Markdown page and the SVG. The places of the phases are
+//! chosen by hand, for the eye; the edges are not.
 
 use std::fmt::Write as _;
 
@@ -106,8 +106,8 @@ fn colours(kind: PhaseKind) -> (&'static str, &'static str) {
     }
 }
 
-/// The line of one edge: straight down to a neighbour, in an arc past the phases between, straight right to the end, or in a curve
-/// into the side that it comes from.
+/// The line of one edge: straight down to a neighbour, in an arc past the phases between, straight
+/// right to the end, or in a curve into the side that it comes from.
 fn path(index: usize) -> String {
     let edge = EDGES[index];
     let ((fx, fy), (tx, ty), (w, h)) = (place(edge.from), place(edge.to), BOX);

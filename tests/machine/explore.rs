@@ -1,4 +1,5 @@
-//! The explorer, in short; and its teeth: collaborators with known mistakes, each of which it finds.
+//! The explorer, in short; and its teeth: collaborators with known mistakes, each of which it
+//! finds.
 
 mod mistakes;
 use mistakes::{Mistake, Mistaken};

@@ -1,4 +1,5 @@
-//! Moments in which two things happen at once, and limits at their ends: invariants I5, I6, I8 and I11 where they are hard to keep.
+//! Moments in which two things happen at once, and limits at their ends: invariants I5, I6, I8 and
+//! I11 where they are hard to keep.
 
 use std::{
     future::poll_fn,
@@ -24,7 +25,8 @@ fn heartbeat(worker: u64) -> WorkerEvent {
     WorkerEvent::new(RUN, WorkerId::new(worker), Event::Heartbeat)
 }
 
-/// The final checkpoint is complete, a force request is in force, and the scheduler can't kill for a while.
+/// The final checkpoint is complete, a force request is in force, and the scheduler can't kill for
+/// a while.
 #[tokio::test(start_paused = true)]
 async fn i5_a_request_that_is_in_force_does_not_use_the_kills_retries_up_in_one_moment() {
     let (mut job, running, controller, workers) = job(Limits::default());
@@ -39,7 +41,8 @@ async fn i5_a_request_that_is_in_force_does_not_use_the_kills_retries_up_in_one_
     assert!(start.elapsed() > secs(300), "{:?}: every retry waits for its backoff", start.elapsed());
 }
 
-/// A failed task is often the first sign of a worker that is gone: its neighbour can't write to it any more.
+/// A failed task is often the first sign of a worker that is gone: its neighbour can't write to it
+/// any more.
 #[tokio::test(start_paused = true)]
 async fn i5_a_lost_worker_ends_an_immediate_stop_at_once_although_a_task_failed_before() {
     let (mut job, running, controller, _) = job(Limits::default());
@@ -67,7 +70,8 @@ async fn i5_a_flood_of_messages_does_not_keep_silent_workers_from_being_found() 
     flood.await.unwrap();
 }
 
-/// Nobody drives the job for a while (its process was suspended, say), and the mailbox has room for one.
+/// Nobody drives the job for a while (its process was suspended, say), and the mailbox has room for
+/// one.
 #[tokio::test(start_paused = true)]
 async fn heartbeats_that_were_held_back_are_heard_before_silence_is_judged() {
     let limits = Limits { mailbox_capacity: 1, ..Limits::default() };
@@ -101,7 +105,8 @@ async fn i6_force_cuts_through_a_scheduler_that_does_not_say_who_is_alive() {
     assert_eq!(start.elapsed(), secs(2));
 }
 
-/// The checkpoint is complete and every task has finished in the moment in which somebody loses patience.
+/// The checkpoint is complete and every task has finished in the moment in which somebody loses
+/// patience.
 #[tokio::test(start_paused = true)]
 async fn a_request_that_comes_too_late_does_not_throw_away_what_is_proven() {
     for (request, killed) in [(StopRequest::Immediate, false), (StopRequest::Force, true)] {
@@ -245,7 +250,8 @@ async fn keep_trying_without_retries_lets_others_run() {
     assert!(tries < 1000, "{tries}: no more tries than the backoff lets through");
 }
 
-/// Whatever the phase was, and whatever it had decided: without a controller the workers are killed.
+/// Whatever the phase was, and whatever it had decided: without a controller the workers are
+/// killed.
 #[tokio::test(start_paused = true)]
 async fn a_controller_may_go_away_in_any_phase() {
     type Enter = fn(Running, &mut Job) -> AnyPhase;
@@ -271,7 +277,8 @@ async fn a_controller_may_go_away_in_any_phase() {
     }
 }
 
-/// A job without a store has no final checkpoint; at the end of its input, what has been read flows to the end all the same.
+/// A job without a store has no final checkpoint; at the end of its input, what has been read flows
+/// to the end all the same.
 #[tokio::test(start_paused = true)]
 async fn the_end_of_all_input_without_a_store_drains() {
     let (mut job, running, controller, _) = job(Limits::default());

@@ -1,5 +1,6 @@
-//! The invariants of the design, as far as phases and drive hold them, on a paused clock. The model's, the cluster controller's, the
-//! worker kit's and the store's share is tested beside them, under the same names.
+//! The invariants of the design, as far as phases and drive hold them, on a paused clock. The
+//! model's, the cluster controller's, the worker kit's and the store's share is tested beside them,
+//! under the same names.
 
 use std::time::Duration;
 use winddown::AnyPhase;
@@ -95,7 +96,8 @@ async fn i2_workers_that_survive_a_kill_are_named() {
     );
 }
 
-/// Whatever the mode, workers that do not leave by themselves are killed, and the evidence stays what it was.
+/// Whatever the mode, workers that do not leave by themselves are killed, and the evidence stays
+/// what it was.
 #[tokio::test(start_paused = true)]
 async fn i2_workers_that_finish_but_stay_are_killed_without_loss_of_evidence() {
     for answer in [SchedulerAnswer::Ignores, SchedulerAnswer::Unavailable, SchedulerAnswer::Hangs] {
@@ -248,7 +250,8 @@ async fn i6_a_stop_request_cuts_a_backoff_short() {
     assert_eq!((receipt.stopped().name(), start.elapsed()), ("killed", secs(3)));
 }
 
-/// While drive waits for its next try, messages are taken in: nobody is held back, and no heartbeat goes stale.
+/// While drive waits for its next try, messages are taken in: nobody is held back, and no heartbeat
+/// goes stale.
 #[tokio::test(start_paused = true)]
 async fn i6_messages_are_taken_in_during_a_backoff() {
     let limits = Limits { backoff_min: secs(50), mailbox_capacity: 1, ..Limits::default() };
@@ -305,7 +308,8 @@ async fn i8_a_request_during_recovery_prevents_a_restart() {
     assert!(!receipt.may_restart());
 }
 
-/// Every phase, its `run` dropped after each millisecond of waiting: the same end, and no order given twice.
+/// Every phase, its `run` dropped after each millisecond of waiting: the same end, and no order
+/// given twice.
 #[tokio::test(start_paused = true)]
 async fn i10_a_run_that_is_dropped_again_and_again_loses_nothing() {
     let (mut job, mut running, controller, workers) = job(Limits::default());
@@ -356,8 +360,8 @@ async fn i10_a_drive_that_is_dropped_parks_its_phase() {
     assert!(job.take_parked().is_none());
 }
 
-/// The stale controller's half of fencing: what the store refuses ends the final checkpoint, and only this run is touched (the
-/// scripted scheduler checks every call).
+/// The stale controller's half of fencing: what the store refuses ends the final checkpoint, and
+/// only this run is touched (the scripted scheduler checks every call).
 #[tokio::test(start_paused = true)]
 async fn i11_a_fenced_controller_gives_up_at_once_and_touches_its_own_run_only() {
     let (mut job, running, controller, workers) = job(Limits::default());

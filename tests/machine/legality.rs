@@ -1,6 +1,8 @@
-//! Every ordered pair of phase types: is there an edge, as the compiler sees it, as `EDGES` says, and as the design says?
+//! Every ordered pair of phase types: is there an edge, as the compiler sees it, as `EDGES` says,
+//! and as the design says?
 //!
-//! The design's edges are written out again here, on purpose: whoever changes the table must change this list too.
+//! The design's edges are written out again here, on purpose: whoever changes the table must change
+//! this list too.
 
 use std::marker::PhantomData;
 
@@ -12,7 +14,8 @@ use winddown::{
 
 struct Step<From, To>(PhantomData<(From, To)>);
 
-/// What holds where no edge is: the inherent constant below shadows this one where its bounds are met.
+/// What holds where no edge is: the inherent constant below shadows this one where its bounds are
+/// met.
 trait NoEdge {
     const LEGAL: bool = false;
 }
@@ -92,7 +95,8 @@ fn names_and_tags_are_distinct() {
     }
 }
 
-/// Every walk ends: no edge leads back. `JobContext` keeps the walk in an array of seven for this reason.
+/// Every walk ends: no edge leads back. `JobContext` keeps the walk in an array of seven for this
+/// reason.
 #[test]
 fn the_longest_walk_has_six_phases() {
     fn longest(from: PhaseKind) -> usize {

@@ -1,5 +1,5 @@
-//! The machine alone: phases and drive with scripted collaborators on a paused clock, the explorer, and the pages that say what the
-//! code says.
+//! The machine alone: phases and drive with scripted collaborators on a paused clock, the explorer,
+//! and the pages that say what the code says.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod architecture;

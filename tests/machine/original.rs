@@ -1,5 +1,5 @@
-//! What the original's two shutdown states promise (section 8 of the design), one test per line, and what it costs where the original
-//! hangs or panics.
+//! What the original's two shutdown states promise (section 8 of the design), one test per line,
+//! and what it costs where the original hangs or panics.
 
 use crate::support::*;
 use tokio::time::Instant;

@@ -27,7 +27,8 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// All pages but the change log, which speaks of what was. None in the published package, which leaves out some of what they name.
+/// All pages but the change log, which speaks of what was. None in the published package, which
+/// leaves out some of what they name.
 fn pages() -> Vec<(PathBuf, String)> {
     if is_package() {
         eprintln!("skipped: this is the published package, which leaves out some of what the pages name");

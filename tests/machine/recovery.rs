@@ -153,7 +153,8 @@ async fn i11_a_controller_that_was_taken_over_stops_acting() {
     assert_eq!((asked(&workers), controller.told()), (calls, told), "it did nothing more");
 }
 
-// --- rehydration, phase by phase -----------------------------------------------------------------------------------------------
+// --- rehydration, phase by
+// phase -----------------------------------------------------------------------------------------------
 
 fn record(phase: PhaseKind) -> PhaseRecord {
     serde_json::from_value(json!({
@@ -224,7 +225,8 @@ async fn store(stored: Stored) -> ObjectStoreCheckpoints {
     store
 }
 
-/// The record does not say which periodic checkpoints were ordered, nor what has completed since it was written.
+/// The record does not say which periodic checkpoints were ordered, nor what has completed since it
+/// was written.
 #[tokio::test(start_paused = true)]
 async fn i3_the_next_controller_gives_its_checkpoints_numbers_that_none_before_it_can_have_used() {
     let (workers, limits) = (workers(), Limits::default());
@@ -241,7 +243,8 @@ async fn take_up(stored: Stored, attempt: u32, workers: &ScriptedScheduler, limi
     taken_up(record, workers, Some(&store(stored).await), limits.clone()).await.unwrap().open().clone()
 }
 
-/// Every phase, with workers alive and gone, and every state of the store. A new phase without a row does not compile: see `expected`.
+/// Every phase, with workers alive and gone, and every state of the store. A new phase without a
+/// row does not compile: see `expected`.
 #[tokio::test(start_paused = true)]
 async fn i7_every_record_is_taken_up_as_what_the_world_proves_or_as_less() {
     use Stored::*;

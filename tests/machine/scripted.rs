@@ -1,4 +1,5 @@
-//! The scripted collaborators as a user's test has them; and, with them, what the explorer found, so that it stays found.
+//! The scripted collaborators as a user's test has them; and, with them, what the explorer found,
+//! so that it stays found.
 
 use tokio::time::Instant;
 use winddown::{
@@ -11,7 +12,8 @@ use winddown::{
 
 use crate::support::*;
 
-/// Explorer: `checkpoint:29=3`. The end was refused once by the journal; the record of the phase before must not follow it.
+/// Explorer: `checkpoint:29=3`. The end was refused once by the journal; the record of the phase
+/// before must not follow it.
 #[tokio::test(start_paused = true)]
 async fn i7_the_record_does_not_go_backwards_from_the_end() {
     for lost in [JournalAnswer::WritesAndFails, JournalAnswer::Unavailable, JournalAnswer::Hangs] {
@@ -32,8 +34,8 @@ async fn i7_the_record_does_not_go_backwards_from_the_end() {
     }
 }
 
-/// Explorer: `checkpoint-then-detached:5=1`. The final checkpoint's epoch could not be written down: none of its orders goes out in the
-/// backoff.
+/// Explorer: `checkpoint-then-detached:5=1`. The final checkpoint's epoch could not be written
+/// down: none of its orders goes out in the backoff.
 #[tokio::test(start_paused = true)]
 async fn i7_a_backoff_after_a_failed_record_does_not_poll_the_controller() {
     let (mut job, running, controller, _, journal) = journaled(Limits::default());
@@ -48,7 +50,8 @@ async fn i7_a_backoff_after_a_failed_record_does_not_poll_the_controller() {
     assert!(first >= Limits::default().backoff_min, "polled {first:?} after the start, in the backoff");
 }
 
-/// Explorer: `graceful-periodic:5=7,7=4`. A kill failed: in the backoff the controller does not go on with what it was told before.
+/// Explorer: `graceful-periodic:5=7,7=4`. A kill failed: in the backoff the controller does not go
+/// on with what it was told before.
 #[tokio::test(start_paused = true)]
 async fn i7_a_backoff_of_force_does_not_poll_the_controller() {
     let (mut job, running, controller, scheduler) = job(Limits::default());

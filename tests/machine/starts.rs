@@ -11,7 +11,8 @@ use winddown::{
 
 use crate::support::{JOB, RUN, completes, controller, secs};
 
-/// A scheduler that lists a worker which was being started when the order came: it leaves at the next order, and not before.
+/// A scheduler that lists a worker which was being started when the order came: it leaves at the
+/// next order, and not before.
 #[derive(Clone, Default)]
 struct EntersLate(Arc<Mutex<Vec<bool>>>);
 

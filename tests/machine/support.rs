@@ -19,7 +19,8 @@ pub(crate) const fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// The collaborators of a job of four tasks on two workers. They do nothing unless they are told to, and allow no call about another run.
+/// The collaborators of a job of four tasks on two workers. They do nothing unless they are told
+/// to, and allow no call about another run.
 pub(crate) struct Parts {
     pub(crate) controller: ScriptedController,
     pub(crate) scheduler: ScriptedScheduler,
@@ -61,7 +62,8 @@ pub(crate) fn workers() -> ScriptedScheduler {
     ScriptedScheduler::new([1, 2]).of_run(JOB, RUN)
 }
 
-/// The final checkpoint completes `checkpoint` after it was ordered, and all tasks finish `tasks` after it.
+/// The final checkpoint completes `checkpoint` after it was ordered, and all tasks finish `tasks`
+/// after it.
 pub(crate) fn completes(controller: &ScriptedController, checkpoint: Duration, tasks: Duration) {
     controller.on(Told::FinalCheckpoint, checkpoint, Does::CompleteFinal);
     controller.on(Told::FinalCheckpoint, tasks, Does::Finish);

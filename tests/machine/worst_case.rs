@@ -1,4 +1,5 @@
-//! Invariant I5: the worst case of a shutdown is a formula of the limits, and whoever misbehaves, it holds.
+//! Invariant I5: the worst case of a shutdown is a formula of the limits, and whoever misbehaves,
+//! it holds.
 
 use std::time::Duration;
 
@@ -63,7 +64,8 @@ async fn drive_from(start: PhaseKind, on_spent: OnSpentCheckpoint, answer: Sched
     begin.elapsed()
 }
 
-/// The formula is not just large: a scheduler that never answers uses all of it but the jitter's slack.
+/// The formula is not just large: a scheduler that never answers uses all of it but the jitter's
+/// slack.
 #[tokio::test(start_paused = true)]
 async fn i5_the_worst_case_is_reached() {
     let bound = Limits::default().worst_case(PhaseKind::StoppingGraceful, OnSpentCheckpoint::GiveBack).unwrap();

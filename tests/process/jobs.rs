@@ -1,5 +1,6 @@
-//! Real worker processes and real gRPC: whatever befalls a worker, the job ends in `Stopped` inside the worst-case formula, no process is
-//! left, and the next run goes on to the end without losing or doubling anything.
+//! Real worker processes and real gRPC: whatever befalls a worker, the job ends in `Stopped` inside
+//! the worst-case formula, no process is left, and the next run goes on to the end without losing
+//! or doubling anything.
 
 use crate::counting::{self, Manners};
 use crate::sick_run::{Bench, POLICY, ms};
@@ -61,7 +62,8 @@ async fn a_worker_killed_during_the_final_checkpoint() {
     assert!(why.contains("worker 1 left with 1 unfinished tasks"), "{why}\n{receipt}");
 }
 
-/// The manifest is durable and a commit is missing: that is no `Checkpointed`, and the next run carries the commit out.
+/// The manifest is durable and a commit is missing: that is no `Checkpointed`, and the next run
+/// carries the commit out.
 #[tokio::test]
 async fn i3_a_worker_killed_before_its_commit() {
     let bench = Bench::new();

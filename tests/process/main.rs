@@ -1,7 +1,7 @@
 //! Real worker processes.
 //!
-//! A program of its own: it starts itself anew, at the tests called `…_entry`, as the watchdog, as a worker, or as a controller that is
-//! to be killed.
+//! A program of its own: it starts itself anew, at the tests called `…_entry`, as the watchdog, as
+//! a worker, or as a controller that is to be killed.
 #![cfg(all(feature = "process", target_os = "linux"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 

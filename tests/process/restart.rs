@@ -16,7 +16,8 @@ use winddown::{
     process::{Watchdog, WorkerEnv},
 };
 
-/// Set for `scheduler_entry`: the state folder, which watchdog, and then one script for each worker.
+/// Set for `scheduler_entry`: the state folder, which watchdog, and then one script for each
+/// worker.
 const SCHEDULER: &str = "WINDDOWN_TEST_SCHEDULER";
 /// Any worker: it says that it is there, and stays.
 const STAYS: &str = "touch up-$WINDDOWN_WORKER; while :; do sleep 0.1; done";
@@ -56,7 +57,8 @@ fn worker_entry() {
     });
 }
 
-/// Starts a scheduler in a process of its own, waits until its workers are up, and kills it with SIGKILL.
+/// Starts a scheduler in a process of its own, waits until its workers are up, and kills it with
+/// SIGKILL.
 async fn scheduler_that_dies(stage: &Stage, guarded: bool, scripts: &[&str]) {
     let mut scheduler = start_scheduler(stage, guarded, scripts);
     for number in 1..=scripts.len() {
@@ -134,7 +136,8 @@ async fn i2_a_scheduler_killed_while_it_starts_workers_leaves_none() {
 async fn i2_a_worker_that_appears_after_its_scheduler_died_is_ended() {
     let stage = Stage::new();
     let scheduler = stage.builder().orphan_grace(Duration::ZERO).open().await.unwrap();
-    // The scheduler dies between the record and the process: the process shows its token only after its exec.
+    // The scheduler dies between the record and the process: the process shows its token only after
+    // its exec.
     let lifeline = files(&stage.state()).into_iter().find(|name| name.starts_with("lifeline-")).unwrap();
     let schedulers = [lifeline.trim_start_matches("lifeline-")];
     write_record(

@@ -1,4 +1,5 @@
-//! One run after the other of a job with worker processes, of which one is sick, and the controller's side of it in this process.
+//! One run after the other of a job with worker processes, of which one is sick, and the
+//! controller's side of it in this process.
 
 use std::{
     cell::Cell,

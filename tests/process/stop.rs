@@ -167,7 +167,8 @@ async fn i10_a_dropped_start_leaves_a_worker_that_is_listed() {
     let stage = Stage::new();
     let scheduler = stage.open().await;
     let mut number = 0;
-    // One step: it goes on aside. Now and then it is done before the step is over, and the next one is tried.
+    // One step: it goes on aside. Now and then it is done before the step is over, and the next one
+    // is tried.
     let was_dropped = |number| {
         let start = pin!(
             scheduler.start(WorkerEnv::new(&OpenRun::without_store(job(), RUN), id(number), ""), stage.sh(POLITE))
@@ -264,7 +265,8 @@ async fn i9_fifty_workers_are_stopped_at_once() {
     const WORKERS: u64 = 50;
     let stage = Stage::new();
     let scheduler = stage.open().await;
-    // None leaves before all have been asked: were they asked one after the other, nobody would ever leave.
+    // None leaves before all have been asked: were they asked one after the other, nobody would
+    // ever leave.
     let script = "trap 'touch told-$WINDDOWN_WORKER; until test -e all; do sleep 0.2; done; exit 0' TERM; \
                   touch up-$WINDDOWN_WORKER; while :; do sleep 0.2; done";
     let mut workers = Vec::new();

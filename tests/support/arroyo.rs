@@ -1,11 +1,14 @@
-//! A worker of Arroyo (commit addb390, 0.16.0-dev), as far as a shutdown sees it: written on the generated code alone, with no part of the
-//! worker kit and nothing that is ours on the wire. What it does for its engine is a sketch; what it says, and when, is not:
+//! A worker of Arroyo (commit addb390, 0.16.0-dev), as far as a shutdown sees it: written on the
+//! generated code alone, with no part of the worker kit and nothing that is ours on the wire. What
+//! it does for its engine is a sketch; what it says, and when, is not:
 //!
 //! - it never sets `needs_commit`: the configurations of its tables say who commits;
 //! - it reports checkpoints by operator, starts and ends by node, one report after the other;
-//! - any error for an answer ends it: it reports nothing any more. A refused heartbeat ends its heartbeats;
+//! - any error for an answer ends it: it reports nothing any more. A refused heartbeat ends its
+//!   heartbeats;
 //! - it refuses an order for another worker, and takes one that names none;
-//! - an order twice is two orders: a second barrier, or a panic where the source or the sink has ended;
+//! - an order twice is two orders: a second barrier, or a panic where the source or the sink has
+//!   ended;
 //! - it lingers for a second after `JobFinished`; its node says `WorkerFinished`, it does not.
 //!
 //! It can be told to misbehave.
@@ -83,7 +86,8 @@ struct Worker {
     tasks: Arc<Mutex<BTreeMap<u32, Task>>>,
 }
 
-/// The node (of the cluster) of a worker with one subtask of the [`simple`] graph, until the worker has ended.
+/// The node (of the cluster) of a worker with one subtask of the [`simple`] graph, until the worker
+/// has ended.
 pub async fn arroyo_worker(number: u64, controller: SocketAddr, manners: Manners, diary: Diary) {
     arroyo_worker_of(simple(number), number, controller, manners, diary).await;
 }

@@ -1,6 +1,8 @@
-//! A worker process that counts, publishes what it has counted by two-phase commit, and can be told to misbehave.
+//! A worker process that counts, publishes what it has counted by two-phase commit, and can be told
+//! to misbehave.
 //!
-//! Every number from 0 on is published once, or something is lost or doubled: a published stretch is a file `FROM-TO`.
+//! Every number from 0 on is published once, or something is lost or doubled: a published stretch
+//! is a file `FROM-TO`.
 #![allow(unreachable_pub, reason = "each test file uses its part")]
 
 use std::{
@@ -205,7 +207,8 @@ async fn count(mut ctx: TaskContext, counting: Counting) -> Result<(), TaskError
                     if then_stop && counting.manners == Manners::HoldsState {
                         counting.gate().await;
                     }
-                    // Everything that is not yet published, earlier checkpoints that were given up included.
+                    // Everything that is not yet published, earlier checkpoints that were given up
+                    // included.
                     let state = Bytes::from(format!("{published}-{counted}"));
                     ctx.events().checkpointed(epoch, state.clone(), Some(state)).await?;
                     last = then_stop.then_some(epoch);

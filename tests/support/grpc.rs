@@ -1,5 +1,5 @@
-//! A job whose workers speak gRPC on 127.0.0.1: the controller's side, a scheduler of workers that are tasks of this process, and
-//! workers of every kind of health.
+//! A job whose workers speak gRPC on 127.0.0.1: the controller's side, a scheduler of workers that
+//! are tasks of this process, and workers of every kind of health.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
 use std::{

@@ -1,4 +1,5 @@
-//! Real processes for tests: each test has a stage of its own, marks what it starts, and leaves no process behind.
+//! Real processes for tests: each test has a stage of its own, marks what it starts, and leaves no
+//! process behind.
 #![allow(dead_code, reason = "each test crate uses what it needs")]
 
 use std::{

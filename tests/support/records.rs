@@ -1,4 +1,5 @@
-//! Records as a journal's author makes them: from their text. A program can't write one down otherwise.
+//! Records as a journal's author makes them: from their text. A program can't write one down
+//! otherwise.
 
 use serde_json::Value;
 use winddown::journal::PhaseRecord;

@@ -13,7 +13,8 @@ use winddown::{
 
 use super::{RUN, topology};
 
-/// So long a worker may be silent. Nothing here waits for it: the clock is paused, and would show it.
+/// So long a worker may be silent. Nothing here waits for it: the clock is paused, and would show
+/// it.
 const SILENCE: Duration = Duration::from_secs(30);
 
 fn waits() -> impl FnMut(TaskContext) -> std::pin::Pin<Box<dyn Future<Output = Result<(), TaskError>> + Send>> {

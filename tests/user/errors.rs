@@ -89,7 +89,8 @@ fn u10_a_cause_is_told_once_in_every_error_of_processes() {
     assert_told_once(&ProcessError::Spawn { job, run, worker, program: "worker".into(), error: io() });
 }
 
-/// A `source` beside a text that holds it already is what repeats itself: no error enum of the crate declares one.
+/// A `source` beside a text that holds it already is what repeats itself: no error enum of the
+/// crate declares one.
 #[test]
 fn u10_no_error_declares_a_source_that_its_text_holds_already() {
     let mut files = vec![std::path::PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src")];

@@ -1,4 +1,5 @@
-//! The first thing that a user reads and runs: `examples/embedded.rs`, which the README and the crate's documentation show.
+//! The first thing that a user reads and runs: `examples/embedded.rs`, which the README and the
+//! crate's documentation show.
 
 const README: &str = include_str!("../../README.md");
 const EXAMPLE: &str = include_str!("../../examples/embedded.rs");
@@ -26,7 +27,8 @@ mod run {
         unistd::Pid,
     };
 
-    /// The program. Cargo builds examples before tests; it does not where only one test was asked for.
+    /// The program. Cargo builds examples before tests; it does not where only one test was asked
+    /// for.
     fn program() -> PathBuf {
         let test = std::env::current_exe().unwrap();
         let profile = test.ancestors().nth(2).unwrap();

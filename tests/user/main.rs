@@ -1,5 +1,5 @@
-//! What a user sees and holds: logs, errors, progress, reports, boxed forms, the ends of workers; and every promise of the README and of
-//! `docs/operations.md` has a test.
+//! What a user sees and holds: logs, errors, progress, reports, boxed forms, the ends of workers;
+//! and every promise of the README and of `docs/operations.md` has a test.
 #![cfg(all(feature = "embedded", feature = "journal", feature = "object-store", feature = "testing"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 

@@ -1,4 +1,5 @@
-//! Every promise of the README and of `docs/operations.md` has a test: the table is in `docs/testing.md`.
+//! Every promise of the README and of `docs/operations.md` has a test: the table is in
+//! `docs/testing.md`.
 
 use std::{
     collections::BTreeSet,

@@ -1,4 +1,5 @@
-//! What is told of a shutdown: the one reason of every step, to the log, the progress, the receipt and the stream of phases.
+//! What is told of a shutdown: the one reason of every step, to the log, the progress, the receipt
+//! and the stream of phases.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,7 +18,8 @@ use super::{Deaf, Line, Log, RUN, topology};
 
 type Job = JobContext<ClusterController<Deaf>, ScriptedScheduler>;
 
-/// A job of three workers that take every order in and do nothing, with this much time for everything.
+/// A job of three workers that take every order in and do nothing, with this much time for
+/// everything.
 fn job(transport: Deaf, limits: &Limits) -> (Job, Running) {
     let store = ObjectStoreCheckpoints::new(Arc::new(object_store::memory::InMemory::new()), "");
     let controller =

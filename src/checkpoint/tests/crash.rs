@@ -44,7 +44,8 @@ async fn i3_a_crash_at_any_step_loses_nothing_that_was_published() {
             }
             let mut known = Known::default();
             let result = live(&store.keeping(NonZeroUsize::new(2).unwrap()), &mut known).await;
-            // Old entries that can't be deleted are no reason to fail, so the end may be reached all the same.
+            // Old entries that can't be deleted are no reason to fail, so the end may be reached
+            // all the same.
             assert!(result.is_ok() || probe.has_crashed());
 
             let survivor = ObjectStoreCheckpoints::new(Arc::clone(&memory) as _, "checkpoints");

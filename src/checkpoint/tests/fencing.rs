@@ -23,7 +23,8 @@ async fn i11_a_stale_run_cannot_publish() {
     }
 }
 
-/// The controller of run 1 looks, sleeps, and puts when its number has been used, pruned, and is free again.
+/// The controller of run 1 looks, sleeps, and puts when its number has been used, pruned, and is
+/// free again.
 #[tokio::test]
 async fn i11_a_stale_run_cannot_publish_into_a_pruned_number() {
     let memory = Arc::new(InMemory::new());
@@ -54,8 +55,8 @@ async fn i11_a_stale_run_cannot_publish_into_a_pruned_number() {
     assert!(!objects(&*memory).await.contains(&hole), "the stray entry goes with the next pruning");
 }
 
-/// The same hole, after claims alone: run 2 and 3 never published, and the stray manifest is above the last published
-/// one.
+/// The same hole, after claims alone: run 2 and 3 never published, and the stray manifest is above
+/// the last published one.
 #[tokio::test]
 async fn i11_a_stray_manifest_is_never_restored() {
     let memory = Arc::new(InMemory::new());

@@ -14,7 +14,8 @@ async fn an_unfinished_file_is_no_entry() {
     store.open_run(&job()).await.unwrap();
     store.publish(&manifest(1, 1)).await.unwrap();
     let log = folder.path().join("job/log");
-    // What a crash in the middle of a put leaves: the first bytes of the next entry, under a name of its own.
+    // What a crash in the middle of a put leaves: the first bytes of the next entry, under a name
+    // of its own.
     for name in ["00000000000000000003#1", "00000000000000000009#1"] {
         fs::write(log.join(name), "winddown-log 1 2").unwrap();
     }

@@ -267,7 +267,8 @@ async fn a_restored_run_goes_on_after_its_manifest_and_carries_its_states() {
     assert_eq!((published[0].1.epoch, &published[0].1.tasks[0].snapshot[..]), (epoch(9), &b"offset 7"[..]));
 }
 
-/// A worker that has stopped its tasks can't commit any more. The next run does it; the stop is none the worse for it.
+/// A worker that has stopped its tasks can't commit any more. The next run does it; the stop is
+/// none the worse for it.
 #[tokio::test(start_paused = true)]
 async fn a_commit_that_fails_while_the_run_is_stopped_is_no_failure_of_the_stop() {
     for then_stop in [false, true] {

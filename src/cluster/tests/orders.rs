@@ -39,7 +39,8 @@ async fn original_the_stop_order_is_retried_ten_times_for_the_failing_worker_alo
     let mut bench = Bench::new(3);
     bench.workers.script(2, [Answer::Never]);
     bench.controller.begin_stop(IMMEDIATE);
-    // 11 attempts of 5 s, and at most twice 0.5 + 1 + 2 + 4 + 8 + 16 + 32 + 60 + 60 + 60 s between them.
+    // 11 attempts of 5 s, and at most twice 0.5 + 1 + 2 + 4 + 8 + 16 + 32 + 60 + 60 + 60 s between
+    // them.
     let errors = bench.run_for(secs(55 + 2 * 244)).await;
     let times = bench.workers.times(2, "immediate stop", bench.start);
     assert_eq!(times.len(), 11);

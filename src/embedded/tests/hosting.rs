@@ -147,7 +147,8 @@ async fn a_stop_without_force_asks_first_and_aborts_after_the_grace_period() {
     cluster.stop_workers(&job(), Some(RunId::new(1)), false).await.unwrap();
     assert_eq!((begin.elapsed(), alive(&cluster, 1).await), (QUIET.grace, vec![]));
     let said = listener.until_silent().await;
-    // No controller has ordered it: what the tasks have not done is not done, whether they obey or not.
+    // No controller has ordered it: what the tasks have not done is not done, whether they obey or
+    // not.
     let [
         Event::TaskFailed { error: obeyed, .. },
         Event::WorkerFinished,

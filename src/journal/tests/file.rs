@@ -90,7 +90,8 @@ fn i7_a_crash_at_any_step_of_a_write_leaves_the_record_before_or_after_it() {
     assert!(ways_it_ended.iter().all(|&times| times > 0), "both must happen: {ways_it_ended:?}");
 }
 
-/// A crash of the machine forgets what is not synced, which no test can see on a live file system: it is the order that counts.
+/// A crash of the machine forgets what is not synced, which no test can see on a live file system:
+/// it is the order that counts.
 #[test]
 fn i7_nothing_gets_its_name_before_it_is_synced_and_nothing_is_answered_before_its_name_is() {
     let folder = Folder::empty();
@@ -158,7 +159,8 @@ async fn nothing_is_written_outside_the_folder() {
     assert_eq!(folder.names().len(), 2 * 4, "a record and a lock of each");
 }
 
-/// How a process of the next test finds the folder; where it is set, the process is one that takes part in the race.
+/// How a process of the next test finds the folder; where it is set, the process is one that takes
+/// part in the race.
 const SHARED: &str = "WINDDOWN_TEST_SHARED_JOURNAL";
 const ROUNDS: u64 = 10;
 

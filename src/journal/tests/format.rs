@@ -56,8 +56,8 @@ fn i7_a_record_with_any_flipped_bit_is_never_taken() {
             damaged[byte] ^= 1 << bit;
             match decode(&damaged, &words()) {
                 Err(Unsound::Damaged(_)) => {}
-                // What a newer version's header looks like is not known, so its checksum can't be asked.
-                // So it is where the version is altered, or the space after it into a digit.
+                // What a newer version's header looks like is not known, so its checksum can't be
+                // asked. So it is where the version is altered, or the space after it into a digit.
                 Err(Unsound::Newer(_)) if byte == version || byte == version + 1 => {}
                 other => panic!("bit {bit} of byte {byte}: {other:?}"),
             }

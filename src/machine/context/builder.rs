@@ -83,7 +83,8 @@ impl JobBuilder {
     /// The job, and the only `Running` that it will ever have.
     ///
     /// # Errors
-    /// [`BuildError`]: the controller is another run's, or the run has a context in this process already.
+    /// [`BuildError`]: the controller is another run's, or the run has a context in this process
+    /// already.
     #[track_caller]
     pub fn build<C: Attach, S>(self, controller: C, scheduler: S) -> Result<(JobContext<C, S>, Running), BuildError> {
         self.build_after(None, Location::caller(), controller, scheduler)

@@ -1,4 +1,5 @@
-//! A final checkpoint, after which every task finishes: the stop that loses nothing and replays nothing.
+//! A final checkpoint, after which every task finishes: the stop that loses nothing and replays
+//! nothing.
 
 use std::time::Duration;
 
@@ -23,10 +24,11 @@ use crate::{
 
 /// A final checkpoint is taken, after which every task finishes.
 ///
-/// It ends in [`Stopped<Checkpointed>`](crate::machine::Stopped) only when the checkpoint's manifest is durable and holds every task of the run,
-/// every commit is acknowledged, every task has finished, and the scheduler lists no worker (invariants I2, I3). A graceful stop
-/// request changes nothing here: this phase does more. A failed task or a lost worker ends the wait
-/// at once, because the checkpoint can't complete any more; the caller decides what happens then.
+/// It ends in [`Stopped<Checkpointed>`](crate::machine::Stopped) only when the checkpoint's
+/// manifest is durable and holds every task of the run, every commit is acknowledged, every task
+/// has finished, and the scheduler lists no worker (invariants I2, I3). A graceful stop request
+/// changes nothing here: this phase does more. A failed task or a lost worker ends the wait at
+/// once, because the checkpoint can't complete any more; the caller decides what happens then.
 #[derive(Debug)]
 #[must_use = "a phase that is dropped is a shutdown that nobody finishes"]
 pub struct CheckpointStopping {
@@ -64,14 +66,17 @@ impl Mint for CheckpointStopping {
 }
 
 impl CheckpointStopping {
-    /// Takes the final checkpoint, waits for every task to finish, releases the workers and verifies that none is left.
+    /// Takes the final checkpoint, waits for every task to finish, releases the workers and
+    /// verifies that none is left.
     ///
     /// # Errors
     /// - [`StepError::Controller`]: an order or the manifest failed. If you run it again, it
     ///   resends only what failed.
     /// - [`StepError::Run`]: a task failed or a worker was lost, so this checkpoint can't complete.
-    /// - [`StepError::BudgetSpent`]: give it more time with [`extend`](Self::extend), or [`give_up`](Self::give_up).
-    /// - [`StepError::Scheduler`], [`StepError::StillAlive`], [`StepError::Appeared`]: the checkpoint is complete, but workers are not gone. Run it again.
+    /// - [`StepError::BudgetSpent`]: give it more time with [`extend`](Self::extend), or
+    ///   [`give_up`](Self::give_up).
+    /// - [`StepError::Scheduler`], [`StepError::StillAlive`], [`StepError::Appeared`]: the
+    ///   checkpoint is complete, but workers are not gone. Run it again.
     /// - [`StepError::WrongJob`]: the job is not in this phase.
     ///
     /// # Cancel safety

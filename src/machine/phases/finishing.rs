@@ -1,5 +1,6 @@
-//! The sources have completed. The last commit of exactly-once sinks depends on one more checkpoint, so a final one is taken (as Flink
-//! does since FLIP-147); then the tasks finish, and the workers are released.
+//! The sources have completed. The last commit of exactly-once sinks depends on one more
+//! checkpoint, so a final one is taken (as Flink does since FLIP-147); then the tasks finish, and
+//! the workers are released.
 
 use super::{
     Completed, Stopping,
@@ -17,7 +18,8 @@ use crate::{
     },
 };
 
-/// All sources have completed; a final checkpoint is taken so that the job ends by itself with everything committed.
+/// All sources have completed; a final checkpoint is taken so that the job ends by itself with
+/// everything committed.
 #[derive(Debug)]
 #[must_use = "a phase that is dropped is a shutdown that nobody finishes"]
 pub struct Finishing {
@@ -65,8 +67,10 @@ impl Finishing {
     /// stopped at once, or by force if a worker is lost.
     ///
     /// # Errors
-    /// - A retryable [`StepError::Controller`]: an order or the manifest failed. Run it again, or [`give_up`](Self::give_up).
-    /// - [`StepError::Scheduler`], [`StepError::StillAlive`], [`StepError::Appeared`]: the checkpoint is complete, but workers are not gone. Run it again.
+    /// - A retryable [`StepError::Controller`]: an order or the manifest failed. Run it again, or
+    ///   [`give_up`](Self::give_up).
+    /// - [`StepError::Scheduler`], [`StepError::StillAlive`], [`StepError::Appeared`]: the
+    ///   checkpoint is complete, but workers are not gone. Run it again.
     /// - [`StepError::WrongJob`]: the job is not in this phase.
     ///
     /// # Cancel safety
@@ -81,7 +85,8 @@ impl Finishing {
     /// As [`run`](Self::run); the phase comes back in [`StepFailed`].
     ///
     /// # Cancel safety
-    /// Safe: if it is dropped, the phase is kept in the job; [`JobContext::take_parked`] gives it back.
+    /// Safe: if it is dropped, the phase is kept in the job; [`JobContext::take_parked`] gives it
+    /// back.
     pub fn next<C: JobController, S: Scheduler>(
         self,
         job: &mut JobContext<C, S>,
@@ -98,7 +103,8 @@ impl Finishing {
         Ok(Exit::Stopped(completed, self.releasing.end(gone, PhaseKind::StoppedCompleted, job).await?))
     }
 
-    /// The final checkpoint, once it is complete and every task has finished; what is left then is to release the workers.
+    /// The final checkpoint, once it is complete and every task has finished; what is left then is
+    /// to release the workers.
     pub fn complete(&self) -> Option<Epoch> {
         self.proven.as_ref().map(Completed::epoch)
     }

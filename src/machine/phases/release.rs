@@ -193,8 +193,9 @@ async fn leave<C: JobController, S: Scheduler>(
     }
 }
 
-/// Who was there when the last order was given. One that is listed and was not may have been entered after the order, by a start that was under way:
-/// it is told as well, and not only waited for.
+/// Who was there when the last order was given. One that is listed and was not may have been
+/// entered after the order, by a start that was under way: it is told as well, and not only waited
+/// for.
 #[derive(Default)]
 struct Told {
     listed: Vec<WorkerId>,
@@ -212,7 +213,8 @@ impl Told {
 
     /// These are alive after the last order.
     fn listed(&mut self, alive: &[WorkerId]) {
-        // Whom the first order has found is known from here on; a scheduler may answer before they are gone.
+        // Whom the first order has found is known from here on; a scheduler may answer before they
+        // are gone.
         self.is_due = alive.iter().any(|worker| !self.listed.contains(worker));
         self.listed = alive.to_vec();
     }

@@ -15,7 +15,8 @@ use crate::{
 pub(crate) enum Replay {
     /// This phase, not yet at its end.
     Phase(PhaseKind),
-    /// Its final checkpoint is durable and has nothing to commit (or has committed), every task ended with it, and nothing is alive.
+    /// Its final checkpoint is durable and has nothing to commit (or has committed), every task
+    /// ended with it, and nothing is alive.
     Checkpointed(Epoch, NothingAlive),
     /// The same for a job that ended by itself.
     Completed(Epoch, NothingAlive),

@@ -209,7 +209,8 @@ impl<C: JobController> Work<C> for Running {
             Exit::Request(request) => self.on_request(request, request.into(), job),
             Exit::RunFailed(reason) => AfterRunning::Recovering(job.enter(self, (), reason)),
             Exit::SourcesExhausted => AfterRunning::Finishing(job.enter(self, (), ReasonKind::SourcesExhausted)),
-            // The end of its time is a stop that was asked for in advance: no run follows (invariant I8).
+            // The end of its time is a stop that was asked for in advance: no run follows
+            // (invariant I8).
             Exit::TtlExpired => {
                 record(job, StopRequest::Immediate);
                 AfterRunning::Immediate(job.enter(self, (), ReasonKind::TtlExpired))

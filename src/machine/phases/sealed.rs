@@ -26,7 +26,8 @@ pub trait Mint: Sized {
     /// When and for which job the phase was entered.
     fn entry(&self) -> &Entry;
 
-    /// Takes the edge to a forced stop, for a reason. A phase that has none comes back: it is one, or has ended.
+    /// Takes the edge to a forced stop, for a reason. A phase that has none comes back: it is one,
+    /// or has ended.
     fn forced<C, S>(self, reason: Reason, job: &mut JobContext<C, S>) -> Result<AnyPhase, StepFailed<Self>>
     where
         Self: Phase;
@@ -56,7 +57,8 @@ pub trait Mode: Copy {
     /// How the work of [`Stopping`](crate::machine::Stopping) in this mode ends.
     type Exit: Clone + std::fmt::Debug + Send + 'static;
 
-    /// The step of [`Stopping`](crate::machine::Stopping) in this mode to a forced stop; see [`Mint::forced`].
+    /// The step of [`Stopping`](crate::machine::Stopping) in this mode to a forced stop; see
+    /// [`Mint::forced`].
     fn forced<C, S>(
         stopping: Stopping<Self>,
         reason: Reason,

@@ -13,8 +13,8 @@ use crate::{
     machine::{AnyPhase, JobContext, Phase, PhaseKind, Reason, StepFailed},
 };
 
-/// The job has stopped: the scheduler, asked after the last stop order, listed no worker of the run (invariant I2). `E` is the evidence
-/// of how it stopped. Terminal: there is no `next`.
+/// The job has stopped: the scheduler, asked after the last stop order, listed no worker of the run
+/// (invariant I2). `E` is the evidence of how it stopped. Terminal: there is no `next`.
 ///
 /// A function that resumes a job exactly where it stopped can require `Stopped<Checkpointed>`:
 ///
@@ -90,7 +90,8 @@ impl<E: Evidence> Stopped<E> {
         self.gone.run
     }
 
-    /// Whether workers had to be killed: always after a force stop, otherwise those that did not leave once their tasks had ended.
+    /// Whether workers had to be killed: always after a force stop, otherwise those that did not
+    /// leave once their tasks had ended.
     pub fn killed_workers(&self) -> bool {
         self.gone.forced
     }
@@ -129,7 +130,8 @@ mod private {
 
 macro_rules! evidence {
     ($($(#[$doc:meta])* $name:ident($inner:ty), $word:literal, $how:literal;)+) => {
-        /// A stopped job, whatever the evidence: what a [`Receipt`](crate::drive::Receipt) holds. Exhaustive, like [`PhaseKind`].
+        /// A stopped job, whatever the evidence: what a [`Receipt`](crate::drive::Receipt) holds.
+        /// Exhaustive, like [`PhaseKind`].
         #[derive(Debug)]
         pub enum AnyStopped { $( #[doc = $how] $name(Stopped<$name>), )+ }
 
@@ -139,7 +141,8 @@ macro_rules! evidence {
                 match self { $( Self::$name(_) => <Stopped<$name> as Phase>::KIND, )+ }
             }
 
-            /// One word for the evidence: `checkpointed`, `completed`, `drained`, `halted` or `killed`.
+            /// One word for the evidence: `checkpointed`, `completed`, `drained`, `halted` or
+            /// `killed`.
             pub const fn name(&self) -> &'static str {
                 match self { $( Self::$name(_) => $word, )+ }
             }
@@ -182,18 +185,21 @@ macro_rules! evidence {
 }
 
 evidence! {
-    /// The final checkpoint is durable and holds every task of the run, every commit was acknowledged, and every task finished
-    /// (invariant I3). Resuming from it loses nothing and replays nothing.
+    /// The final checkpoint is durable and holds every task of the run, every commit was
+    /// acknowledged, and every task finished (invariant I3). Resuming from it loses nothing and
+    /// replays nothing.
     Checkpointed(Epoch), "checkpointed", "With a complete final checkpoint.";
-    /// The job has read all its input and ended by itself: its final checkpoint is durable and holds every task of the run, every commit was
-    /// acknowledged, and every task finished (invariant I3). Nothing is left to replay, nor to resume.
+    /// The job has read all its input and ended by itself: its final checkpoint is durable and
+    /// holds every task of the run, every commit was acknowledged, and every task finished
+    /// (invariant I3). Nothing is left to replay, nor to resume.
     Completed(Epoch), "completed", "By itself, with a complete final checkpoint.";
-    /// Everything that was read has flowed to the end, and every task finished. What was not committed by the last complete
-    /// checkpoint is replayed.
+    /// Everything that was read has flowed to the end, and every task finished. What was not
+    /// committed by the last complete checkpoint is replayed.
     Drained(Option<Epoch>), "drained", "After everything that was read had flowed to the end.";
     /// Every task stopped where it was. The next run replays from the last complete checkpoint.
     Halted(Option<Epoch>), "halted", "Where the tasks were.";
-    /// The workers were killed. The next run replays from the last complete checkpoint in the store.
+    /// The workers were killed. The next run replays from the last complete checkpoint in the
+    /// store.
     Killed(ConfirmedBy), "killed", "By killing the workers.";
 }
 
@@ -268,7 +274,8 @@ impl Killed {
 }
 
 impl AnyStopped {
-    /// The last complete checkpoint that this stop knows of; `None` after a kill, where only the store knows.
+    /// The last complete checkpoint that this stop knows of; `None` after a kill, where only the
+    /// store knows.
     pub const fn epoch(&self) -> Option<Epoch> {
         match self {
             Self::Checkpointed(stopped) => Some(stopped.evidence.0),

@@ -103,12 +103,13 @@ impl<M: StopMode> Stopping<M> {
 macro_rules! cooperative {
     ($mode:ty, $worker_mode:expr => $after:ident, $evidence:ident $(, $request:pat => $milder:ident)?) => {
         impl Stopping<$mode> {
-            /// Sends the stop order to every worker at once, waits for every task to end, releases the workers and verifies that
-            /// none is left. The deadline, a refused order, a failed task and a lost worker lead to
-            /// force at once; they are not errors but decisions.
+            /// Sends the stop order to every worker at once, waits for every task to end, releases
+            /// the workers and verifies that none is left. The deadline, a refused order, a failed
+            /// task and a lost worker lead to force at once; they are not errors but decisions.
             ///
             /// # Errors
-            /// - [`StepError::Scheduler`], [`StepError::StillAlive`], [`StepError::Appeared`]: the tasks have ended, but workers are not gone. Run it again.
+            /// - [`StepError::Scheduler`], [`StepError::StillAlive`], [`StepError::Appeared`]: the
+            ///   tasks have ended, but workers are not gone. Run it again.
             /// - [`StepError::WrongJob`]: the job is not in this phase.
             ///
             /// # Cancel safety
@@ -123,7 +124,8 @@ macro_rules! cooperative {
             /// As for [`run`](Self::run); [`StepFailed`] holds the phase.
             ///
             /// # Cancel safety
-            /// Safe: if it is dropped, the phase stays in the job; [`JobContext::take_parked`] returns it.
+            /// Safe: if it is dropped, the phase stays in the job; [`JobContext::take_parked`]
+            /// returns it.
             pub fn next<C: JobController, S: Scheduler>(
                 self,
                 job: &mut JobContext<C, S>,
@@ -274,7 +276,8 @@ impl Stopping<Force> {
     /// It needs no controller.
     ///
     /// # Errors
-    /// - [`StepError::Scheduler`], [`StepError::StillAlive`], [`StepError::Appeared`]: workers may be alive. Run it again.
+    /// - [`StepError::Scheduler`], [`StepError::StillAlive`], [`StepError::Appeared`]: workers may
+    ///   be alive. Run it again.
     /// - [`StepError::WrongJob`]: the job is not in this phase.
     ///
     /// # Cancel safety
@@ -289,7 +292,8 @@ impl Stopping<Force> {
     /// As for [`run`](Self::run); [`StepFailed`] holds the phase.
     ///
     /// # Cancel safety
-    /// Safe: if it is dropped, the phase is kept in the job; [`JobContext::take_parked`] gives it back.
+    /// Safe: if it is dropped, the phase is kept in the job; [`JobContext::take_parked`] gives it
+    /// back.
     pub fn next<C: Send, S: Scheduler>(
         self,
         job: &mut JobContext<C, S>,

@@ -1,5 +1,5 @@
-//! What all phases have in common: the work is done once, and its outcome is kept in the phase until
-//! the step.
+//! What all phases have in common: the work is done once, and its outcome is kept in the phase
+//! until the step.
 
 use tracing::Instrument;
 
@@ -28,7 +28,8 @@ pub(crate) trait Work<C>: Phase {
     /// Takes the edge.
     fn step<S>(self, exit: Self::Exit, job: &mut JobContext<C, S>) -> Self::After;
 
-    /// Whether the outcome says that no worker is alive. Then the scheduler is asked again before the step.
+    /// Whether the outcome says that no worker is alive. Then the scheduler is asked again before
+    /// the step.
     fn is_stopped(_exit: &Self::Exit) -> bool {
         false
     }
@@ -101,8 +102,8 @@ pub(super) fn next<P: Work<C>, C: Send, S: Scheduler>(
     }
 }
 
-/// Takes the edge right after [`run`]: nothing has come in between. A phase that has not decided comes back, to be run
-/// again.
+/// Takes the edge right after [`run`]: nothing has come in between. A phase that has not decided
+/// comes back, to be run again.
 pub(crate) fn proceed<P: Work<C>, C, S>(mut phase: P, job: &mut JobContext<C, S>) -> AnyPhase {
     match phase.decided().take() {
         Some(exit) => phase.step(exit, job).into(),

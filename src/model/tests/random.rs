@@ -1,5 +1,5 @@
-//! Random sequences of everything that can come in, against the naive reference, and against invariant I3 read from the
-//! bare history.
+//! Random sequences of everything that can come in, against the naive reference, and against
+//! invariant I3 read from the bare history.
 
 use std::collections::BTreeMap;
 
@@ -23,7 +23,8 @@ enum Step {
     CheckHealth,
 }
 
-/// Stands for the newest epoch at the time when the event is said: else hardly any checkpoint would become complete.
+/// Stands for the newest epoch at the time when the event is said: else hardly any checkpoint would
+/// become complete.
 const NEWEST: u64 = 0;
 
 fn with_epoch(mut event: Event, newest: Option<Epoch>) -> Event {
@@ -104,8 +105,8 @@ enum Entry {
 }
 
 impl History {
-    /// I3, read from the history: every task was in the checkpoint or had ended well before it began; each that gave
-    /// something to commit committed it after the manifest was durable.
+    /// I3, read from the history: every task was in the checkpoint or had ended well before it
+    /// began; each that gave something to commit committed it after the manifest was durable.
     fn allows_completion(&self, epoch: Epoch) -> bool {
         let position = |wanted: &dyn Fn(&Entry) -> bool| self.0.iter().position(wanted);
         let started = position(&|it| matches!(it, Entry::Started(it) if *it == epoch));

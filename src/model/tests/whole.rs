@@ -29,7 +29,8 @@ fn committing(done: u32, total: u32) -> CheckpointStage {
     CheckpointStage::Committing { epoch: epoch(1), acks: Count::new(done, total) }
 }
 
-/// Whatever the order in which the subtasks speak, and whether the others have something of their own.
+/// Whatever the order in which the subtasks speak, and whether the others have something of their
+/// own.
 #[test]
 fn a1_one_subtask_speaks_for_its_whole_operator() {
     type Says = fn(&mut Bench) -> Result<Applied, Rejection>;
@@ -115,7 +116,8 @@ fn a1_a_subtask_that_ends_before_it_has_committed_for_its_operator_is_a_failure(
     );
 }
 
-/// Such an operator need not give again what it left uncommitted: a checkpoint that is given up takes it along.
+/// Such an operator need not give again what it left uncommitted: a checkpoint that is given up
+/// takes it along.
 #[test]
 fn a1_a_pre_commit_that_is_given_up_is_a_failure() {
     let give_up: [fn(&mut Bench); 4] = [

@@ -185,7 +185,8 @@ impl Workers {
         Ok(())
     }
 
-    /// What a worker does that has nothing behind it. A repeated order has no second effect, and is answered again.
+    /// What a worker does that has nothing behind it. A repeated order has no second effect, and is
+    /// answered again.
     fn obey(&self, worker: WorkerId, command: &Command) {
         let said = {
             let mut book = self.book();
@@ -238,7 +239,8 @@ impl Workers {
     }
 
     fn say(&self, worker: WorkerId, event: Event) {
-        // The mailbox has room for more than a check's few events; a check that is over reads it no more.
+        // The mailbox has room for more than a check's few events; a check that is over reads it no
+        // more.
         let _ = self.events.try_event(WorkerEvent::new(self.run, worker, event));
     }
 }

@@ -91,7 +91,8 @@ const fn too_late(effect: &Effect) -> u64 {
     }
 }
 
-/// One simulated world, as a [`Transport`], a [`CheckpointStore`], a [`Scheduler`] and a [`Journal`] for one job's run.
+/// One simulated world, as a [`Transport`], a [`CheckpointStore`], a [`Scheduler`] and a
+/// [`Journal`] for one job's run.
 #[derive(Clone, Debug)]
 pub struct Simulated(pub(super) Shared);
 
@@ -199,7 +200,8 @@ impl Simulated {
         lock(&self.0).was_blind
     }
 
-    /// Stops the workers that are there as [`Scheduler::stop_workers`] does, and lets starts that are in flight go on, which it does not.
+    /// Stops the workers that are there as [`Scheduler::stop_workers`] does, and lets starts that
+    /// are in flight go on, which it does not.
     ///
     /// # Errors
     /// As [`Scheduler::stop_workers`].

@@ -1,5 +1,6 @@
-//! A third worker, which the topology does not have: its start is called while the job runs or stops. It is in flight for a while, and then the worker is
-//! there, deaf to everything but a kill. A scheduler lists it from the call on, and a forced stop ends its start.
+//! A third worker, which the topology does not have: its start is called while the job runs or
+//! stops. It is in flight for a while, and then the worker is there, deaf to everything but a kill.
+//! A scheduler lists it from the call on, and a forced stop ends its start.
 
 use super::{
     report::CanHappen,

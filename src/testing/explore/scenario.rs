@@ -71,8 +71,9 @@ impl Scenario {
         SCENARIOS.iter().find(|scenario| scenario.name == name)
     }
 
-    /// Small limits: a schedule takes some hundred virtual milliseconds at most. Backoffs of one millisecond with jitter always take two on
-    /// tokio's clock, so a schedule is the same each time although the jitter is not.
+    /// Small limits: a schedule takes some hundred virtual milliseconds at most. Backoffs of one
+    /// millisecond with jitter always take two on tokio's clock, so a schedule is the same each
+    /// time although the jitter is not.
     pub(super) fn limits(&self) -> Limits {
         let ms = Duration::from_millis;
         Limits {
@@ -109,7 +110,8 @@ impl Scenario {
 }
 
 #[allow(clippy::expect_used, reason = "the topology is written here, and is sound")]
-/// Two workers: a source on the first, and a sink on each, of which the second one's has something to commit.
+/// Two workers: a source on the first, and a sink on each, of which the second one's has something
+/// to commit.
 pub(super) fn topology() -> Arc<Topology> {
     let (one, two) = (WorkerId::new(1), WorkerId::new(2));
     let built = Topology::builder().operator("source", Role::Source, [one]).operator("sink", Role::Inner, [one, two]);

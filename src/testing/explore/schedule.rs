@@ -266,7 +266,8 @@ impl Driver<'_> {
         if phase == Running::KIND && left.is_none() {
             return;
         }
-        // One for each phase entered since (the end is one of them), and one for the epoch of a final checkpoint.
+        // One for each phase entered since (the end is one of them), and one for the epoch of a
+        // final checkpoint.
         let since_at = world.at(since);
         let left_since = |next: Option<&Visit>| next.is_none_or(|next| next.entered >= since_at);
         let walked = &walked[replayed..];

@@ -287,8 +287,8 @@ impl World {
         }
     }
 
-    /// I5: the drive took no longer than the limits say, counted from the last thing that started the count anew. Each of `records` may take its
-    /// time on top of it.
+    /// I5: the drive took no longer than the limits say, counted from the last thing that started
+    /// the count anew. Each of `records` may take its time on top of it.
     pub(super) fn check_time(&mut self, limits: &Limits, from: u64, phase: PhaseKind, records: u32) {
         let Some(most) = limits.worst_case(phase, self.scenario.spent) else { return };
         // The scheduler is asked again if recording the end took long.

@@ -1,4 +1,5 @@
-//! Every await of the drive belongs to a crash point of the table: the sources are read, so that a new await without a row fails.
+//! Every await of the drive belongs to a crash point of the table: the sources are read, so that a
+//! new await without a row fails.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -9,8 +10,8 @@ enum Leaf {
     Write,
     /// The scheduler is called: `AskToLeave`, `Kill`, `List`.
     Scheduler,
-    /// It waits for news (`Wait`), while the controller's orders and manifests are on their way: `Periodic`, `FinalCheckpoint`, `Publish`,
-    /// `Commit`, `Stop`, `Release`.
+    /// It waits for news (`Wait`), while the controller's orders and manifests are on their way:
+    /// `Periodic`, `FinalCheckpoint`, `Publish`, `Commit`, `Stop`, `Release`.
     News,
     /// It waits for the clock: `Wait`.
     Clock,
@@ -24,7 +25,8 @@ enum Leaf {
 
 use Leaf::{Backoff, Clock, Elsewhere, Inner, News, Scheduler, Write};
 
-/// File under `src`, function, how many awaits it has (a `select!` counts as one), and what they are.
+/// File under `src`, function, how many awaits it has (a `select!` counts as one), and what they
+/// are.
 const AWAITS: &[(&str, &str, usize, &[Leaf])] = &[
     ("drive.rs", "drive", 4, &[Inner, Backoff]),
     ("drive/attachment.rs", "pause", 2, &[Backoff]),

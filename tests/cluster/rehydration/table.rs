@@ -1,8 +1,9 @@
-//! The rows: a story, the phase and the point in which the controller dies, the phase in which the next one takes the job up, and the
-//! evidence that the job ends with.
+//! The rows: a story, the phase and the point in which the controller dies, the phase in which the
+//! next one takes the job up, and the evidence that the job ends with.
 //!
-//! What they say in short: before a phase is written down the job is in the one before it; with workers alive nothing is lost; where the last
-//! worker has left and the end was not written yet, only a kill is claimed (commits that were ordered are not proven to be carried out).
+//! What they say in short: before a phase is written down the job is in the one before it; with
+//! workers alive nothing is lost; where the last worker has left and the end was not written yet,
+//! only a kill is claimed (commits that were ordered are not proven to be carried out).
 
 use super::{
     CrashPoint::{self, *},

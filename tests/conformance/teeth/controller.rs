@@ -353,7 +353,8 @@ impl JobController for Controller {
                 result => result,
             },
             Mistake::StartsOver => {
-                // In steps: on a busy machine a single sleep may be over when the caller next looks at its own.
+                // In steps: on a busy machine a single sleep may be over when the caller next looks
+                // at its own.
                 for _ in 0..20 {
                     sleep(Duration::from_millis(2)).await;
                 }

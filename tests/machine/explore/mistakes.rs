@@ -32,11 +32,13 @@ pub(crate) enum Mistake {
     EvidenceBeforeCommit,
     /// Who has something to commit is not heard, so nobody is asked to.
     CommitNeverAskedFor,
-    /// Of an operator that commits as a whole, only those subtasks are asked to that gave something.
+    /// Of an operator that commits as a whole, only those subtasks are asked to that gave
+    /// something.
     OnlyThoseWithDataCommit,
     /// The store says `Ok` before the manifest is durable.
     CommitBeforePublish,
-    /// The final checkpoint that was started before the crash is taken for complete, and another one started.
+    /// The final checkpoint that was started before the crash is taken for complete, and another
+    /// one started.
     SecondFinalEpoch,
     /// A task that failed counts as one that finished.
     FailureTakenForFinish,
@@ -60,7 +62,8 @@ pub(crate) enum Mistake {
     AnswersFromMemory,
     /// The scheduler is told to kill every run of the job.
     KillsEveryRun,
-    /// A start enters its worker when it is done: a stop before that does not see it, and does not refuse it.
+    /// A start enters its worker when it is done: a stop before that does not see it, and does not
+    /// refuse it.
     StartEntersAtItsEnd,
     /// Of those that can't be looked at it is said that they are gone.
     UnknownIsGone,

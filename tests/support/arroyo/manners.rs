@@ -67,7 +67,8 @@ pub enum Keeps {
     Offsets,
     /// Windows, in a table of another type.
     Windows,
-    /// A transaction of Kafka: its table takes part in two-phase commit, and no commit data is ever given.
+    /// A transaction of Kafka: its table takes part in two-phase commit, and no commit data is ever
+    /// given.
     Transaction,
     /// Files, whose commit data the first subtask of the operator commits for all.
     Files,

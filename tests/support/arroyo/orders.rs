@@ -20,7 +20,8 @@ impl Worker {
         Status::internal(why)
     }
 
-    /// Answers an order as the manners say, and does what follows in the background, as a real worker does.
+    /// Answers an order as the manners say, and does what follows in the background, as a real
+    /// worker does.
     async fn order<T>(&self, does: Does, answer: T, obey: impl FnOnce() + Send) -> Answer<T> {
         match does {
             Does::Obeys => obey(),

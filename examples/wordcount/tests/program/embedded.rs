@@ -83,7 +83,8 @@ fn stops_of_every_mode_at_random_times_lose_and_double_nothing() {
     case.assert_exact();
 }
 
-/// Kills the program `rounds` times, within `within` of its start; says how often it was still running.
+/// Kills the program `rounds` times, within `within` of its start; says how often it was still
+/// running.
 fn kill(case: &Case, line: &str, rounds: u32, within: Duration, random: &mut Random) -> u32 {
     let mut kills = 0;
     for _ in 0..rounds {

@@ -193,7 +193,8 @@ impl Case {
         self.processes().into_iter().find(is_watchdog)
     }
 
-    /// The live processes that have this case's folder in their command line or environment, or that work in it.
+    /// The live processes that have this case's folder in their command line or environment, or
+    /// that work in it.
     pub(crate) fn processes(&self) -> Vec<Pid> {
         let folder = self.dir.path().to_str().unwrap();
         let is_ours = |pid: &Pid| {
@@ -260,8 +261,9 @@ pub(crate) fn await_line(child: &mut Child, what: &str) {
     // A closed pipe is no reason for it to end.
 }
 
-/// A frozen process stays frozen when its controller dies: its new parent is this process, of the same session. Otherwise its group would
-/// be an orphaned one, which the kernel wakes up with a SIGHUP.
+/// A frozen process stays frozen when its controller dies: its new parent is this process, of the
+/// same session. Otherwise its group would be an orphaned one, which the kernel wakes up with a
+/// SIGHUP.
 #[cfg(target_os = "linux")]
 pub(crate) fn adopt_orphans() {
     nix::sys::prctl::set_child_subreaper(true).unwrap();
@@ -307,7 +309,8 @@ impl Random {
         self.0 % end
     }
 
-    /// Lines of words in both cases, digits, other alphabets, broken UTF-8 and nothing; no newline at the end.
+    /// Lines of words in both cases, digits, other alphabets, broken UTF-8 and nothing; no newline
+    /// at the end.
     fn text(&mut self, lines: u64) -> Vec<u8> {
         const SEPARATORS: [&[u8]; 8] = [b" ", b" ", b"  ", b", ", b"-", b"7", b"\xff\xfe", "\u{df}".as_bytes()];
         let mut text = Vec::new();

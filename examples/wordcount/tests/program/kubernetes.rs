@@ -1,4 +1,5 @@
-//! Runs `wordcount` with worker pods, as a user does: whatever befalls it, the counts are exact in the end, and no pod is left.
+//! Runs `wordcount` with worker pods, as a user does: whatever befalls it, the counts are exact in
+//! the end, and no pod is left.
 
 use std::fs;
 

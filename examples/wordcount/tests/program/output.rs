@@ -1,4 +1,5 @@
-//! Takes away, swaps and damages parts of the output between two calls: the next start names the part and changes nothing.
+//! Takes away, swaps and damages parts of the output between two calls: the next start names the
+//! part and changes nothing.
 
 use std::{
     collections::BTreeMap,

@@ -1,5 +1,5 @@
-//! Runs `wordcount` with worker processes, and ends workers and controllers in every way that there is: the counts are exact in
-//! the end, and no process is left.
+//! Runs `wordcount` with worker processes, and ends workers and controllers in every way that there
+//! is: the counts are exact in the end, and no process is left.
 
 use std::{fs, process::Child, thread::sleep, time::Duration};
 
@@ -11,7 +11,8 @@ use nix::{
 use crate::harness::{Case, End, Random, adopt_orphans, contents, signal, wait};
 
 const PROCESS: &str = "--runtime process --report json";
-/// From the controller's death until nothing of its workers is left: five seconds of grace, and one.
+/// From the controller's death until nothing of its workers is left: five seconds of grace, and
+/// one.
 const ORPHANS: Duration = Duration::from_secs(6);
 /// What a busy machine may add to it.
 const SLACK: Duration = Duration::from_secs(4);
@@ -135,7 +136,8 @@ fn a_worker_that_is_terminated_leaves_by_itself_and_the_job_goes_on() {
     assert!(log.contains("leaving: SIGTERM"), "{log}");
 }
 
-/// It is in the middle of its work, and has given no state yet: the run has failed, and no checkpoint may take its tasks for finished.
+/// It is in the middle of its work, and has given no state yet: the run has failed, and no
+/// checkpoint may take its tasks for finished.
 #[test]
 fn i3_a_worker_that_is_terminated_before_its_first_checkpoint_loses_nothing() {
     let case = Case::new(200);
@@ -203,7 +205,8 @@ fn a_watchdog_that_was_killed_is_replaced_before_the_next_run() {
     case.assert_exact();
 }
 
-/// Controller and watchdog die, and a frozen worker stays. Whoever uses the state directory next ends it first, in whatever runtime.
+/// Controller and watchdog die, and a frozen worker stays. Whoever uses the state directory next
+/// ends it first, in whatever runtime.
 #[test]
 fn a_start_ends_what_a_dead_controller_and_watchdog_have_left() {
     adopt_orphans();
@@ -223,7 +226,8 @@ fn a_start_ends_what_a_dead_controller_and_watchdog_have_left() {
     }
 }
 
-/// A worker that nobody knows of any more keeps its folder to itself while it is there, and does nothing when it wakes up.
+/// A worker that nobody knows of any more keeps its folder to itself while it is there, and does
+/// nothing when it wakes up.
 #[test]
 fn i11_a_forgotten_worker_that_wakes_up_late_does_no_harm() {
     adopt_orphans();

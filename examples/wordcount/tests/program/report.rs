@@ -22,7 +22,8 @@ const KEYS: [&str; 10] = [
     "workers_left",
 ];
 
-/// A call that has failed after it was started: code 1, all keys, no evidence, and the reason in the report and on stderr.
+/// A call that has failed after it was started: code 1, all keys, no evidence, and the reason in
+/// the report and on stderr.
 fn assert_failed(end: &End, reason: &str) -> Value {
     assert_eq!(end.code, Some(1), "{end:?}");
     let report = end.report();

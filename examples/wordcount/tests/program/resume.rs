@@ -1,4 +1,5 @@
-//! Kills `wordcount` in the middle of its shutdowns: the next start finishes the shutdown, says so, and goes on with the job.
+//! Kills `wordcount` in the middle of its shutdowns: the next start finishes the shutdown, says so,
+//! and goes on with the job.
 
 use std::{collections::BTreeSet, thread::sleep, time::Duration};
 
@@ -19,13 +20,15 @@ fn unfinished(record: Option<PhaseRecord>) -> Option<PhaseRecord> {
     record.filter(|record| !record.phase().is_terminal() && begun(record))
 }
 
-/// How long to wait before a kill: up to 2 ms in the first try, twice as long in each that follows, up to 256 ms, and so on from the start. So
-/// the middle of a shutdown is hit on a fast machine and on a slow one.
+/// How long to wait before a kill: up to 2 ms in the first try, twice as long in each that follows,
+/// up to 256 ms, and so on from the start. So the middle of a shutdown is hit on a fast machine and
+/// on a slow one.
 fn moment(tried: u32, random: &mut Random) -> Duration {
     Duration::from_micros(random.below(2000 << (tried % 8)))
 }
 
-/// Starts the program, and kills it so long after it has said `what`. Gives the shutdown that it has left in the journal.
+/// Starts the program, and kills it so long after it has said `what`. Gives the shutdown that it
+/// has left in the journal.
 fn kill_after(case: &Case, line: &str, what: &str, after: Duration) -> Option<PhaseRecord> {
     let mut child = case.start(line);
     crate::harness::await_line(&mut child, what);
@@ -35,7 +38,8 @@ fn kill_after(case: &Case, line: &str, what: &str, after: Duration) -> Option<Ph
     unfinished(case.record())
 }
 
-/// Kills the program in shutdowns of each mode, and starts it again; `rounds` times or more, until `enough` phases were hit.
+/// Kills the program in shutdowns of each mode, and starts it again; `rounds` times or more, until
+/// `enough` phases were hit.
 fn kill_and_resume(runtime: &str, rounds: u32, enough: usize, random: &mut Random) {
     let case = Case::new(30_000);
     let runtime = format!("--runtime {runtime} --rate 60 --checkpoint-every 20ms --report json");
@@ -118,7 +122,8 @@ fn i7_a_resumed_shutdown_may_be_killed_as_well() {
     case.assert_exact();
 }
 
-/// Controller and watchdog die in a shutdown, and a frozen worker stays. The start that finishes the shutdown finds it and kills it.
+/// Controller and watchdog die in a shutdown, and a frozen worker stays. The start that finishes
+/// the shutdown finds it and kills it.
 #[test]
 fn a_frozen_worker_of_a_killed_shutdown_is_found_and_killed() {
     crate::harness::adopt_orphans();

@@ -1,5 +1,5 @@
-//! The short form of the soak: a few rounds with a fixed seed. The long form is `cargo run --release -p wordcount --bin soak --
-//! --minutes 10`.
+//! The short form of the soak: a few rounds with a fixed seed. The long form is
+//! `cargo run --release -p wordcount --bin soak -- --minutes 10`.
 
 use std::{fs, path::Path, process::Command};
 
@@ -36,7 +36,8 @@ fn a_short_soak_with_worker_processes_loses_and_doubles_nothing() {
     assert_good(&soak("--rounds 2 --seed 12 --runtime process"), 2);
 }
 
-/// One word too many, and the soak says so, names the seed, and keeps all that is needed to look at it.
+/// One word too many, and the soak says so, names the seed, and keeps all that is needed to look at
+/// it.
 #[test]
 fn a_difference_is_found_and_kept() {
     let end = soak("--rounds 3 --seed 13 --tamper");
