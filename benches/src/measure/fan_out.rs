@@ -42,7 +42,7 @@ impl Bench {
         let runtime = multi_thread()?;
         let workers = Workers::start(number)?;
         let topology = fleet::topology(number)?;
-        let transport = fleet::transport(workers.address, &topology)?;
+        let transport = fleet::transport(&OpenRun::without_store(JOB, RUN), workers.address, &topology)?;
         let clients = {
             let _entered = runtime.enter();
             clients(workers.address, number)?

@@ -186,11 +186,12 @@ pub(super) fn topology(workers: usize) -> Result<Arc<Topology>> {
 }
 
 /// Our transport to all of them.
-pub(super) fn transport(address: SocketAddr, topology: &Arc<Topology>) -> Result<Arc<GrpcTransport>> {
+pub(super) fn transport(open: &OpenRun, address: SocketAddr, topology: &Arc<Topology>) -> Result<Arc<GrpcTransport>> {
     let options = CallOptions { connect: Duration::from_secs(20), call: Duration::from_secs(30), ..Default::default() };
-    let transport = GrpcTransport::new(&OpenRun::without_store(JOB, RUN), Arc::clone(topology)).options(options);
+    let transport = GrpcTransport::new(open, Arc::clone(topology)).options(options);
     for worker in topology.workers() {
         transport.set_address(*worker, &address.to_string())?;
+        transport.set_kit(*worker);
     }
     Ok(Arc::new(transport))
 }

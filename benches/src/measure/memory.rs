@@ -185,7 +185,8 @@ fn grpc(kind: PhaseKind, jobs: usize) -> report::Result<f64> {
     workers.behave(0, Some(worker));
     let settle = [Duration::from_millis(100), Duration::from_millis(100), Duration::from_millis(300)];
     bytes_each(jobs, &settle, |number| {
-        let transport = fleet::transport(workers.address, &topology)?;
+        let open = OpenRun::without_store(id(number), fleet::RUN);
+        let transport = fleet::transport(&open, workers.address, &topology)?;
         let opened = Arc::clone(&transport);
         tokio::spawn(async move {
             let command = Command::Checkpoint { epoch: Epoch::new(1), then_stop: false };
@@ -193,19 +194,9 @@ fn grpc(kind: PhaseKind, jobs: usize) -> report::Result<f64> {
                 eprintln!("a connection was not opened: {error}");
             }
         });
-        let controller = ClusterController::builder(
-            &OpenRun::without_store(id(number), fleet::RUN),
-            Arc::clone(&topology),
-            transport,
-        );
+        let controller = ClusterController::builder(&open, Arc::clone(&topology), transport);
         let controller = controller.store(Arc::clone(&store)).build();
-        driven(
-            kind,
-            JobContext::builder(&OpenRun::without_store(id(number), fleet::RUN))
-                .simulated()
-                .build(controller, NoScheduler)
-                .unwrap(),
-        )
+        driven(kind, JobContext::builder(&open).simulated().build(controller, NoScheduler).unwrap())
     })
 }
 

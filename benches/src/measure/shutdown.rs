@@ -24,8 +24,8 @@ struct Parts {
 
 impl Parts {
     fn of(run: &Run) -> Result<Self> {
-        let start = run.when(r#"to="CheckpointStopping""#)?;
-        let end = run.when(r#"to="Stopped<Checkpointed>""#)?;
+        let start = run.when(r#"to="checkpoint-stopping""#)?;
+        let end = run.when(r#"to="stopped-checkpointed""#)?;
         let after = |text: &str| {
             let line = run.log.iter().find(|line| line.at >= start && line.text.contains(text));
             line.map(|line| line.at).ok_or_else(|| format!("expected a line with `{text}` after the request"))

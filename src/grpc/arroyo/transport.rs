@@ -144,6 +144,15 @@ impl GrpcTransport {
         Ok(())
     }
 
+    /// Says that this worker runs the worker kit, which tells a repeated order from a new one: an order
+    /// that may have arrived is then sent again. A worker that registers says it itself; call this for
+    /// a worker whose address you have set. A worker that the run does not have changes nothing.
+    pub fn set_kit(&self, worker: WorkerId) {
+        if let Some(peer) = self.workers.get(&worker) {
+            peer.is_kit.store(true, Ordering::Release);
+        }
+    }
+
     /// The job.
     pub fn job(&self) -> &JobId {
         &self.job
